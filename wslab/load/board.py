@@ -1,0 +1,120 @@
+"""The board: one piece of shared memory on which every process of a run keeps its counters.
+
+The supervisor creates it as a memfd, so that it has no name, needs no clean-up and vanishes with the last process
+that holds it. Server, swarm and recorder inherit its descriptor. Each process writes its own row and only its own;
+a word is 64 bits and aligned, so a reader sees the old value or the new one and never half of each.
+
+1. A row is `ROW_WORDS` words: the named counters, the failure table (phase x errno), then two latency histograms.
+2. Pages of a row that nobody touches cost nothing, so all rows have the same shape whatever their role.
+3. Imported by every shard and worker: it pulls in `os`, `mmap` and nothing else.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+from wslab.core.histogram import BUCKETS
+
+PHASES = ("start", "ramp", "hold", "verify", "drain", "done")
+FAILURE_PHASES = ("connect", "upgrade", "echo", "hold")
+ERRNOS = 136  # Linux errno values end at 133.
+
+ROLE_NONE, ROLE_SERVER, ROLE_SWARM = 0, 1, 2
+
+# Words of the header.
+PHASE = 0
+HEADER_WORDS = 8
+
+# Words of a row.
+(
+    PID,
+    ROLE,
+    CAPACITY,  # connections that this process may hold
+    TARGET,  # connections that this process was asked for (swarm)
+    PENDING,  # dialled or accepted, not open yet
+    OPEN,  # open now
+    OPENED,  # opened so far
+    FAILED,  # attempts that ended without an open connection
+    CLOSED,  # connections lost after they were open
+    VERIFIED,  # connections whose own echo came back in the verify phase
+    SENT,  # messages sent
+    RECEIVED,  # messages received, each checked
+    MESSAGES_FAILED,
+    LAG_US,  # largest lag behind the schedule since the recorder last took it
+    AT_LIMIT,  # 1 while a shard does not accept because its descriptors are used up
+    PHASE_DONE,  # the last command that this worker has completed, as an index of PHASES
+) = range(16)
+FAILURES = 16
+HANDSHAKE = FAILURES + len(FAILURE_PHASES) * ERRNOS
+ROUNDTRIP = HANDSHAKE + BUCKETS
+ROW_WORDS = ROUNDTRIP + BUCKETS
+
+
+class Board:
+    """Counters shared by the processes of one run.
+
+    Args:
+        fd: a memfd of the right size; the board keeps the mapping, not the descriptor.
+        rows: number of process rows.
+    """
+
+    def __init__(self, fd: int, rows: int) -> None:
+        self.fd = fd
+        self.rows = rows
+        self.words = memoryview(mmap.mmap(fd, _size(rows))).cast("Q")
+
+    @classmethod
+    def create(cls, rows: int) -> Board:
+        """Create a board of `rows` rows in a new, inheritable memfd."""
+        fd = os.memfd_create("wslab-board", 0)
+        os.ftruncate(fd, _size(rows))
+        return cls(fd, rows)
+
+    @classmethod
+    def attach(cls, fd: int) -> Board:
+        """Map the board that an inherited descriptor refers to."""
+        return cls(fd, (os.fstat(fd).st_size // 8 - HEADER_WORDS) // ROW_WORDS)
+
+    def row(self, index: int) -> memoryview[int]:
+        """Return the words of one process, writable, shape `(ROW_WORDS,)`."""
+        start = HEADER_WORDS + index * ROW_WORDS
+        return self.words[start : start + ROW_WORDS]
+
+    @property
+    def phase(self) -> str:
+        """Return the phase that the supervisor last announced."""
+        return PHASES[self.words[PHASE]]
+
+    @phase.setter
+    def phase(self, name: str) -> None:
+        self.words[PHASE] = PHASES.index(name)
+
+    def total(self, word: int, role: int) -> int:
+        """Return the sum of one counter over all processes of a role."""
+        return sum(row[word] for row in self.of(role))
+
+    def of(self, role: int) -> list[memoryview[int]]:
+        """Return the rows of all processes of a role."""
+        return [row for row in map(self.row, range(self.rows)) if row[ROLE] == role]
+
+    def failures(self) -> dict[tuple[str, int], int]:
+        """Return how often each (phase, errno) ended a connection or an attempt, over all processes."""
+        table: dict[tuple[str, int], int] = {}
+        for row in map(self.row, range(self.rows)):
+            if not row[ROLE]:
+                continue
+            for offset, count in enumerate(row[FAILURES:HANDSHAKE]):
+                if count:
+                    key = (FAILURE_PHASES[offset // ERRNOS], offset % ERRNOS)
+                    table[key] = table.get(key, 0) + count
+        return table
+
+    def histogram(self, kind: int) -> list[int]:
+        """Return one latency histogram (`HANDSHAKE` or `ROUNDTRIP`) summed over the swarm, shape `(BUCKETS,)`."""
+        rows = [row[kind : kind + BUCKETS].tolist() for row in self.of(ROLE_SWARM)]
+        return [sum(counts) for counts in zip(*rows, strict=True)] if rows else [0] * BUCKETS
+
+
+def _size(rows: int) -> int:
+    return (HEADER_WORDS + rows * ROW_WORDS) * 8

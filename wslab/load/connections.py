@@ -1,0 +1,49 @@
+"""Raw descriptors under one epoll: sending without blocking, keeping what the peer has not taken yet.
+
+Both ends of the load build on it. A connection is its descriptor and nothing else; only bytes that could not be sent
+at once are kept, and while there are any, nothing more is read from that peer.
+"""
+
+from __future__ import annotations
+
+import os
+from select import EPOLLIN, EPOLLOUT, epoll
+
+
+class Connections:
+    """The connections of one process."""
+
+    def __init__(self) -> None:
+        self.epoll = epoll()
+        self.unsent: dict[int, bytes] = {}
+
+    def send(self, fd: int, data: bytes) -> None:
+        """Send what the peer takes now and keep the rest until it takes more."""
+        if fd in self.unsent:
+            self.unsent[fd] += data
+            return
+        try:
+            sent = os.write(fd, data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.lost(fd, error.errno or 0)
+            return
+        if sent < len(data):
+            self.unsent[fd] = data[sent:]
+            self.epoll.modify(fd, EPOLLOUT)
+
+    def flush(self, fd: int) -> None:
+        """Send more of what a slow peer has not taken yet, and read from it again once all is gone."""
+        data = self.unsent.pop(fd, b"")
+        self.epoll.modify(fd, EPOLLIN)
+        self.send(fd, data)
+        if fd not in self.unsent:
+            self.all_sent(fd)
+
+    def all_sent(self, fd: int) -> None:
+        """Take note that nothing is left to be sent on a connection that had been slow."""
+
+    def lost(self, fd: int, error: int) -> None:
+        """Take note that sending found the connection broken; closes it."""
+        raise AssertionError("an end of the load defines this")

@@ -1,0 +1,115 @@
+"""What the swarm says and expects to hear: WebSocket, or the bare bytes of the floor.
+
+A dialect makes the bytes to send and judges the bytes that come back. The plain case is decided here by comparing
+bytes; what is not plain (`None`) goes to `exchange.Exchange`, which holds a Sans-I/O protocol object.
+
+1. `hello()` -> (bytes to send, what to remember until the answer is there).
+2. `greeted(data, remembered)` -> True if this is the whole, right answer, else None.
+3. `message(payload)` -> (bytes to send, bytes of the plain echo).
+"""
+
+from __future__ import annotations
+
+import os
+from binascii import b2a_base64
+
+try:
+    # See lean.py: no OpenSSL for sixty bytes.
+    from _sha1 import sha1
+except ImportError:
+    from hashlib import sha1
+
+from wslab.core.target import parse_url
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+ACCEPT_HEADER = b"\r\nSec-WebSocket-Accept: "
+ACCEPT_BYTES = 28
+# Random bytes are drawn from the kernel this many draws at a time; each key and each mask is still used once.
+DRAWS = 1024
+
+
+def drawn(size: int) -> Iterator[bytes]:
+    """Yield fresh random strings of `size` bytes for ever."""
+    while True:
+        pool = os.urandom(size * DRAWS)
+        for start in range(0, len(pool), size):
+            yield pool[start : start + size]
+
+
+class WebSocket:
+    """RFC 6455, client side, without extensions."""
+
+    websocket = True
+
+    def __init__(self, authority: str, path: str) -> None:
+        from websockets.speedups import apply_mask
+
+        self.apply_mask: Callable[[bytes, bytes], bytes] = apply_mask
+        self.head = (
+            f"GET {path} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: "
+        ).encode()
+        self.tail = b"\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        self.keys = drawn(16)
+        self.masks = drawn(4)
+        # What stood before and after the accept value in the last answer that the library has judged good.
+        self.answer = (b"", b"")
+
+    def hello(self) -> tuple[bytes, bytes]:
+        """Return an upgrade request with a fresh random key, and the key."""
+        key = b2a_base64(next(self.keys), newline=False)
+        return self.head + key + self.tail, key
+
+    def greeted(self, data: bytes, key: bytes) -> bool | None:
+        """Return True if `data` is an answer known to be good with the accept value of this key, else None."""
+        head, tail = self.answer
+        accept = b2a_base64(sha1(key + GUID).digest(), newline=False)
+        return True if head and data == head + accept + tail else None
+
+    def remember(self, answer: bytes) -> None:
+        """Keep an answer that the library has judged good, its accept value cut out."""
+        head, found, rest = answer.partition(ACCEPT_HEADER)
+        if found and answer.find(b"\r\n\r\n") == len(answer) - 4:
+            self.answer = (head + found, rest[ACCEPT_BYTES:])
+
+    def message(self, payload: bytes) -> tuple[bytes, bytes]:
+        """Return `payload` as a masked binary frame, and the frame of its echo."""
+        size = len(payload)
+        if size < 126:
+            start, length = bytes((0x82, 0x80 | size)), bytes((0x82, size))
+        elif size < 65536:
+            length = b"\x82\x7e" + size.to_bytes(2, "big")
+            start = b"\x82\xfe" + length[2:]
+        else:
+            length = b"\x82\x7f" + size.to_bytes(8, "big")
+            start = b"\x82\xff" + length[2:]
+        mask = next(self.masks)
+        return start + mask + self.apply_mask(payload, mask), length + payload
+
+
+class Tcp:
+    """The floor: one byte opens a connection, a message is bytes echoed."""
+
+    websocket = False
+
+    def hello(self) -> tuple[bytes, bytes]:
+        """Return the byte that opens a connection; the same byte is the answer."""
+        return b"\x01", b"\x01"
+
+    def greeted(self, data: bytes, byte: bytes) -> bool | None:
+        """Return True if the byte has come back, else None."""
+        return True if data == byte else None
+
+    def message(self, payload: bytes) -> tuple[bytes, bytes]:
+        """Return `payload` twice: as sent and as expected back."""
+        return payload, payload
+
+
+def dialect_of(url: str) -> WebSocket | Tcp:
+    """Return the dialect that a URL asks for."""
+    _, _, path, authority = parse_url(url)
+    return Tcp() if url.startswith("tcp:") else WebSocket(authority, path)

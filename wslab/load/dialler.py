@@ -1,0 +1,267 @@
+"""The dialling half of a swarm worker: open connections on schedule, count every failure by phase and errno.
+
+1. Dialling is a socket, a bind without a port, a connect that does not block, and the request written behind it at
+   once: over loopback the handshake of TCP is over by the time connect returns. Where it is not, EPOLLOUT tells.
+2. A connection has an entry in `connecting` or `upgrading` only while an answer is due. An open one is its descriptor
+   and one byte in `state`.
+3. Schedules are open loop: latency counts from when a connection was due. `lag` is how far this process runs behind
+   its schedule, which is its own fault and never the server's.
+4. When FAILURES_IN_A_ROW attempts have failed and none has succeeded in between, the worker stops dialling: what broke
+   is known by then.
+5. SO_LINGER 0 from the start: the drain resets every connection, and no TIME_WAIT is left behind.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import struct
+from math import log
+from select import EPOLLIN, EPOLLOUT
+from time import monotonic
+
+from wslab.core.histogram import MIN_SECONDS, OFFSET, SCALE
+from wslab.load.board import ERRNOS, FAILURE_PHASES, FAILURES, HANDSHAKE, LAG_US, PHASE_DONE, PHASES
+from wslab.load.connections import Connections
+from wslab.load.prefork import emit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wslab.load.dialects import Tcp, WebSocket
+    from wslab.load.exchange import Exchange
+
+IP_BIND_ADDRESS_NO_PORT = 24
+STREAM_NONBLOCKING = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
+LINGER_ZERO = struct.pack("ii", 1, 0)
+# Dials or messages in one go before replies are looked at.
+BURST = 16
+FAILURES_IN_A_ROW = 100
+# A worker that waits for answers looks this often for those that are overdue.
+CHECK_SECONDS = 0.25
+RAMP_DONE = PHASES.index("ramp")
+CONNECT, UPGRADE, ECHO, HOLD = range(len(FAILURE_PHASES))
+NONE, HELD, PROVED = range(3)  # values of `state`
+
+
+class Task:
+    """What one worker is asked for.
+
+    Attributes:
+        family, address: where to dial, as `socket.connect` takes it.
+        connections: how many to open.
+        sources: source addresses, used in turn; empty = the kernel chooses.
+        pending_max: dials that may be under way at the same time.
+        window: messages that may be under way at the same time in the verify phase.
+        rate: connections/s, None = as fast as `pending_max` allows.
+        start_after: seconds after the ramp began at which this worker's first connection is due.
+        message_rate: messages/s per connection in the hold phase.
+        message_bytes: payload of a message.
+        timeout: seconds after which an unanswered dial counts as failed.
+    """
+
+    family: int = _socket.AF_INET
+    address: tuple[object, ...] = ("127.0.0.1", 0)
+    connections = 0
+    sources: tuple[str, ...] = ()
+    pending_max = 64
+    window = 16
+    rate: float | None = None
+    start_after = 0.0
+    message_rate = 0.0
+    message_bytes = 32
+    timeout = 10.0
+
+    def __init__(self, **fields: object) -> None:
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+
+class Dialler(Connections):
+    """Opens connections.
+
+    Args:
+        task: what to do.
+        index: number of this worker, from 0.
+        row: this process's row of the board.
+        dialect: what is said on a connection.
+    """
+
+    def __init__(self, task: Task, index: int, row: memoryview[int], dialect: WebSocket | Tcp) -> None:
+        super().__init__()
+        self.task, self.index, self.row, self.dialect = task, index, row, dialect
+        self.connecting: dict[int, float] = {}
+        self.upgrading: dict[int, tuple[float, bytes]] = {}
+        self.exchanges: dict[int, Exchange] = {}
+        self.state = bytearray(self.epoll.fileno() + task.connections + 64)
+        self.dialled = self.open = self.opened = self.failed = self.closed = 0
+        self.failures_in_a_row = 0
+        self.dialling = False
+        self.began = 0.0
+
+    def dial_what_is_due(self, now: float) -> float:
+        """Dial up to a burst of connections; return the seconds until more are due."""
+        task = self.task
+        room = task.pending_max - len(self.connecting) - len(self.upgrading)
+        left = task.connections - self.dialled
+        if task.rate is None:
+            due = left
+        else:
+            due = min(left, int((now - self.began - task.start_after) * task.rate) + 1 - self.dialled)
+        for _ in range(min(room, due, BURST)):
+            at = now
+            if task.rate is not None:
+                at = self.began + task.start_after + self.dialled / task.rate
+                self.note_lag(now - at)
+            self.dialled += 1
+            self.dial(at)
+            if not self.dialling:
+                return CHECK_SECONDS
+        if self.dialled >= task.connections:
+            self.end_of_dialling()
+            return CHECK_SECONDS
+        if task.rate is None:
+            return 0.0 if room > BURST else CHECK_SECONDS
+        if due > BURST and room > BURST:
+            return 0.0
+        return min(CHECK_SECONDS, max(0.001, self.began + task.start_after + self.dialled / task.rate - monotonic()))
+
+    def dial(self, scheduled_at: float) -> None:
+        """Begin one connection."""
+        task = self.task
+        try:
+            dialling = _socket.socket(task.family, STREAM_NONBLOCKING, 0)
+            dialling.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, LINGER_ZERO)
+            if task.sources:
+                dialling.setsockopt(_socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+                dialling.bind((task.sources[self.dialled % len(task.sources)], 0))
+            error = dialling.connect_ex(task.address)
+        except OSError as failure:
+            self.fail(CONNECT, failure.errno or 0)
+            return
+        if error not in (0, errno.EINPROGRESS):
+            self.fail(CONNECT, error)
+            return
+        fd = dialling.detach()
+        if fd >= len(self.state):
+            self.state.extend(bytes(fd + 64 - len(self.state)))
+        hello, remembered = self.dialect.hello()
+        try:
+            os.write(fd, hello)
+        except BlockingIOError:
+            self.connecting[fd] = scheduled_at
+            self.epoll.register(fd, EPOLLOUT)
+            return
+        except OSError as failure:
+            os.close(fd)
+            self.fail(CONNECT, failure.errno or 0)
+            return
+        self.upgrading[fd] = (scheduled_at, remembered)
+        try:
+            self.epoll.register(fd, EPOLLIN)
+        except OSError as failure:
+            del self.upgrading[fd]
+            os.close(fd)
+            self.fail(CONNECT, failure.errno or 0, "epoll_ctl")
+
+    def connected(self, fd: int) -> None:
+        """Send the request on a connection that was still under way when it was dialled."""
+        scheduled_at = self.connecting.pop(fd)
+        hello, remembered = self.dialect.hello()
+        self.upgrading[fd] = (scheduled_at, remembered)
+        self.epoll.modify(fd, EPOLLIN)
+        self.send(fd, hello)
+
+    def answered(self, fd: int, data: bytes) -> None:
+        """Judge the answer to an upgrade."""
+        scheduled_at, remembered = self.upgrading[fd]
+        if not self.dialect.greeted(data, remembered) and not self.judge_in_full(fd, data, remembered):
+            return
+        del self.upgrading[fd]
+        self.state[fd] = HELD
+        self.open += 1
+        self.opened += 1
+        self.failures_in_a_row = 0
+        self.record(HANDSHAKE, monotonic() - scheduled_at)
+
+    def judge_in_full(self, fd: int, data: bytes, remembered: bytes) -> bool:
+        """Let the library judge an answer that is not known yet, or not whole; True once the connection is open."""
+        if not self.dialect.websocket:
+            self.lost(fd, errno.EPROTO, f"unexpected answer {data[:20]!r}")
+            return False
+        exchange = self.exchange_of(fd, remembered)
+        exchange.receive(data)
+        if exchange.open:
+            self.dialect.remember(exchange.answer)  # type: ignore[union-attr]
+            if exchange.settled:
+                del self.exchanges[fd]
+            return True
+        if exchange.refusal:
+            self.lost(fd, errno.EPROTO, exchange.refusal)
+        return False
+
+    def end_of_dialling(self) -> None:
+        """Say that the ramp is over once no attempt is under way any more."""
+        if not self.connecting and not self.upgrading:
+            self.dialling = False
+            self.row[PHASE_DONE] = RAMP_DONE
+
+    def exchange_of(self, fd: int, key: bytes | None) -> Exchange:
+        """Return the exchange of a connection in transition, made when there is none yet."""
+        from wslab.load.exchange import Exchange
+
+        if fd not in self.exchanges:
+            self.exchanges[fd] = Exchange(key)
+        return self.exchanges[fd]
+
+    # Failures.
+
+    def lost(self, fd: int, error: int, detail: str = "") -> None:
+        """Close a connection that failed, in whatever phase it is."""
+        if self.connecting.pop(fd, None) is not None:
+            self.fail(CONNECT, error, detail)
+        elif self.upgrading.pop(fd, None) is not None:
+            self.fail(UPGRADE, error, detail)
+        else:
+            self.state[fd] = NONE
+            self.open -= 1
+            self.closed += 1
+            self.count_failure(HOLD, error, detail)
+        self.exchanges.pop(fd, None)
+        self.unsent.pop(fd, None)
+        os.close(fd)
+
+    def fail(self, phase: int, error: int, detail: str = "") -> None:
+        """Count an attempt that ended without an open connection."""
+        self.failed += 1
+        self.failures_in_a_row += 1
+        self.count_failure(phase, error, detail)
+        if self.failures_in_a_row >= FAILURES_IN_A_ROW and self.dialling:
+            self.dialling = False
+            self.row[PHASE_DONE] = RAMP_DONE
+
+    def count_failure(self, phase: int, error: int, detail: str = "") -> None:
+        """Count a failure by phase and errno, and report the first of its kind."""
+        word = FAILURES + phase * ERRNOS + min(error, ERRNOS - 1)
+        self.row[word] += 1
+        if self.row[word] == 1:
+            emit("failure", phase=FAILURE_PHASES[phase], errno=error, detail=detail or os.strerror(error))
+
+    def error_of(self, fd: int) -> int:
+        """Return the pending error of a descriptor that epoll calls broken."""
+        view = _socket.socket(self.task.family, _socket.SOCK_STREAM, 0, fd)
+        error = view.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        view.detach()
+        return error or errno.ECONNRESET
+
+    # Figures.
+
+    def record(self, histogram: int, seconds: float) -> None:
+        """Add a latency to a histogram of the board; `bucket_of` written out, as this runs for every answer."""
+        self.row[histogram + int(log(seconds if seconds > MIN_SECONDS else MIN_SECONDS) * SCALE + OFFSET)] += 1
+
+    def note_lag(self, seconds: float) -> None:
+        """Publish how far behind the schedule this worker is, if it is the worst since the recorder looked."""
+        lag = int(seconds * 1e6)
+        if lag > self.row[LAG_US]:
+            self.row[LAG_US] = lag

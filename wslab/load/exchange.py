@@ -1,0 +1,108 @@
+"""One client connection while something on it is not plain: a Sans-I/O protocol object around its bytes.
+
+For WebSocket it wraps the websockets library's `ClientProtocol`: an answer to the upgrade that was not seen before or
+came in parts, an echo in several frames or parts, pings (answered), a close (answered and reported). For the floor it
+only collects bytes. Like its twin on the server it is dropped at the first boundary where nothing is in transition.
+"""
+
+from __future__ import annotations
+
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.protocol import SEND_EOF, State
+from websockets.uri import WebSocketURI
+
+from wslab.load.frames import whole_frames
+
+MESSAGE_BYTES_MAX = 1 << 24
+# The request has been made and sent by the dialect; the library needs some URI to judge the answer.
+NOWHERE = WebSocketURI(secure=False, host="localhost", port=80, path="/", query="")
+
+
+class Exchange:
+    """A client connection that needs more than the fast path.
+
+    Args:
+        key: the Sec-WebSocket-Key that was sent when the answer to the upgrade is still to come, else None.
+    """
+
+    def __init__(self, key: bytes | None) -> None:
+        state = State.OPEN if key is None else State.CONNECTING
+        self.protocol = ClientProtocol(NOWHERE, state=state, max_size=MESSAGE_BYTES_MAX)
+        if key is not None:
+            self.protocol.key = key.decode()
+        self.answer = b""
+        self.waiting = b""
+        self.fragments: list[bytes] = []
+        self.fragmented = False
+        self.messages: list[bytes] = []
+        self.refusal = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether the upgrade was granted and checked, and the connection is not closing."""
+        return self.protocol.state is State.OPEN
+
+    @property
+    def closing(self) -> bool:
+        """Whether the peer has closed, or the protocol was violated."""
+        return self.protocol.state in (State.CLOSING, State.CLOSED)
+
+    @property
+    def farewell(self) -> str:
+        """What the peer, or the protocol, gave as the reason for closing."""
+        if self.protocol.close_rcvd is not None:
+            return f"closed with code {self.protocol.close_rcvd.code}"
+        return str(self.protocol.parser_exc or "closed")
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is in transition, so that this object can be dropped."""
+        return self.open and not self.waiting and not self.fragmented
+
+    def receive(self, data: bytes) -> bytes:
+        """Take what was read; return what is to be written. Whole messages are then in `messages`."""
+        if self.protocol.state is State.CONNECTING:
+            self.answer += data
+            end = self.answer.find(b"\r\n\r\n")
+            if end < 0:
+                if len(self.answer) > 65536:
+                    self.refusal = "the answer to the upgrade has no end"
+                return b""
+            self.answer, data = self.answer[: end + 4], self.answer[end + 4 :]
+            self._judge_answer()
+        if self.open:
+            data = self.waiting + data
+            whole = whole_frames(data, masked=False, bytes_max=MESSAGE_BYTES_MAX)
+            data, self.waiting = data[:whole], data[whole:]
+            if data:
+                self.protocol.receive_data(data)
+            for event in self.protocol.events_received():
+                if isinstance(event, Frame):
+                    self._receive_frame(event)
+        return b"".join(part for part in self.protocol.data_to_send() if part != SEND_EOF)
+
+    def collect(self, data: bytes, size: int) -> None:
+        """Take bytes of the floor, where a message is `size` bytes and nothing marks its end."""
+        self.waiting += data
+        if len(self.waiting) >= size:
+            self.messages.append(self.waiting)
+            self.waiting = b""
+
+    def _judge_answer(self) -> None:
+        self.protocol.receive_data(self.answer)
+        for event in self.protocol.events_received():
+            if isinstance(event, Response) and event.status_code != 101:
+                self.refusal = f"HTTP {event.status_code} {event.reason_phrase}"
+        if not self.open and not self.refusal:
+            self.refusal = str(self.protocol.handshake_exc or f"no upgrade: {self.answer[:60]!r}")
+
+    def _receive_frame(self, frame: Frame) -> None:
+        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            return
+        self.fragments.append(bytes(frame.data))
+        self.fragmented = not frame.fin
+        if frame.fin:
+            self.messages.append(b"".join(self.fragments))
+            self.fragments = []

@@ -1,0 +1,152 @@
+"""A master that forks its crew from one small process, hands it commands and reports who died.
+
+Server and swarm both start as one process that imports little and forks before any thread exists, so that a member
+of the crew costs the few pages it writes to. The theory of operation:
+
+1. Standard input carries JSON commands, and its end means that the owner is gone: everything stops at once.
+2. Each member reads its commands from a pipe of its own whose only writer is the master, so the end of the master,
+   however it came, is the end of the crew.
+3. Events leave as JSON lines on standard output. Counters never do: they are on the board.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import sys
+
+from wslab.machine.process import lower_priority, prefer_as_oom_victim, raise_fd_limit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+STDIN = 0
+# The load runs below the notebook, the supervisor and the recorder, so that a full CPU starves none of them.
+NICENESS = 5
+
+
+def emit(event: str, **fields: Any) -> None:
+    """Write one event as a JSON line to standard output; an owner that is gone is noticed on standard input."""
+    try:
+        os.write(1, (json.dumps({"event": event, **fields}) + "\n").encode())
+    except OSError:
+        pass
+
+
+def settle() -> None:
+    """Take the place of a load process: all descriptors the machine allows, first to go when memory runs out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise_fd_limit()
+    prefer_as_oom_victim()
+    lower_priority(NICENESS)
+
+
+class Crew:
+    """The forked members of one master.
+
+    Args:
+        work: called in each member with its index and the descriptor that its commands come from.
+    """
+
+    def __init__(self, work: Callable[[int, int], None]) -> None:
+        self.work = work
+        self.pipes: dict[int, int] = {}  # pid -> write end of its command pipe
+        self.watched: dict[int, int] = {}  # pidfd -> pid
+        self.pids: list[int] = []
+        self.epoll = select.epoll()
+
+    def fork(self, count: int) -> None:
+        """Fork `count` members; raises OSError (EAGAIN) when the machine allows no more processes."""
+        gc.collect()
+        gc.freeze()
+        for index in range(count):
+            reader, writer = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                self._be_a_member(index, reader, writer)
+            os.close(reader)
+            self.pipes[pid] = writer
+            self.pids.append(pid)
+            pidfd = os.pidfd_open(pid)
+            self.watched[pidfd] = pid
+            self.epoll.register(pidfd, select.EPOLLIN)
+
+    def _be_a_member(self, index: int, reader: int, writer: int) -> None:
+        status = 1
+        try:
+            self.epoll.close()
+            for descriptor in (writer, *self.pipes.values(), *self.watched):
+                os.close(descriptor)
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, STDIN)
+            os.close(null)
+            self.work(index, reader)
+            status = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def tell(self, command: bytes, members: list[int] | None = None) -> None:
+        """Send a one-byte command to all members, or to those with the given indices."""
+        chosen = self.pids if members is None else [self.pids[index] for index in members]
+        for pid in chosen:
+            if pid in self.pipes:
+                try:
+                    os.write(self.pipes[pid], command)
+                except OSError:
+                    pass  # It has just died; its pidfd will say so.
+
+    def stop(self) -> None:
+        """Let all members go and wait for the last of them; they leave when their pipe ends."""
+        for writer in self.pipes.values():
+            os.close(writer)
+        self.pipes.clear()
+        for pid in self.watched.values():
+            os.waitpid(pid, 0)
+        self.watched.clear()
+
+    def watch(self, on_command: Callable[[dict[str, Any]], None], on_tick: Callable[[], float | None]) -> None:
+        """Serve commands and report deaths until standard input ends or nobody is left.
+
+        Args:
+            on_command: called with each command from standard input.
+            on_tick: called on every round; returns the seconds after which it wants to be called again, or None.
+        """
+        pending = b""
+        os.set_blocking(STDIN, False)
+        self.epoll.register(STDIN, select.EPOLLIN)
+        while self.watched:
+            wait = on_tick()
+            for descriptor, _ in self.epoll.poll(-1 if wait is None else wait):
+                if descriptor != STDIN:
+                    self._bury(descriptor)
+                    continue
+                data = os.read(STDIN, 65536)
+                if not data:
+                    return
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    on_command(json.loads(line))
+
+    def _bury(self, pidfd: int) -> None:
+        self.epoll.unregister(pidfd)
+        os.close(pidfd)
+        pid = self.watched.pop(pidfd)
+        os.close(self.pipes.pop(pid))
+        _, status = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        emit("process_exited", pid=pid, exit_code=code if code >= 0 else None, signal=-code if code < 0 else None)
+
+
+def read_spec() -> dict[str, Any]:
+    """Return the specification that this process was started with: the JSON of its first argument."""
+    spec: dict[str, Any] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
+    return spec

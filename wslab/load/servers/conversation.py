@@ -1,0 +1,119 @@
+"""One WebSocket connection of a server while something on it is in transition.
+
+A thin wrapper around the websockets library's Sans-I/O `ServerProtocol`. It adds what that layer leaves to its user:
+an HTTP answer to bytes that are no HTTP, messages put together from fragments and echoed, UTF-8 checked (close code
+1007), and the knowledge when nothing is left in transition, so that the object can be dropped.
+
+Bytes of an incomplete frame wait here rather than in the library's parser: at a frame boundary the parser holds
+nothing, and a new protocol object can take over at the next one.
+"""
+
+from __future__ import annotations
+
+from websockets.exceptions import InvalidMessage
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import SEND_EOF, State
+from websockets.server import ServerProtocol
+
+from wslab.load.frames import whole_frames
+
+# A message may have this many bytes; a longer one ends the connection with close code 1009.
+MESSAGE_BYTES_MAX = 1 << 20
+END_OF_REQUEST = b"\r\n\r\n"
+NO_HTTP_ANSWER = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class Conversation:
+    """A connection that needs more than the fast path.
+
+    Args:
+        greeting: True when the upgrade request is still to come, False for a connection that is open.
+    """
+
+    def __init__(self, *, greeting: bool) -> None:
+        state = State.CONNECTING if greeting else State.OPEN
+        self.protocol = ServerProtocol(state=state, max_size=MESSAGE_BYTES_MAX)
+        self.waiting = b""  # of a request: its last three bytes; of a frame: all of it, until it is complete
+        self.opcode: Opcode | None = None  # kind of the fragmented message under way
+        self.fragments: list[bytes] = []
+        self.messages = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether the upgrade has been granted."""
+        return self.protocol.state is not State.CONNECTING
+
+    @property
+    def over(self) -> bool:
+        """Whether we have said our last word."""
+        return self.protocol.eof_sent
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is in transition, so that this object can be dropped."""
+        return self.protocol.state is State.OPEN and not self.waiting and self.opcode is None
+
+    def take_messages(self) -> int:
+        """Return how many messages were echoed since the last call."""
+        messages, self.messages = self.messages, 0
+        return messages
+
+    def receive(self, data: bytes) -> bytes:
+        """Take what was read from the peer and return what is to be written to it."""
+        if not self.open:
+            request, data = self.split_request(data)
+            self.protocol.receive_data(request)
+            self.answer_request()
+        if self.protocol.state is State.OPEN:
+            data = self.waiting + data
+            whole = whole_frames(data, masked=True, bytes_max=MESSAGE_BYTES_MAX)
+            data, self.waiting = data[:whole], data[whole:]
+            if data:
+                self.protocol.receive_data(data)
+        for event in self.protocol.events_received():
+            if isinstance(event, Frame) and self.protocol.state is State.OPEN:
+                self.receive_frame(event)
+        reply = b"".join(part for part in self.protocol.data_to_send() if part != SEND_EOF)
+        if not reply and isinstance(self.protocol.handshake_exc, InvalidMessage):
+            return NO_HTTP_ANSWER
+        return reply
+
+    def split_request(self, data: bytes) -> tuple[bytes, bytes]:
+        """Cut `data` behind the end of the request, of which part may have come earlier; behind it come frames."""
+        joined = self.waiting + data
+        end = joined.find(END_OF_REQUEST)
+        if end < 0:
+            self.waiting = joined[1 - len(END_OF_REQUEST) :]
+            return data, b""
+        cut = end + len(END_OF_REQUEST) - len(self.waiting)
+        self.waiting = b""
+        return data[:cut], data[cut:]
+
+    def answer_request(self) -> None:
+        """Accept or refuse the upgrade once its request is complete."""
+        for event in self.protocol.events_received():
+            if isinstance(event, Request):
+                self.protocol.send_response(self.protocol.accept(event))
+
+    def receive_frame(self, frame: Frame) -> None:
+        """Put a message together and echo it once it is whole."""
+        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            return  # The protocol has answered control frames by itself.
+        if frame.opcode is not Opcode.CONT:
+            self.opcode = frame.opcode
+        self.fragments.append(bytes(frame.data))
+        if not frame.fin:
+            return
+        opcode, message = self.opcode, b"".join(self.fragments)
+        self.opcode, self.fragments = None, []
+        if opcode is Opcode.BINARY:
+            self.protocol.send_binary(message)
+        else:
+            try:
+                message.decode()
+            except UnicodeDecodeError as error:
+                self.protocol.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
+                return
+            self.protocol.send_text(message)
+        self.messages += 1

@@ -1,0 +1,66 @@
+"""Start a server as one listening socket and a crew of shards that share it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from wslab.load.board import HEADER_WORDS, ROW_WORDS, Board
+from wslab.load.prefork import Crew, emit, read_spec, settle
+from wslab.load.servers.shard import Shard
+
+BACKLOG = 4096
+
+
+def listen(host: str, port: int, backlog: int) -> socket.socket:
+    """Return a non-blocking listening socket; accepted connections inherit its TCP_NODELAY."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.bind((host, port))
+    listener.listen(backlog)
+    listener.setblocking(False)
+    return listener
+
+
+def serve(kind: type[Shard], scheme: str) -> int:
+    """Run a server of the given kind as its SPEC says, until standard input ends; return the exit status.
+
+    The SPEC: `host`, `port` (0 = any free one), `shards`, `backlog`, and `board_fd`, `board_row` where a supervisor
+    keeps the counters. The one command is `drain`: the clients are about to reset their connections. One line `{"event": "ready", "url", "pids"}` says that it accepts.
+    """
+    spec = read_spec()
+    settle()
+    host, port, shards = spec.get("host", "127.0.0.1"), spec.get("port", 0), spec.get("shards", 1)
+    try:
+        listener = listen(host, port, spec.get("backlog", BACKLOG))
+    except OSError as error:
+        emit("error", message=f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}")
+        return 1
+    if spec.get("board_fd") is None:
+        row_of = lambda index: memoryview(bytearray(8 * (HEADER_WORDS + ROW_WORDS))).cast("Q")  # noqa: E731
+    else:
+        board = Board.attach(spec["board_fd"])
+        first = spec.get("board_row", 0)
+        row_of = lambda index: board.row(first + index)  # noqa: E731
+    crew = Crew(lambda index, lifeline: kind(listener, lifeline, row_of(index)).run())
+    try:
+        crew.fork(shards)
+    except OSError as error:
+        emit("error", message=f"cannot start shard {len(crew.pids) + 1} of {shards}: {os.strerror(error.errno or 0)}")
+        crew.stop()
+        return 1
+    address = listener.getsockname()
+    listener.close()
+    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+    emit("ready", url=f"{scheme}://{shown}:{address[1]}", pids=[os.getpid(), *crew.pids])
+    crew.watch(lambda command: crew.tell(b"D") if command["cmd"] == "drain" else None, lambda: None)
+    crew.stop()
+    return 0
+
+
+def main(kind: type[Shard], scheme: str) -> None:
+    """Run `serve` as a program."""
+    sys.exit(serve(kind, scheme))

@@ -1,0 +1,160 @@
+"""The swarm: a master that forks the workers and takes the phases to them.
+
+1. The workers' shares of the connections, rates and pending dials are cut here; a worker knows nothing of the others.
+2. At full speed only LANES workers dial or verify at a time. More would only take turns on the same cores, each with a
+   cold cache and a batch of one; the others hold what they have, which costs nothing.
+3. With a ramp rate, a worker's first connection is due when those before it in its lane are through, so that the
+   schedule of the whole is one straight line whoever dials.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import sys
+
+from wslab.core.pacer import split
+from wslab.core.target import parse_url
+from wslab.load.board import PHASE_DONE, PHASES, Board
+from wslab.load.dialects import dialect_of
+from wslab.load.dialler import Task
+from wslab.load.prefork import Crew, emit, read_spec, settle
+from wslab.load.worker import DRAIN, HALT, HOLD, QUIET, RAMP, Worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+LANES = 4
+TICK_SECONDS = 0.01
+WINDOW = 256
+RAMP_DONE, VERIFY_DONE = PHASES.index("ramp"), PHASES.index("verify")
+
+
+class Master:
+    """Takes commands to the workers and says when a phase is over.
+
+    Args:
+        spec: the swarm's SPEC; see `tasks_of` for the part that is about the load.
+        board: where the workers count.
+    """
+
+    def __init__(self, spec: dict[str, Any], board: Board) -> None:
+        self.spec, self.board = spec, board
+        self.first_row = spec.get("board_row", 0)
+        self.tasks = tasks_of(spec)
+        self.crew = Crew(self.work)
+        self.phase = ""
+        self.order = b""
+        self.queue: list[int] = []
+        self.active: list[int] = []
+        self.done = 0
+
+    def work(self, index: int, commands: int) -> None:
+        """Be worker `index`."""
+        row = self.board.row(self.first_row + index)
+        Worker(self.tasks[index], index, commands, row, dialect_of(self.spec["url"])).run()
+
+    def on_command(self, command: dict[str, Any]) -> None:
+        """Begin what the owner asks for."""
+        name = command["cmd"]
+        if name == "ramp":
+            self.begin("ramp", RAMP, RAMP_DONE, lanes=LANES if self.spec.get("ramp_rate") is None else len(self.tasks))
+        elif name == "halt":
+            self.queue.clear()
+            self.crew.tell(HALT)
+        elif name == "hold":
+            self.crew.tell(HOLD)
+        elif name == "verify":
+            self.begin("verify", str(command.get("passes", 1)).encode(), VERIFY_DONE, lanes=LANES)
+        elif name == "drain":
+            self.phase = "drain"
+            self.crew.tell(DRAIN)
+
+    def begin(self, phase: str, order: bytes, done: int, *, lanes: int) -> None:
+        """Give `order` to the workers, so many at a time; each says on the board when it has done it."""
+        self.phase, self.order, self.done = phase, order, done
+        self.queue, self.active = list(range(len(self.tasks))), []
+        self.lanes = lanes
+        if phase == "verify":
+            self.crew.tell(QUIET)  # Messages of the hold phase end everywhere, also where verifying begins later.
+
+    def on_tick(self) -> float | None:
+        """Let the next workers begin as others get done; return the seconds until the next look."""
+        if self.phase not in ("ramp", "verify"):
+            return None
+        self.active = [index for index in self.active if not self.is_done(index)]
+        free = self.lanes - len(self.active)
+        if free > 0 and self.queue:
+            chosen, self.queue = self.queue[:free], self.queue[free:]
+            self.crew.tell(self.order, chosen)
+            self.active += chosen
+        if not self.active and not self.queue:
+            emit("phase_ended", phase=self.phase)
+            self.phase = ""
+            return None
+        return TICK_SECONDS
+
+    def is_done(self, index: int) -> bool:
+        """Tell whether a worker has done the order, or cannot any more."""
+        row = self.board.row(self.first_row + index)
+        return row[PHASE_DONE] == self.done or self.crew.pids[index] not in self.crew.pipes
+
+
+def tasks_of(spec: dict[str, Any]) -> list[Task]:
+    """Cut the load of a SPEC into one task a worker.
+
+    Keys used: `url`, `connections`, `workers`, `ramp_rate` (connections/s or None), `message_rate`, `message_bytes`,
+    `source_addresses`, `pending_max` and `handshake_timeout_seconds`.
+    """
+    host, port, _, _ = parse_url(spec["url"])
+    family, _, _, _, address = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)[0]
+    workers, rate = spec["workers"], spec.get("ramp_rate")
+    lanes = min(LANES, workers)
+    shares = split(spec["connections"], workers)
+    sources = tuple(spec.get("source_addresses") or ()) if family == _socket.AF_INET else ()
+    tasks = []
+    for index, share in enumerate(shares):
+        before = sum(shares[index % lanes : index : lanes])
+        tasks.append(
+            Task(
+                family=family,
+                address=address,
+                connections=share,
+                sources=sources,
+                pending_max=max(1, spec.get("pending_max", 1024) // lanes),
+                window=max(1, WINDOW // lanes),
+                rate=rate / lanes if rate else None,
+                start_after=(before + (index % lanes) / lanes) / (rate / lanes) if rate else 0.0,
+                message_rate=spec.get("message_rate", 0.0),
+                message_bytes=spec.get("message_bytes", 32),
+                timeout=spec.get("handshake_timeout_seconds", 10.0),
+            )
+        )
+    return tasks
+
+
+def main() -> int:
+    """Run the swarm as its SPEC says until standard input ends or all workers have drained."""
+    spec = read_spec()
+    settle()
+    if spec["url"].startswith("ws:"):
+        import wslab.load.exchange  # noqa: F401  before the fork, so that all workers share the pages
+    fd = spec.get("board_fd")
+    board = Board.create(spec["workers"]) if fd is None else Board.attach(fd)
+    try:
+        master = Master(spec, board)
+        master.crew.fork(spec["workers"])
+    except (OSError, ValueError) as error:
+        emit("error", message=f"the swarm cannot start: {error}")
+        return 1
+    emit("ready", pids=[os.getpid(), *master.crew.pids])
+    master.crew.watch(master.on_command, master.on_tick)
+    master.crew.stop()
+    if master.phase == "drain":
+        emit("phase_ended", phase="drain")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

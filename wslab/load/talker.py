@@ -1,0 +1,153 @@
+"""The talking half of a swarm worker: messages on schedule, and the proof that every connection is alive.
+
+A connection has an entry in `waiting` only while an echo is due. The next connection to talk on is found in `state`
+with `bytearray.find`, so that no list of connections is kept. Each payload differs from all others of its worker, and
+its echo is compared byte for byte.
+"""
+
+from __future__ import annotations
+
+import errno
+from time import monotonic
+
+from wslab.load.board import PHASE_DONE, PHASES, ROUNDTRIP
+from wslab.load.dialler import BURST, CHECK_SECONDS, ECHO, HELD, PROVED, Dialler, Task
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wslab.load.dialects import Tcp, WebSocket
+
+VERIFY_DONE = PHASES.index("verify")
+HELD_BYTE, PROVED_BYTE = bytes((HELD,)), bytes((PROVED,))
+FILLER = bytes(range(256))
+# Workers take turns rather than all talking at the same instant: multiples of the golden ratio spread them evenly.
+GOLDEN = 0.6180339887
+
+
+class Talker(Dialler):
+    """Sends messages on open connections and checks what comes back."""
+
+    def __init__(self, task: Task, index: int, row: memoryview[int], dialect: WebSocket | Tcp) -> None:
+        super().__init__(task, index, row, dialect)
+        self.waiting: dict[int, tuple[float, bytes, bytes]] = {}
+        self.sent = self.received = self.messages_failed = self.verified = 0
+        self.talking = self.verifying = False
+        self.scheduled = 0  # messages scheduled since talking began
+        self.cursor = 0
+        self.passes = 1
+        self.sought = HELD_BYTE
+        self.filler = FILLER * (task.message_bytes // len(FILLER) + 1)
+
+    def start_verifying(self, passes: int) -> None:
+        """Begin to prove every open connection by an echo of its own, `passes` times."""
+        self.talking, self.verifying = False, True
+        self.passes, self.cursor, self.sought = passes, 0, HELD_BYTE
+
+    def talk_as_scheduled(self, now: float) -> float:
+        """Send the messages that are due in the hold phase; return the seconds until the next one is."""
+        rate = self.task.message_rate * self.open
+        if rate <= 0:
+            return CHECK_SECONDS
+        offset = (self.index * 0.618) % 1.0  # Workers take turns rather than all talking at the same instant.
+        for _ in range(BURST):
+            at = self.began + (self.scheduled + offset) / rate
+            if at > now:
+                return min(CHECK_SECONDS, at - now)
+            self.scheduled += 1
+            self.note_lag(now - at)
+            fd = self.state.find(HELD_BYTE, self.cursor)
+            if fd < 0:
+                fd = self.state.find(HELD_BYTE)
+            self.cursor = fd + 1
+            if fd in self.waiting:
+                # Its last message is unanswered although a whole round has passed since.
+                self.messages_failed += 1
+                self.count_failure(ECHO, errno.EBUSY)
+            elif fd >= 0:
+                self.say(fd, at)
+        return 0.0
+
+    def verify_more(self, now: float) -> None:
+        """Keep the window full of messages, one for each connection and pass, until all are through."""
+        while len(self.waiting) < self.task.window:
+            fd = self.state.find(self.sought, self.cursor)
+            if fd < 0:
+                if self.waiting:
+                    return
+                self.passes -= 1
+                self.cursor, self.sought = 0, PROVED_BYTE
+                if self.passes <= 0:
+                    self.verifying = False
+                    self.row[PHASE_DONE] = VERIFY_DONE
+                    return
+                continue
+            self.cursor = fd + 1
+            self.say(fd, now)
+
+    def say(self, fd: int, scheduled_at: float) -> None:
+        """Send one message, unlike any other of this worker."""
+        self.sent += 1
+        size = self.task.message_bytes
+        payload = (b"%d:%d " % (self.index, self.sent) + self.filler)[:size]
+        data, echo = self.dialect.message(payload)
+        self.waiting[fd] = (scheduled_at, echo, payload)
+        self.send(fd, data)
+
+    def heard(self, fd: int, data: bytes) -> None:
+        """Compare what came with the echo that is due; what is not exactly that is looked at in full."""
+        due = self.waiting.get(fd)
+        if due is None or data != due[1] or fd in self.exchanges:
+            self.hear_in_full(fd, data)
+            return
+        del self.waiting[fd]
+        self.echoed(fd, due[0])
+
+    def echoed(self, fd: int, scheduled_at: float) -> None:
+        """Count a right echo."""
+        self.received += 1
+        self.record(ROUNDTRIP, monotonic() - scheduled_at)
+        if self.verifying and self.state[fd] == HELD:
+            self.state[fd] = PROVED
+            self.verified += 1
+
+    def hear_in_full(self, fd: int, data: bytes) -> None:
+        """Put together what came in parts, answer pings, notice closes and wrong echoes."""
+        exchange = self.exchange_of(fd, None)
+        if self.dialect.websocket:
+            reply = exchange.receive(data)
+        else:
+            reply = b""
+            exchange.collect(data, len(self.waiting[fd][1]) if fd in self.waiting else 0)
+        if reply:
+            self.send(fd, reply)
+        for message in exchange.messages:
+            due = self.waiting.pop(fd, None)
+            if due is not None and due[2] == message:
+                self.echoed(fd, due[0])
+            else:
+                self.messages_failed += 1
+                self.count_failure(ECHO, errno.EBADMSG, f"echo of {len(message)} bytes, not the one that is due")
+        exchange.messages.clear()
+        if fd not in self.exchanges:
+            return  # Sending found the peer gone.
+        if exchange.closing:
+            self.lost(fd, errno.ESHUTDOWN, exchange.farewell)
+        elif exchange.settled:
+            del self.exchanges[fd]
+
+    def lost(self, fd: int, error: int, detail: str = "") -> None:
+        """Close a connection that failed; the echo that was due on it failed with it."""
+        if self.waiting.pop(fd, None) is not None:
+            self.messages_failed += 1
+        if fd not in self.connecting and fd not in self.upgrading and self.state[fd] == PROVED:
+            self.verified -= 1
+        super().lost(fd, error, detail)
+
+    def give_up_echoes(self, now: float, timeout: float) -> None:
+        """Count the echoes that are overdue as failed; their connections stay open, unproved."""
+        for fd, (scheduled_at, _, _) in list(self.waiting.items()):
+            if now - scheduled_at < timeout:
+                break
+            del self.waiting[fd]
+            self.messages_failed += 1
+            self.count_failure(ECHO, errno.ETIMEDOUT)
