@@ -35,7 +35,7 @@ def bucket_of(seconds: float) -> int:
 
 def bucket_seconds(index: int) -> float:
     """Return the geometric middle of a bucket, in seconds."""
-    return MIN_SECONDS * GROWTH ** (index + 0.5)
+    return float(MIN_SECONDS * GROWTH ** (index + 0.5))
 
 
 def percentile(counts: Sequence[int], quantile: float) -> float | None:

@@ -2,7 +2,8 @@
 
 The supervisor creates it as a memfd, so that it has no name, needs no clean-up and vanishes with the last process
 that holds it. Server, swarm and recorder inherit its descriptor. Each process writes its own row and only its own;
-a word is 64 bits and aligned, so a reader sees the old value or the new one and never half of each.
+a word is 64 bits and aligned, so a reader sees the old value or the new one and never half of each. One exception:
+the row of a process that died is put right by its master.
 
 1. A row is `ROW_WORDS` words: the named counters, the failure table (phase x errno), then two latency histograms.
 2. Pages of a row that nobody touches cost nothing, so all rows have the same shape whatever their role.
@@ -90,6 +91,12 @@ class Board:
     def phase(self, name: str) -> None:
         self.words[PHASE] = PHASES.index(name)
 
+    def enter(self, index: int, role: int) -> memoryview[int]:
+        """Put this process on row `index` and return the row."""
+        row = self.row(index)
+        row[PID], row[ROLE] = os.getpid(), role
+        return row
+
     def total(self, word: int, role: int) -> int:
         """Return the sum of one counter over all processes of a role."""
         return sum(row[word] for row in self.of(role))
@@ -114,6 +121,13 @@ class Board:
         """Return one latency histogram (`HANDSHAKE` or `ROUNDTRIP`) summed over the swarm, shape `(BUCKETS,)`."""
         rows = [row[kind : kind + BUCKETS].tolist() for row in self.of(ROLE_SWARM)]
         return [sum(counts) for counts in zip(*rows, strict=True)] if rows else [0] * BUCKETS
+
+
+def vacate(row: memoryview[int]) -> None:
+    """Take the connections of a process that has died off its row: they are lost, not open."""
+    row[CLOSED] += row[OPEN]
+    row[FAILED] += row[PENDING]
+    row[OPEN] = row[PENDING] = row[VERIFIED] = row[AT_LIMIT] = 0
 
 
 def _size(rows: int) -> int:

@@ -1,7 +1,7 @@
 """Raw descriptors under one epoll: sending without blocking, keeping what the peer has not taken yet.
 
 Both ends of the load build on it. A connection is its descriptor and nothing else; only bytes that could not be sent
-at once are kept, and while there are any, nothing more is read from that peer.
+at once are kept.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ from select import EPOLLIN, EPOLLOUT, epoll
 
 
 class Connections:
-    """The connections of one process."""
+    """The connections of one process.
+
+    Attributes:
+        slow_mask: what is waited for on a connection while bytes are kept for its peer. With EPOLLOUT alone, nothing
+            more is read from a peer that does not read; that bounds what is kept.
+    """
+
+    slow_mask = EPOLLOUT
 
     def __init__(self) -> None:
         self.epoll = epoll()
@@ -31,7 +38,7 @@ class Connections:
             return
         if sent < len(data):
             self.unsent[fd] = data[sent:]
-            self.epoll.modify(fd, EPOLLOUT)
+            self.epoll.modify(fd, self.slow_mask)
 
     def flush(self, fd: int) -> None:
         """Send more of what a slow peer has not taken yet, and read from it again once all is gone."""

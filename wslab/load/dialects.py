@@ -1,11 +1,12 @@
 """What the swarm says and expects to hear: WebSocket, or the bare bytes of the floor.
 
 A dialect makes the bytes to send and judges the bytes that come back. The plain case is decided here by comparing
-bytes; what is not plain (`None`) goes to `exchange.Exchange`, which holds a Sans-I/O protocol object.
+bytes; what is not plain (`None`) goes to an exchange.
 
 1. `hello()` -> (bytes to send, what to remember until the answer is there).
 2. `greeted(data, remembered)` -> True if this is the whole, right answer, else None.
 3. `message(payload)` -> (bytes to send, bytes of the plain echo).
+4. `exchange(key, size)` -> the object that hears what is not plain.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from wslab.core.target import parse_url
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from wslab.load.exchange import Exchange
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 ACCEPT_HEADER = b"\r\nSec-WebSocket-Accept: "
@@ -76,6 +79,12 @@ class WebSocket:
         if found and answer.find(b"\r\n\r\n") == len(answer) - 4:
             self.answer = (head + found, rest[ACCEPT_BYTES:])
 
+    def exchange(self, key: bytes | None, size: int) -> Exchange:
+        """Return what looks after a connection in transition; `key` as long as its upgrade is unanswered."""
+        from wslab.load.exchange import Exchange
+
+        return Exchange(key)
+
     def message(self, payload: bytes) -> tuple[bytes, bytes]:
         """Return `payload` as a masked binary frame, and the frame of its echo."""
         size = len(payload)
@@ -91,6 +100,30 @@ class WebSocket:
         return start + mask + self.apply_mask(payload, mask), length + payload
 
 
+class Parts:
+    """The floor's counterpart of an `Exchange`: messages have a known size, and nothing marks their end."""
+
+    closing = False
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.waiting = b""
+        self.messages: list[bytes] = []
+
+    @property
+    def settled(self) -> bool:
+        """Whether no message is incomplete."""
+        return not self.waiting
+
+    def receive(self, data: bytes) -> bytes:
+        """Take what was read; whole messages are then in `messages`. There is never anything to be written."""
+        self.waiting += data
+        while len(self.waiting) >= self.size:
+            self.messages.append(self.waiting[: self.size])
+            self.waiting = self.waiting[self.size :]
+        return b""
+
+
 class Tcp:
     """The floor: one byte opens a connection, a message is bytes echoed."""
 
@@ -103,6 +136,10 @@ class Tcp:
     def greeted(self, data: bytes, byte: bytes) -> bool | None:
         """Return True if the byte has come back, else None."""
         return True if data == byte else None
+
+    def exchange(self, key: bytes | None, size: int) -> Parts:
+        """Return what collects messages of `size` bytes that come in parts."""
+        return Parts(size)
 
     def message(self, payload: bytes) -> tuple[bytes, bytes]:
         """Return `payload` twice: as sent and as expected back."""

@@ -21,15 +21,17 @@ from math import log
 from select import EPOLLIN, EPOLLOUT
 from time import monotonic
 
-from wslab.core.histogram import MIN_SECONDS, OFFSET, SCALE
+from wslab.core.histogram import MAX_SECONDS, MIN_SECONDS, OFFSET, SCALE
+from wslab.core.pacer import due, scheduled_at
 from wslab.load.board import ERRNOS, FAILURE_PHASES, FAILURES, HANDSHAKE, LAG_US, PHASE_DONE, PHASES
 from wslab.load.connections import Connections
 from wslab.load.prefork import emit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wslab.load.dialects import Tcp, WebSocket
+    from wslab.load.dialects import Parts, Tcp, WebSocket
     from wslab.load.exchange import Exchange
+    from wslab.load.task import Task
 
 IP_BIND_ADDRESS_NO_PORT = 24
 STREAM_NONBLOCKING = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
@@ -37,6 +39,8 @@ LINGER_ZERO = struct.pack("ii", 1, 0)
 # Dials or messages in one go before replies are looked at.
 BURST = 16
 FAILURES_IN_A_ROW = 100
+# Room for what a peer had to say for itself; an event must fit into one atomic write to a pipe.
+DETAIL_CHARS = 200
 # A worker that waits for answers looks this often for those that are overdue.
 CHECK_SECONDS = 0.25
 RAMP_DONE = PHASES.index("ramp")
@@ -44,41 +48,10 @@ CONNECT, UPGRADE, ECHO, HOLD = range(len(FAILURE_PHASES))
 NONE, HELD, PROVED = range(3)  # values of `state`
 
 
-class Task:
-    """What one worker is asked for.
-
-    Attributes:
-        family, address: where to dial, as `socket.connect` takes it.
-        connections: how many to open.
-        sources: source addresses, used in turn; empty = the kernel chooses.
-        pending_max: dials that may be under way at the same time.
-        window: messages that may be under way at the same time in the verify phase.
-        rate: connections/s, None = as fast as `pending_max` allows.
-        start_after: seconds after the ramp began at which this worker's first connection is due.
-        message_rate: messages/s per connection in the hold phase.
-        message_bytes: payload of a message.
-        timeout: seconds after which an unanswered dial counts as failed.
-    """
-
-    family: int = _socket.AF_INET
-    address: tuple[object, ...] = ("127.0.0.1", 0)
-    connections = 0
-    sources: tuple[str, ...] = ()
-    pending_max = 64
-    window = 16
-    rate: float | None = None
-    start_after = 0.0
-    message_rate = 0.0
-    message_bytes = 32
-    timeout = 10.0
-
-    def __init__(self, **fields: object) -> None:
-        for name, value in fields.items():
-            setattr(self, name, value)
-
-
 class Dialler(Connections):
     """Opens connections.
+
+    A client reads on while it is sending: its peer may echo a long message before it has all of it.
 
     Args:
         task: what to do.
@@ -87,12 +60,15 @@ class Dialler(Connections):
         dialect: what is said on a connection.
     """
 
+    slow_mask = EPOLLIN | EPOLLOUT
+
     def __init__(self, task: Task, index: int, row: memoryview[int], dialect: WebSocket | Tcp) -> None:
         super().__init__()
         self.task, self.index, self.row, self.dialect = task, index, row, dialect
-        self.connecting: dict[int, float] = {}
-        self.upgrading: dict[int, tuple[float, bytes]] = {}
-        self.exchanges: dict[int, Exchange] = {}
+        # Until the answer is there: (scheduled_at, started_at), and (scheduled_at, started_at, what was said).
+        self.connecting: dict[int, tuple[float, float]] = {}
+        self.upgrading: dict[int, tuple[float, float, bytes]] = {}
+        self.exchanges: dict[int, Exchange | Parts] = {}
         self.state = bytearray(self.epoll.fileno() + task.connections + 64)
         self.dialled = self.open = self.opened = self.failed = self.closed = 0
         self.failures_in_a_row = 0
@@ -104,17 +80,15 @@ class Dialler(Connections):
         task = self.task
         room = task.pending_max - len(self.connecting) - len(self.upgrading)
         left = task.connections - self.dialled
-        if task.rate is None:
-            due = left
-        else:
-            due = min(left, int((now - self.began - task.start_after) * task.rate) + 1 - self.dialled)
-        for _ in range(min(room, due, BURST)):
+        expected = due(now - self.began, task.rate, task.start_after)
+        ready = left if expected is None else min(left, expected - self.dialled)
+        for _ in range(min(room, ready, BURST)):
             at = now
             if task.rate is not None:
-                at = self.began + task.start_after + self.dialled / task.rate
+                at = self.began + scheduled_at(self.dialled, task.rate, task.start_after)
                 self.note_lag(now - at)
             self.dialled += 1
-            self.dial(at)
+            self.dial(at, now)
             if not self.dialling:
                 return CHECK_SECONDS
         if self.dialled >= task.connections:
@@ -122,12 +96,13 @@ class Dialler(Connections):
             return CHECK_SECONDS
         if task.rate is None:
             return 0.0 if room > BURST else CHECK_SECONDS
-        if due > BURST and room > BURST:
+        if ready > BURST and room > BURST:
             return 0.0
-        return min(CHECK_SECONDS, max(0.001, self.began + task.start_after + self.dialled / task.rate - monotonic()))
+        next_at = self.began + scheduled_at(self.dialled, task.rate, task.start_after)
+        return min(CHECK_SECONDS, max(0.001, next_at - monotonic()))
 
-    def dial(self, scheduled_at: float) -> None:
-        """Begin one connection."""
+    def dial(self, at: float, now: float) -> None:
+        """Begin one connection that was due `at`; it may take its time from `now` on, however late it begins."""
         task = self.task
         try:
             dialling = _socket.socket(task.family, STREAM_NONBLOCKING, 0)
@@ -147,58 +122,62 @@ class Dialler(Connections):
             self.state.extend(bytes(fd + 64 - len(self.state)))
         hello, remembered = self.dialect.hello()
         try:
+            self.epoll.register(fd, EPOLLIN)
+        except OSError as failure:
+            os.close(fd)
+            self.fail(CONNECT, failure.errno or 0, "epoll_ctl")
+            return
+        try:
             os.write(fd, hello)
         except BlockingIOError:
-            self.connecting[fd] = scheduled_at
-            self.epoll.register(fd, EPOLLOUT)
-            return
+            self.connecting[fd] = (at, now)
+            self.epoll.modify(fd, EPOLLOUT)
         except OSError as failure:
             os.close(fd)
             self.fail(CONNECT, failure.errno or 0)
-            return
-        self.upgrading[fd] = (scheduled_at, remembered)
-        try:
-            self.epoll.register(fd, EPOLLIN)
-        except OSError as failure:
-            del self.upgrading[fd]
-            os.close(fd)
-            self.fail(CONNECT, failure.errno or 0, "epoll_ctl")
+        else:
+            self.upgrading[fd] = (at, now, remembered)
 
     def connected(self, fd: int) -> None:
         """Send the request on a connection that was still under way when it was dialled."""
-        scheduled_at = self.connecting.pop(fd)
         hello, remembered = self.dialect.hello()
-        self.upgrading[fd] = (scheduled_at, remembered)
+        self.upgrading[fd] = (*self.connecting.pop(fd), remembered)
         self.epoll.modify(fd, EPOLLIN)
         self.send(fd, hello)
 
     def answered(self, fd: int, data: bytes) -> None:
         """Judge the answer to an upgrade."""
-        scheduled_at, remembered = self.upgrading[fd]
-        if not self.dialect.greeted(data, remembered) and not self.judge_in_full(fd, data, remembered):
-            return
-        del self.upgrading[fd]
+        if self.dialect.greeted(data, self.upgrading[fd][2]):
+            self.opened_one(fd)
+        else:
+            self.judge_in_full(fd, data)
+
+    def opened_one(self, fd: int) -> None:
+        """Count a connection as open."""
+        at = self.upgrading.pop(fd)[0]
         self.state[fd] = HELD
         self.open += 1
         self.opened += 1
         self.failures_in_a_row = 0
-        self.record(HANDSHAKE, monotonic() - scheduled_at)
+        self.record(HANDSHAKE, monotonic() - at)
 
-    def judge_in_full(self, fd: int, data: bytes, remembered: bytes) -> bool:
-        """Let the library judge an answer that is not known yet, or not whole; True once the connection is open."""
+    def judge_in_full(self, fd: int, data: bytes) -> None:
+        """Let the library judge an answer that is not known yet, or not whole."""
         if not self.dialect.websocket:
             self.lost(fd, errno.EPROTO, f"unexpected answer {data[:20]!r}")
-            return False
-        exchange = self.exchange_of(fd, remembered)
-        exchange.receive(data)
-        if exchange.open:
-            self.dialect.remember(exchange.answer)  # type: ignore[union-attr]
-            if exchange.settled:
-                del self.exchanges[fd]
-            return True
+            return
+        exchange: Exchange = self.exchange_of(fd, self.upgrading[fd][2])  # type: ignore[assignment]
+        reply = exchange.receive(data)
         if exchange.refusal:
             self.lost(fd, errno.EPROTO, exchange.refusal)
-        return False
+        elif exchange.upgraded:
+            self.dialect.remember(exchange.answer)  # type: ignore[union-attr]
+            self.opened_one(fd)
+            self.attend(fd, exchange, reply)
+
+    def attend(self, fd: int, exchange: Exchange | Parts, reply: bytes) -> None:
+        """See to what an exchange has brought on an open connection."""
+        raise AssertionError("the talking half defines this")
 
     def end_of_dialling(self) -> None:
         """Say that the ramp is over once no attempt is under way any more."""
@@ -206,13 +185,12 @@ class Dialler(Connections):
             self.dialling = False
             self.row[PHASE_DONE] = RAMP_DONE
 
-    def exchange_of(self, fd: int, key: bytes | None) -> Exchange:
+    def exchange_of(self, fd: int, key: bytes | None) -> Exchange | Parts:
         """Return the exchange of a connection in transition, made when there is none yet."""
-        from wslab.load.exchange import Exchange
-
-        if fd not in self.exchanges:
-            self.exchanges[fd] = Exchange(key)
-        return self.exchanges[fd]
+        exchange = self.exchanges.get(fd)
+        if exchange is None:
+            exchange = self.exchanges[fd] = self.dialect.exchange(key, self.task.message_bytes)
+        return exchange
 
     # Failures.
 
@@ -245,7 +223,12 @@ class Dialler(Connections):
         word = FAILURES + phase * ERRNOS + min(error, ERRNOS - 1)
         self.row[word] += 1
         if self.row[word] == 1:
-            emit("failure", phase=FAILURE_PHASES[phase], errno=error, detail=detail or os.strerror(error))
+            emit(
+                "failure",
+                phase=FAILURE_PHASES[phase],
+                errno=error,
+                detail=(detail or os.strerror(error))[:DETAIL_CHARS],
+            )
 
     def error_of(self, fd: int) -> int:
         """Return the pending error of a descriptor that epoll calls broken."""
@@ -258,7 +241,9 @@ class Dialler(Connections):
 
     def record(self, histogram: int, seconds: float) -> None:
         """Add a latency to a histogram of the board; `bucket_of` written out, as this runs for every answer."""
-        self.row[histogram + int(log(seconds if seconds > MIN_SECONDS else MIN_SECONDS) * SCALE + OFFSET)] += 1
+        if not MIN_SECONDS <= seconds <= MAX_SECONDS:
+            seconds = MIN_SECONDS if seconds < MIN_SECONDS else MAX_SECONDS
+        self.row[histogram + int(log(seconds) * SCALE + OFFSET)] += 1
 
     def note_lag(self, seconds: float) -> None:
         """Publish how far behind the schedule this worker is, if it is the worst since the recorder looked."""

@@ -1,11 +1,13 @@
 """One client connection while something on it is not plain: a Sans-I/O protocol object around its bytes.
 
-For WebSocket it wraps the websockets library's `ClientProtocol`: an answer to the upgrade that was not seen before or
-came in parts, an echo in several frames or parts, pings (answered), a close (answered and reported). For the floor it
-only collects bytes. Like its twin on the server it is dropped at the first boundary where nothing is in transition.
+It wraps the websockets library's `ClientProtocol`: an answer to the upgrade that was not seen before or came in parts,
+an echo in several frames or parts, pings (answered), a close (answered and reported). Like its twin on the server it is
+dropped at the first boundary where nothing is in transition.
 """
 
 from __future__ import annotations
+
+import errno
 
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
@@ -13,7 +15,7 @@ from websockets.http11 import Response
 from websockets.protocol import SEND_EOF, State
 from websockets.uri import WebSocketURI
 
-from wslab.load.frames import whole_frames
+from wslab.load.frames import frame_ends
 
 MESSAGE_BYTES_MAX = 1 << 24
 # The request has been made and sent by the dialect; the library needs some URI to judge the answer.
@@ -34,10 +36,15 @@ class Exchange:
             self.protocol.key = key.decode()
         self.answer = b""
         self.waiting = b""
-        self.fragments: list[bytes] = []
+        self.message = bytearray()
         self.fragmented = False
         self.messages: list[bytes] = []
         self.refusal = ""
+
+    @property
+    def upgraded(self) -> bool:
+        """Whether the upgrade was granted and checked; the connection may be closing already."""
+        return self.protocol.state is not State.CONNECTING
 
     @property
     def open(self) -> bool:
@@ -50,11 +57,16 @@ class Exchange:
         return self.protocol.state in (State.CLOSING, State.CLOSED)
 
     @property
+    def error(self) -> int:
+        """What a closing connection counts as: EPROTO when the peer broke the protocol, else ESHUTDOWN."""
+        return errno.EPROTO if self.protocol.parser_exc is not None else errno.ESHUTDOWN
+
+    @property
     def farewell(self) -> str:
         """What the peer, or the protocol, gave as the reason for closing."""
         if self.protocol.close_rcvd is not None:
             return f"closed with code {self.protocol.close_rcvd.code}"
-        return str(self.protocol.parser_exc or "closed")
+        return f"broke the protocol: {self.protocol.parser_exc}"
 
     @property
     def settled(self) -> bool:
@@ -74,7 +86,7 @@ class Exchange:
             self._judge_answer()
         if self.open:
             data = self.waiting + data
-            whole = whole_frames(data, masked=False, bytes_max=MESSAGE_BYTES_MAX)
+            whole = max(frame_ends(data, masked=False, bytes_max=MESSAGE_BYTES_MAX), default=0)
             data, self.waiting = data[:whole], data[whole:]
             if data:
                 self.protocol.receive_data(data)
@@ -83,26 +95,20 @@ class Exchange:
                     self._receive_frame(event)
         return b"".join(part for part in self.protocol.data_to_send() if part != SEND_EOF)
 
-    def collect(self, data: bytes, size: int) -> None:
-        """Take bytes of the floor, where a message is `size` bytes and nothing marks its end."""
-        self.waiting += data
-        if len(self.waiting) >= size:
-            self.messages.append(self.waiting)
-            self.waiting = b""
-
     def _judge_answer(self) -> None:
         self.protocol.receive_data(self.answer)
         for event in self.protocol.events_received():
-            if isinstance(event, Response) and event.status_code != 101:
-                self.refusal = f"HTTP {event.status_code} {event.reason_phrase}"
+            if isinstance(event, Response) and event.status_code == 101 and not self.open:
+                self.refusal = str(self.protocol.handshake_exc)
         if not self.open and not self.refusal:
-            self.refusal = str(self.protocol.handshake_exc or f"no upgrade: {self.answer[:60]!r}")
+            status, _, _ = self.answer.partition(b"\r\n")
+            self.refusal = f"no upgrade: {status.decode('ascii', 'backslashreplace')}"
 
     def _receive_frame(self, frame: Frame) -> None:
         if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
             return
-        self.fragments.append(bytes(frame.data))
+        self.message += frame.data
         self.fragmented = not frame.fin
         if frame.fin:
-            self.messages.append(b"".join(self.fragments))
-            self.fragments = []
+            self.messages.append(bytes(self.message))
+            self.message = bytearray()

@@ -6,31 +6,38 @@ outside of it.
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 OPCODES = (0x0, 0x1, 0x2, 0x8, 0x9, 0xA)
 
 
-def whole_frames(data: bytes, *, masked: bool, bytes_max: int) -> int:
-    """Return how many leading bytes of `data` are whole frames.
+def frame_ends(data: bytes, *, masked: bool, bytes_max: int) -> Iterator[int]:
+    """Yield where each whole frame of `data` ends; bytes behind the last of them are an incomplete frame.
 
-    All of them count as whole as soon as a header is seen that the protocol will refuse (a wrong mask bit, reserved
-    bits, an unknown opcode, more than `bytes_max` bytes of payload): it need not wait for the payload.
+    As soon as a header is seen that the protocol refuses without looking at the payload (an unknown opcode, a wrong
+    mask bit, more than `bytes_max` bytes of payload), all that is left counts as one frame. What the protocol judges
+    only after the payload (reserved bits, a control frame that is too long) must not: it would keep the incomplete
+    frame inside, where it is lost when the protocol object is dropped.
     """
     position = 0
     while len(data) - position >= 2:
         first, second = data[position], data[position + 1]
-        if first & 0x70 or first & 0x0F not in OPCODES or bool(second & 0x80) is not masked:
-            return len(data)
+        if first & 0x0F not in OPCODES or bool(second & 0x80) is not masked:
+            yield len(data)
+            return
         size, header = second & 0x7F, 2
         if size > 125:
-            extended = 2 if size == 126 else 8
-            if len(data) - position < 2 + extended:
-                return position
-            size = int.from_bytes(data[position + 2 : position + 2 + extended], "big")
-            header += extended
+            header += 2 if size == 126 else 8
+            if len(data) - position < header:
+                return
+            size = int.from_bytes(data[position + 2 : position + header], "big")
         if size > bytes_max:
-            return len(data)
-        header += 4 if masked else 0
-        if len(data) - position < header + size:
-            return position
-        position += header + size
-    return position
+            yield len(data)
+            return
+        end = position + header + (4 if masked else 0) + size
+        if len(data) < end:
+            return
+        yield end
+        position = end

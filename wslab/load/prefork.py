@@ -38,12 +38,21 @@ def emit(event: str, **fields: Any) -> None:
         pass
 
 
-def settle() -> None:
-    """Take the place of a load process: all descriptors the machine allows, first to go when memory runs out."""
+def settle(uid: int | None = None) -> None:
+    """Take the place of a load process: all descriptors the machine allows, first to go when memory runs out.
+
+    Args:
+        uid: user to become, None to stay who we are. Everything has to be imported by then: another user may not be
+            able to read where Python is.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise_fd_limit()
     prefer_as_oom_victim()
     lower_priority(NICENESS)
+    if uid is not None:
+        from wslab.machine.entering import become
+
+        become(uid)
 
 
 class Crew:
@@ -51,10 +60,11 @@ class Crew:
 
     Args:
         work: called in each member with its index and the descriptor that its commands come from.
+        on_crash: called in the master with the index of a member that ended by a signal or with an error.
     """
 
-    def __init__(self, work: Callable[[int, int], None]) -> None:
-        self.work = work
+    def __init__(self, work: Callable[[int, int], None], on_crash: Callable[[int], None]) -> None:
+        self.work, self.on_crash = work, on_crash
         self.pipes: dict[int, int] = {}  # pid -> write end of its command pipe
         self.watched: dict[int, int] = {}  # pidfd -> pid
         self.pids: list[int] = []
@@ -143,6 +153,8 @@ class Crew:
         os.close(self.pipes.pop(pid))
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
+        if code:
+            self.on_crash(self.pids.index(pid))
         emit("process_exited", pid=pid, exit_code=code if code >= 0 else None, signal=-code if code < 0 else None)
 
 

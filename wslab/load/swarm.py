@@ -15,10 +15,10 @@ import sys
 
 from wslab.core.pacer import split
 from wslab.core.target import parse_url
-from wslab.load.board import PHASE_DONE, PHASES, Board
+from wslab.load.board import PHASE_DONE, PHASES, ROLE_SWARM, Board, vacate
 from wslab.load.dialects import dialect_of
-from wslab.load.dialler import Task
 from wslab.load.prefork import Crew, emit, read_spec, settle
+from wslab.load.task import Task
 from wslab.load.worker import DRAIN, HALT, HOLD, QUIET, RAMP, Worker
 
 TYPE_CHECKING = False
@@ -43,7 +43,7 @@ class Master:
         self.spec, self.board = spec, board
         self.first_row = spec.get("board_row", 0)
         self.tasks = tasks_of(spec)
-        self.crew = Crew(self.work)
+        self.crew = Crew(self.work, lambda index: vacate(self.row(index)))
         self.phase = ""
         self.order = b""
         self.queue: list[int] = []
@@ -52,15 +52,18 @@ class Master:
 
     def work(self, index: int, commands: int) -> None:
         """Be worker `index`."""
-        row = self.board.row(self.first_row + index)
-        Worker(self.tasks[index], index, commands, row, dialect_of(self.spec["url"])).run()
+        Worker(self.tasks[index], index, commands, self.row(index), dialect_of(self.spec["url"])).run()
+
+    def row(self, index: int) -> memoryview[int]:
+        """Return worker `index`'s row of the board."""
+        return self.board.row(self.first_row + index)
 
     def on_command(self, command: dict[str, Any]) -> None:
         """Begin what the owner asks for."""
         name = command["cmd"]
         if name == "ramp":
             self.begin("ramp", RAMP, RAMP_DONE, lanes=LANES if self.spec.get("ramp_rate") is None else len(self.tasks))
-        elif name == "halt":
+        elif name == "halt" and self.phase == "ramp":
             self.queue.clear()
             self.crew.tell(HALT)
         elif name == "hold":
@@ -76,6 +79,8 @@ class Master:
         self.phase, self.order, self.done = phase, order, done
         self.queue, self.active = list(range(len(self.tasks))), []
         self.lanes = lanes
+        for index in self.queue:
+            self.row(index)[PHASE_DONE] = 0  # What an earlier phase of the same kind has left there.
         if phase == "verify":
             self.crew.tell(QUIET)  # Messages of the hold phase end everywhere, also where verifying begins later.
 
@@ -97,15 +102,14 @@ class Master:
 
     def is_done(self, index: int) -> bool:
         """Tell whether a worker has done the order, or cannot any more."""
-        row = self.board.row(self.first_row + index)
-        return row[PHASE_DONE] == self.done or self.crew.pids[index] not in self.crew.pipes
+        return self.row(index)[PHASE_DONE] == self.done or self.crew.pids[index] not in self.crew.pipes
 
 
 def tasks_of(spec: dict[str, Any]) -> list[Task]:
     """Cut the load of a SPEC into one task a worker.
 
     Keys used: `url`, `connections`, `workers`, `ramp_rate` (connections/s or None), `message_rate`, `message_bytes`,
-    `source_addresses`, `pending_max` and `handshake_timeout_seconds`.
+    `source_addresses`, `pending_max`, `handshake_timeout_seconds` and `echo_timeout_seconds`.
     """
     host, port, _, _ = parse_url(spec["url"])
     family, _, _, _, address = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)[0]
@@ -128,7 +132,8 @@ def tasks_of(spec: dict[str, Any]) -> list[Task]:
                 start_after=(before + (index % lanes) / lanes) / (rate / lanes) if rate else 0.0,
                 message_rate=spec.get("message_rate", 0.0),
                 message_bytes=spec.get("message_bytes", 32),
-                timeout=spec.get("handshake_timeout_seconds", 10.0),
+                timeout=spec.get("handshake_timeout_seconds", Task.timeout),
+                echo_timeout=spec.get("echo_timeout_seconds", Task.echo_timeout),
             )
         )
     return tasks
@@ -137,17 +142,18 @@ def tasks_of(spec: dict[str, Any]) -> list[Task]:
 def main() -> int:
     """Run the swarm as its SPEC says until standard input ends or all workers have drained."""
     spec = read_spec()
-    settle()
     if spec["url"].startswith("ws:"):
         import wslab.load.exchange  # noqa: F401  before the fork, so that all workers share the pages
+    settle(spec.get("uid"))
     fd = spec.get("board_fd")
-    board = Board.create(spec["workers"]) if fd is None else Board.attach(fd)
+    board = Board.create(spec["workers"] + 1) if fd is None else Board.attach(fd)
     try:
         master = Master(spec, board)
         master.crew.fork(spec["workers"])
     except (OSError, ValueError) as error:
         emit("error", message=f"the swarm cannot start: {error}")
-        return 1
+        return 1  # Workers that were forked already leave when their pipes end with this process.
+    board.enter(master.first_row + spec["workers"], ROLE_SWARM)  # The master's own row: what it takes counts too.
     emit("ready", pids=[os.getpid(), *master.crew.pids])
     master.crew.watch(master.on_command, master.on_tick)
     master.crew.stop()

@@ -11,11 +11,13 @@ import errno
 from time import monotonic
 
 from wslab.load.board import PHASE_DONE, PHASES, ROUNDTRIP
-from wslab.load.dialler import BURST, CHECK_SECONDS, ECHO, HELD, PROVED, Dialler, Task
+from wslab.load.dialler import BURST, CHECK_SECONDS, ECHO, HELD, PROVED, Dialler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wslab.load.dialects import Tcp, WebSocket
+    from wslab.load.dialects import Parts, Tcp, WebSocket
+    from wslab.load.exchange import Exchange
+    from wslab.load.task import Task
 
 VERIFY_DONE = PHASES.index("verify")
 HELD_BYTE, PROVED_BYTE = bytes((HELD,)), bytes((PROVED,))
@@ -29,10 +31,12 @@ class Talker(Dialler):
 
     def __init__(self, task: Task, index: int, row: memoryview[int], dialect: WebSocket | Tcp) -> None:
         super().__init__(task, index, row, dialect)
-        self.waiting: dict[int, tuple[float, bytes, bytes]] = {}
+        # An echo that is due: (scheduled_at, started_at, its bytes, its payload).
+        self.waiting: dict[int, tuple[float, float, bytes, bytes]] = {}
+        self.late: dict[int, bytes] = {}  # payload of an echo that was given up; it may still come
         self.sent = self.received = self.messages_failed = self.verified = 0
         self.talking = self.verifying = False
-        self.scheduled = 0  # messages scheduled since talking began
+        self.next_at = 0.0  # when the next message of the hold phase is due
         self.cursor = 0
         self.passes = 1
         self.sought = HELD_BYTE
@@ -40,20 +44,27 @@ class Talker(Dialler):
 
     def start_verifying(self, passes: int) -> None:
         """Begin to prove every open connection by an echo of its own, `passes` times."""
+        self.state = self.state.replace(PROVED_BYTE, HELD_BYTE)  # what an earlier round has proved
+        self.verified = 0
         self.talking, self.verifying = False, True
         self.passes, self.cursor, self.sought = passes, 0, HELD_BYTE
+
+    def start_talking(self, now: float) -> None:
+        """Begin the messages of the hold phase, each worker a different part of an interval later."""
+        self.talking, self.cursor = self.task.message_rate > 0, 0
+        rate = self.task.message_rate * self.open
+        self.next_at = now + (self.index * GOLDEN % 1.0 / rate if rate > 0 else 0.0)
 
     def talk_as_scheduled(self, now: float) -> float:
         """Send the messages that are due in the hold phase; return the seconds until the next one is."""
         rate = self.task.message_rate * self.open
         if rate <= 0:
             return CHECK_SECONDS
-        offset = (self.index * 0.618) % 1.0  # Workers take turns rather than all talking at the same instant.
         for _ in range(BURST):
-            at = self.began + (self.scheduled + offset) / rate
+            at = self.next_at
             if at > now:
                 return min(CHECK_SECONDS, at - now)
-            self.scheduled += 1
+            self.next_at = at + 1 / rate  # Step by step: the rate falls when connections are lost.
             self.note_lag(now - at)
             fd = self.state.find(HELD_BYTE, self.cursor)
             if fd < 0:
@@ -64,7 +75,7 @@ class Talker(Dialler):
                 self.messages_failed += 1
                 self.count_failure(ECHO, errno.EBUSY)
             elif fd >= 0:
-                self.say(fd, at)
+                self.say(fd, at, now)
         return 0.0
 
     def verify_more(self, now: float) -> None:
@@ -82,21 +93,22 @@ class Talker(Dialler):
                     return
                 continue
             self.cursor = fd + 1
-            self.say(fd, now)
+            if fd not in self.waiting:  # Else the echo of a message from the hold phase is its proof.
+                self.say(fd, now, now)
 
-    def say(self, fd: int, scheduled_at: float) -> None:
-        """Send one message, unlike any other of this worker."""
+    def say(self, fd: int, at: float, now: float) -> None:
+        """Send one message, unlike any other of this worker, that was due `at`."""
         self.sent += 1
         size = self.task.message_bytes
         payload = (b"%d:%d " % (self.index, self.sent) + self.filler)[:size]
         data, echo = self.dialect.message(payload)
-        self.waiting[fd] = (scheduled_at, echo, payload)
+        self.waiting[fd] = (at, now, echo, payload)
         self.send(fd, data)
 
     def heard(self, fd: int, data: bytes) -> None:
         """Compare what came with the echo that is due; what is not exactly that is looked at in full."""
         due = self.waiting.get(fd)
-        if due is None or data != due[1] or fd in self.exchanges:
+        if due is None or data != due[2] or fd in self.exchanges:
             self.hear_in_full(fd, data)
             return
         del self.waiting[fd]
@@ -113,41 +125,50 @@ class Talker(Dialler):
     def hear_in_full(self, fd: int, data: bytes) -> None:
         """Put together what came in parts, answer pings, notice closes and wrong echoes."""
         exchange = self.exchange_of(fd, None)
-        if self.dialect.websocket:
-            reply = exchange.receive(data)
-        else:
-            reply = b""
-            exchange.collect(data, len(self.waiting[fd][1]) if fd in self.waiting else 0)
+        self.attend(fd, exchange, exchange.receive(data))
+
+    def attend(self, fd: int, exchange: Exchange | Parts, reply: bytes) -> None:
+        """See to what an exchange has brought on an open connection; drop it when nothing is in transition."""
+        for message in exchange.messages:
+            self.judge_message(fd, message)
+        exchange.messages.clear()
         if reply:
             self.send(fd, reply)
-        for message in exchange.messages:
-            due = self.waiting.pop(fd, None)
-            if due is not None and due[2] == message:
-                self.echoed(fd, due[0])
-            else:
-                self.messages_failed += 1
-                self.count_failure(ECHO, errno.EBADMSG, f"echo of {len(message)} bytes, not the one that is due")
-        exchange.messages.clear()
         if fd not in self.exchanges:
             return  # Sending found the peer gone.
         if exchange.closing:
-            self.lost(fd, errno.ESHUTDOWN, exchange.farewell)
+            self.lost(fd, exchange.error, exchange.farewell)  # type: ignore[union-attr]
         elif exchange.settled:
             del self.exchanges[fd]
+
+    def judge_message(self, fd: int, message: bytes) -> None:
+        """Count a message as the echo that is due, or as wrong."""
+        due = self.waiting.get(fd)
+        if due is not None and due[3] == message:
+            del self.waiting[fd]
+            self.echoed(fd, due[0])
+        elif self.late.get(fd) == message:
+            del self.late[fd]  # It was counted as failed when it was given up.
+        else:
+            self.waiting.pop(fd, None)
+            self.messages_failed += 1
+            self.count_failure(ECHO, errno.EBADMSG, f"echo of {len(message)} bytes, not the one that is due")
 
     def lost(self, fd: int, error: int, detail: str = "") -> None:
         """Close a connection that failed; the echo that was due on it failed with it."""
         if self.waiting.pop(fd, None) is not None:
             self.messages_failed += 1
+        self.late.pop(fd, None)
         if fd not in self.connecting and fd not in self.upgrading and self.state[fd] == PROVED:
             self.verified -= 1
         super().lost(fd, error, detail)
 
-    def give_up_echoes(self, now: float, timeout: float) -> None:
+    def give_up_echoes(self, now: float) -> None:
         """Count the echoes that are overdue as failed; their connections stay open, unproved."""
-        for fd, (scheduled_at, _, _) in list(self.waiting.items()):
-            if now - scheduled_at < timeout:
-                break
+        for fd, (_, started_at, _, payload) in list(self.waiting.items()):
+            if now - started_at < self.task.echo_timeout:
+                break  # The table is in the order of sending.
             del self.waiting[fd]
+            self.late[fd] = payload
             self.messages_failed += 1
             self.count_failure(ECHO, errno.ETIMEDOUT)

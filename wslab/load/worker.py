@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from select import EPOLLERR, EPOLLIN, EPOLLOUT
 from time import monotonic
 
@@ -24,15 +25,15 @@ from wslab.load.board import (
     TARGET,
     VERIFIED,
 )
-from wslab.load.dialler import CHECK_SECONDS, RAMP_DONE, Task
+from wslab.load.dialler import CHECK_SECONDS, RAMP_DONE
 from wslab.load.talker import Talker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wslab.load.dialects import Tcp, WebSocket
+    from wslab.load.task import Task
 
 EVENTS_PER_POLL = 256
-ECHO_SECONDS = 15.0
 # Commands of the master, one byte each; a digit means: verify in so many passes.
 RAMP, HALT, HOLD, QUIET, DRAIN = b"R", b"H", b"T", b"Q", b"D"
 
@@ -53,7 +54,8 @@ class Worker(Talker):
         self.commands = commands
         self.next_check = 0.0
         self.read_bytes = max(4096, task.message_bytes + 64)
-        row[PID], row[ROLE], row[TARGET], row[CAPACITY] = os.getpid(), ROLE_SWARM, task.connections, len(self.state)
+        row[PID], row[ROLE], row[TARGET] = os.getpid(), ROLE_SWARM, task.connections
+        row[CAPACITY] = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - self.epoll.fileno() - 1
 
     def run(self) -> None:
         """Obey commands until the master is gone or says to drain."""
@@ -94,14 +96,12 @@ class Worker(Talker):
     def obey(self, commands: bytes) -> bool:
         """Carry out commands; False when it is time to go."""
         for command in map(chr, commands):
-            self.began = monotonic()
             if command == "R":
-                self.dialling = True
+                self.dialling, self.began = True, monotonic()
             elif command == "H":
                 self.halt()
             elif command == "T":
-                self.talking = self.task.message_rate > 0
-                self.scheduled = self.cursor = 0
+                self.start_talking(monotonic())
             elif command == "Q":
                 self.talking = False
             elif command == "D":
@@ -119,28 +119,29 @@ class Worker(Talker):
 
     def do_what_is_due(self, now: float) -> float:
         """Dial, talk and give up as the schedules say; return the seconds until something is due again."""
-        wait = CHECK_SECONDS if self.connecting or self.upgrading or self.waiting else -1.0
+        wait = -1.0
         if self.dialling:
             wait = self.dial_what_is_due(now)
         if self.talking:
-            wait = self.talk_as_scheduled(now)
+            talk_wait = self.talk_as_scheduled(now)
+            wait = talk_wait if wait < 0 else min(wait, talk_wait)
         elif self.verifying:
             self.verify_more(now)
         if now >= self.next_check:
             self.next_check = now + CHECK_SECONDS
             self.give_up(now)
+        if wait < 0 and (self.verifying or self.connecting or self.upgrading or self.waiting):
+            return CHECK_SECONDS
         return wait
 
     def give_up(self, now: float) -> None:
         """End what has waited too long for an answer."""
-        timeout = self.task.timeout
-        for waiting in (self.connecting, self.upgrading):
-            for fd, entry in list(waiting.items()):
-                since = entry if isinstance(entry, float) else entry[0]
-                if now - since < timeout:
-                    break  # The tables are in the order of dialling.
-                self.lost(fd, errno.ETIMEDOUT)
-        self.give_up_echoes(now, ECHO_SECONDS)
+        begun = now - self.task.timeout
+        overdue = [fd for fd, (_, started_at) in self.connecting.items() if started_at <= begun]
+        overdue += [fd for fd, (_, started_at, _) in self.upgrading.items() if started_at <= begun]
+        for fd in overdue:
+            self.lost(fd, errno.ETIMEDOUT)
+        self.give_up_echoes(now)
 
     def publish(self) -> None:
         """Write the counters to the board."""

@@ -10,16 +10,19 @@ nothing, and a new protocol object can take over at the next one.
 
 from __future__ import annotations
 
-from websockets.exceptions import InvalidMessage
+from http import HTTPStatus
+
+from websockets.exceptions import InvalidHeader, InvalidMessage
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 
-from wslab.load.frames import whole_frames
+from wslab.load.frames import frame_ends
 
 # A message may have this many bytes; a longer one ends the connection with close code 1009.
 MESSAGE_BYTES_MAX = 1 << 20
+VERSION_HEADER = "Sec-WebSocket-Version"
 END_OF_REQUEST = b"\r\n\r\n"
 NO_HTTP_ANSWER = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -36,7 +39,7 @@ class Conversation:
         self.protocol = ServerProtocol(state=state, max_size=MESSAGE_BYTES_MAX)
         self.waiting = b""  # of a request: its last three bytes; of a frame: all of it, until it is complete
         self.opcode: Opcode | None = None  # kind of the fragmented message under way
-        self.fragments: list[bytes] = []
+        self.message = bytearray()  # its payload so far; in one piece, as fragments may be many and empty
         self.messages = 0
 
     @property
@@ -66,18 +69,24 @@ class Conversation:
             self.protocol.receive_data(request)
             self.answer_request()
         if self.protocol.state is State.OPEN:
-            data = self.waiting + data
-            whole = whole_frames(data, masked=True, bytes_max=MESSAGE_BYTES_MAX)
-            data, self.waiting = data[:whole], data[whole:]
-            if data:
-                self.protocol.receive_data(data)
-        for event in self.protocol.events_received():
-            if isinstance(event, Frame) and self.protocol.state is State.OPEN:
-                self.receive_frame(event)
+            self.receive_frames(self.waiting + data)
         reply = b"".join(part for part in self.protocol.data_to_send() if part != SEND_EOF)
         if not reply and isinstance(self.protocol.handshake_exc, InvalidMessage):
             return NO_HTTP_ANSWER
         return reply
+
+    def receive_frames(self, data: bytes) -> None:
+        """Take whole frames one by one, so that what precedes a close or an error is answered before it."""
+        start = 0
+        for end in frame_ends(data, masked=True, bytes_max=MESSAGE_BYTES_MAX):
+            self.protocol.receive_data(data[start:end])
+            start = end
+            for event in self.protocol.events_received():
+                if isinstance(event, Frame):
+                    self.receive_frame(event)
+            if self.protocol.state is not State.OPEN:
+                break
+        self.waiting = data[start:]
 
     def split_request(self, data: bytes) -> tuple[bytes, bytes]:
         """Cut `data` behind the end of the request, of which part may have come earlier; behind it come frames."""
@@ -94,7 +103,14 @@ class Conversation:
         """Accept or refuse the upgrade once its request is complete."""
         for event in self.protocol.events_received():
             if isinstance(event, Request):
-                self.protocol.send_response(self.protocol.accept(event))
+                response = self.protocol.accept(event)
+                refusal = self.protocol.handshake_exc
+                if isinstance(refusal, InvalidHeader) and refusal.name == VERSION_HEADER:
+                    response.headers[VERSION_HEADER] = "13"  # RFC 6455, 4.4: tell which version would do.
+                if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS and len(event.headers.get_all("Host")) != 1:
+                    # RFC 6455, 4.2.1 and RFC 9112, 3.2; the library leaves this one to whoever uses it.
+                    response = self.protocol.reject(HTTPStatus.BAD_REQUEST, "A request has exactly one Host header.\n")
+                self.protocol.send_response(response)
 
     def receive_frame(self, frame: Frame) -> None:
         """Put a message together and echo it once it is whole."""
@@ -102,11 +118,11 @@ class Conversation:
             return  # The protocol has answered control frames by itself.
         if frame.opcode is not Opcode.CONT:
             self.opcode = frame.opcode
-        self.fragments.append(bytes(frame.data))
+        self.message += frame.data
         if not frame.fin:
             return
-        opcode, message = self.opcode, b"".join(self.fragments)
-        self.opcode, self.fragments = None, []
+        opcode, message = self.opcode, bytes(self.message)
+        self.opcode, self.message = None, bytearray()
         if opcode is Opcode.BINARY:
             self.protocol.send_binary(message)
         else:

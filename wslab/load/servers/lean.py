@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 KEY_HEADER = b"\r\nSec-WebSocket-Key: "
 KEY_BYTES = 24
-ANSWER_HEAD = (
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-)
+ANSWER_HEAD = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 ANSWER_TAIL = b"\r\n\r\n"
 TIMEOUT_ANSWER = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 # Requests seen so far are few in practice: one a client program. The bound is for clients that vary theirs.
@@ -47,7 +45,8 @@ TEXT, BINARY = 0x81, 0x82
 SHORT_FRAMES = {
     bytes((kind, 0x80 | size)): (bytes((kind, size)), size + 6) for kind in (TEXT, BINARY) for size in range(126)
 }
-# The same for frames with a 16-bit length.
+# The same for frames with a 16-bit length, which is there for payloads of 126 bytes or more.
+MEDIUM_BYTES_MIN = 126 + 8
 MEDIUM_FRAMES = {bytes((kind, 0xFE)): bytes((kind, 126)) for kind in (TEXT, BINARY)}
 
 
@@ -85,9 +84,13 @@ class LeanShard(Shard):
     def greet_in_full(self, fd: int, data: bytes) -> None:
         """Let the library parse and judge a request, or the next part of one."""
         conversation = self.conversations.get(fd)
-        if conversation is None:
-            conversation = self.conversations[fd] = self.converse(greeting=True)
+        if conversation is not None:
+            self.carry_on(fd, conversation, data)
+            return
+        conversation = self.conversations[fd] = self.converse(greeting=True)
         self.carry_on(fd, conversation, data)
+        if conversation.open:
+            self.remember(data)  # Only a request that came whole: the last part of one proves nothing by itself.
 
     def talk(self, fd: int, data: bytes) -> None:
         """Echo a message."""
@@ -95,9 +98,9 @@ class LeanShard(Shard):
         if short is not None and len(data) == short[1]:
             header, body = short[0], self.apply_mask(data[6:], data[2:6])
         elif (
-            (medium := MEDIUM_FRAMES.get(data[:2])) is not None
-            and len(data) == (size := data[2] << 8 | data[3]) + 8
-            and size > 125
+            len(data) >= MEDIUM_BYTES_MIN
+            and (medium := MEDIUM_FRAMES.get(data[:2])) is not None
+            and len(data) == (data[2] << 8 | data[3]) + 8
         ):
             header, body = medium + data[2:4], self.apply_mask(data[8:], data[4:8])
         else:
@@ -121,7 +124,6 @@ class LeanShard(Shard):
         was_open = conversation.open
         reply = conversation.receive(data)
         if conversation.open and not was_open:
-            self.remember(data)
             self.opened_one(fd)
         self.messages += conversation.take_messages()
         if reply:

@@ -7,23 +7,16 @@ entry and no buffer for it. Only a connection in transition is remembered:
 2. `unsent`: bytes that the peer has not taken yet. While there are any, nothing more is read from that peer, which is
    all the back-pressure there is to it.
 3. `leaving`: half-closed by us, waiting for the peer's end, at most LEAVING_SECONDS.
-
-All shards wait on one listening socket, with EPOLLEXCLUSIVE so that an arriving connection wakes one of them. A shard
-whose descriptors are used up takes the listener out of its epoll set *before* accept fails (a readable listener that
-nobody can accept from would spin), and puts it back when connections have left.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import resource
 import socket
-from select import EPOLLERR, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT
+from select import EPOLLERR, EPOLLIN, EPOLLOUT
 from time import monotonic
 
 from wslab.load.board import (
-    AT_LIMIT,
     CAPACITY,
     CLOSED,
     FAILED,
@@ -36,40 +29,33 @@ from wslab.load.board import (
     ROLE_SERVER,
     SENT,
 )
-from wslab.load.connections import Connections
+from wslab.load.servers.gate import READ_BYTES, Gate
 
 GREETING_SECONDS = 10.0
 LEAVING_SECONDS = 2.0
 TICK_SECONDS = 1.0
-READ_BYTES = 16384
 EVENTS_PER_POLL = 256
-ACCEPTS_PER_EVENT = 64
-# Descriptors that stay free for the interpreter (an import, a traceback) when a shard is full.
-FDS_KEPT_FREE = 16
-OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-class Shard(Connections):
+class Shard(Gate):
     """The event loop of one server process; a server kind says what greeting and talking mean.
 
     Args:
         listener: the listening socket that all shards share, non-blocking.
         lifeline: descriptor whose end means that the master is gone.
         row: this process's row of the board.
+
+    Attributes:
+        greeting_seconds: how long a connection may take to be greeted.
     """
 
+    greeting_seconds = GREETING_SECONDS
+
     def __init__(self, listener: socket.socket, lifeline: int, row: memoryview[int]) -> None:
-        super().__init__()
-        self.listener = listener
+        super().__init__(listener, row)
         self.lifeline = lifeline
-        self.row = row
-        self.greeting: dict[int, float] = {}
         self.leaving: dict[int, float] = {}
-        self.held = 0
-        self.opened = self.failed = self.closed = self.messages = 0
-        self.accepting = False
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.capacity = soft - self.epoll.fileno() - 1 - FDS_KEPT_FREE
+        self.opened = self.closed = self.messages = 0
         row[PID], row[ROLE], row[CAPACITY] = os.getpid(), ROLE_SERVER, self.capacity
 
     # What a server kind defines.
@@ -140,38 +126,6 @@ class Shard(Connections):
         while os.read(self.lifeline, 1):
             pass
 
-    def accept(self) -> None:
-        """Accept a burst, and greet at once whoever has already spoken, which on a fast path is nearly everyone."""
-        take, read, set_blocking = self.listener._accept, os.read, os.set_blocking  # type: ignore[attr-defined]
-        now = monotonic()
-        for _ in range(ACCEPTS_PER_EVENT):
-            if self.held >= self.capacity:
-                self.pause()
-                return
-            try:
-                fd, _ = take()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in OUT_OF_DESCRIPTORS:
-                    self.pause()
-                    return
-                continue  # The peer left between its connect and our accept.
-            set_blocking(fd, False)
-            self.held += 1
-            self.greeting[fd] = now
-            self.epoll.register(fd, EPOLLIN)
-            try:
-                data = read(fd, READ_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError:
-                data = b""
-            if data:
-                self.greet(fd, data)
-            else:
-                self.close(fd)
-
     def opened_one(self, fd: int) -> None:
         """Count a connection as open; from here on it costs its descriptor and nothing else."""
         del self.greeting[fd]
@@ -223,7 +177,7 @@ class Shard(Connections):
     def tick(self, now: float) -> None:
         """Once a second: end what took too long, and try again to accept where accepting had failed."""
         for fd, accepted in list(self.greeting.items()):
-            if now - accepted < GREETING_SECONDS:
+            if now - accepted < self.greeting_seconds:
                 break  # The table is in the order of arrival.
             words = self.too_slow(fd)
             if words:
@@ -235,20 +189,6 @@ class Shard(Connections):
                 self.close(fd)
         if not self.accepting:
             self.resume()
-
-    def pause(self) -> None:
-        """Stop waiting for new connections."""
-        if self.accepting:
-            self.epoll.unregister(self.listener.fileno())
-            self.accepting = False
-            self.row[AT_LIMIT] = 1
-
-    def resume(self) -> None:
-        """Wait for new connections again if there is room for them."""
-        if not self.accepting and self.held < self.capacity:
-            self.epoll.register(self.listener.fileno(), EPOLLIN | EPOLLEXCLUSIVE)
-            self.accepting = True
-            self.row[AT_LIMIT] = 0
 
     def publish(self) -> None:
         """Write the counters to the board."""

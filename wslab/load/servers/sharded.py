@@ -6,9 +6,9 @@ import os
 import socket
 import sys
 
-from wslab.load.board import HEADER_WORDS, ROW_WORDS, Board
+from wslab.load.board import ROLE_SERVER, Board, vacate
 from wslab.load.prefork import Crew, emit, read_spec, settle
-from wslab.load.servers.shard import Shard
+from wslab.load.servers.shard import GREETING_SECONDS, Shard
 
 BACKLOG = 4096
 
@@ -28,30 +28,35 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
 def serve(kind: type[Shard], scheme: str) -> int:
     """Run a server of the given kind as its SPEC says, until standard input ends; return the exit status.
 
-    The SPEC: `host`, `port` (0 = any free one), `shards`, `backlog`, and `board_fd`, `board_row` where a supervisor
-    keeps the counters. The one command is `drain`: the clients are about to reset their connections. One line `{"event": "ready", "url", "pids"}` says that it accepts.
+    The SPEC: `host`, `port` (0 = any free one), `shards`, `backlog`, `greeting_seconds`, and `board_fd`, `board_row`
+    where a supervisor keeps the counters; `uid` is the user to serve as. The one command is `drain`: the clients are
+    about to reset their connections.
+    One line `{"event": "ready", "url", "pids"}` says that it accepts.
     """
     spec = read_spec()
-    settle()
+    settle(spec.get("uid"))
     host, port, shards = spec.get("host", "127.0.0.1"), spec.get("port", 0), spec.get("shards", 1)
     try:
         listener = listen(host, port, spec.get("backlog", BACKLOG))
-    except OSError as error:
-        emit("error", message=f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}")
+    except (OSError, OverflowError) as error:
+        emit("error", message=f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}")
         return 1
-    if spec.get("board_fd") is None:
-        row_of = lambda index: memoryview(bytearray(8 * (HEADER_WORDS + ROW_WORDS))).cast("Q")  # noqa: E731
-    else:
-        board = Board.attach(spec["board_fd"])
-        first = spec.get("board_row", 0)
-        row_of = lambda index: board.row(first + index)  # noqa: E731
-    crew = Crew(lambda index, lifeline: kind(listener, lifeline, row_of(index)).run())
+    fd, first = spec.get("board_fd"), spec.get("board_row", 0)
+    board = Board.create(first + shards + 1) if fd is None else Board.attach(fd)
+
+    def work(index: int, lifeline: int) -> None:
+        shard = kind(listener, lifeline, board.row(first + index))
+        shard.greeting_seconds = spec.get("greeting_seconds", GREETING_SECONDS)
+        shard.run()
+
+    crew = Crew(work, lambda index: vacate(board.row(first + index)))
     try:
         crew.fork(shards)
     except OSError as error:
-        emit("error", message=f"cannot start shard {len(crew.pids) + 1} of {shards}: {os.strerror(error.errno or 0)}")
+        emit("error", message=f"cannot start shard {len(crew.pids) + 1} of {shards}: {error.strerror}")
         crew.stop()
         return 1
+    board.enter(first + shards, ROLE_SERVER)  # The master's own row, for its memory and CPU time belong to the server.
     address = listener.getsockname()
     listener.close()
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]

@@ -14,11 +14,10 @@ class FloorShard(Shard):
     """Echo: the first byte opens the connection, all others are messages."""
 
     def greet(self, fd: int, data: bytes) -> None:
-        """Return the first byte; what came behind it is already a message."""
+        """Return the first byte, and what came behind it, which is already a message."""
         self.opened_one(fd)
-        self.send(fd, data[:1])
-        if len(data) > 1:
-            self.talk(fd, data[1:])
+        self.messages += len(data) > 1
+        self.send(fd, data)
 
     def talk(self, fd: int, data: bytes) -> None:
         """Echo what came."""

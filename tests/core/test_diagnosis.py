@@ -1,0 +1,419 @@
+"""Diagnosis: one broken run a limit gives exactly that finding, a healthy one none, a slow generator blames itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from core.hosts import GIB
+from core.made import ASKED, evidence, exited, failure, rising
+from wslab.core.diagnosis import RULES, diagnose
+from wslab.core.limits import LIMITS
+
+RESERVE = {
+    "event": "memory_reserve_reached",
+    "headroom_bytes": GIB,
+    "reserve_bytes": GIB,
+    "connections_open": 81_000,
+}
+CAP = {"event": "memory_cap_reached", "used_bytes": 2 * GIB, "cap_bytes": 2 * GIB, "connections_open": 70_000}
+TIMEOUTS = [failure("connect", "ETIMEDOUT", 500)]
+# One core's worth of idle time is gone: a second of CPU a second and core.
+FULL_MACHINE = {
+    "cpu_user_seconds": rising(101.0, 1.0),
+    "cpu_system_seconds": rising(101.0, 1.0),
+    "cpu_idle_seconds": rising(502.0, 0.01),
+}
+SLOW = {"hold": {"messages_received": 1000}, "verify": {"messages_received": 101_000}}
+
+
+# Each row: the limit and the side to be found, a broken run, and what its evidence must quote.
+BROKEN: list[tuple[str, str, dict[str, Any], list[str]]] = [
+    (
+        "fd_limit",
+        "server",
+        {
+            "opened": 39_872,
+            "columns": {
+                "server_shards_at_limit": 2,
+                "server_fds_max": 20_000,
+                "listen_overflows_total": rising(17, 900),
+            },
+            "failures": [failure("upgrade", "ETIMEDOUT", 600)],
+            "plan": {"shards": 2},
+        },
+        ["without a free descriptor 0 → 2 of 2", "fds of the fullest shard 16,730 → 20,000", "RLIMIT_NOFILE 20,000"],
+    ),
+    (
+        "fd_limit",
+        "swarm",
+        {"opened": 19_936, "failures": [failure("connect", "EMFILE", 100)], "plan": {"workers": 1}},
+        ["connect EMFILE × 100", "RLIMIT_NOFILE 20,000 a process, 1 worker"],
+    ),
+    (
+        "nr_open",
+        "swarm",
+        {"opened": 65_000, "failures": [failure("connect", "EMFILE", 100)], "limits": {"nr_open": 20_000}},
+        ["connect EMFILE × 100", "fs.nr_open 20,000"],
+    ),
+    (
+        "nr_open",
+        "server",
+        {"opened": 65_000, "columns": {"server_shards_at_limit": 6}, "limits": {"fd_hard": None}},
+        ["0 → 6 of 6", "fs.nr_open 1,048,576"],
+    ),
+    (
+        "file_max",
+        "kernel",
+        {
+            "opened": 60_000,
+            "columns": {"file_handles": 2_466_170, "server_shards_at_limit": 6},
+            "failures": [failure("connect", "ENFILE", 100)],
+        },
+        ["connect ENFILE × 100", "file-nr 1,170 → 2,466,170 of fs.file-max 2,466,170"],
+    ),
+    (
+        "ephemeral_ports",
+        "swarm",
+        {
+            "opened": 28_232,
+            "failures": [failure("connect", "EADDRNOTAVAIL", 100)],
+            "plan": {"source_addresses": ["127.0.0.2"]},
+        },
+        ["connect EADDRNOTAVAIL × 100", "28,232 ports × 1 source address = 28,232 for 100,000 connections"],
+    ),
+    (
+        "time_wait",
+        "kernel",
+        {
+            "opened": 93_000,
+            "columns": {"tcp_time_wait": 20_000},
+            "failures": [failure("connect", "EADDRNOTAVAIL", 100)],
+            "plan": {"source_addresses": ["127.0.0.2"] * 4},
+            "before": {"tcp_time_wait": 20_000},
+        },
+        ["connect EADDRNOTAVAIL × 100", "sockstat TCP tw 20,000 → 20,000", "= 112,928"],
+    ),
+    (
+        "bind_ports",
+        "swarm",
+        {"opened": 28_232, "failures": [failure("connect", "EADDRINUSE", 100)]},
+        ["bind: connect EADDRINUSE × 100"],
+    ),
+    (
+        "conntrack",
+        "kernel",
+        {
+            "opened": 70_000,
+            "columns": {"conntrack_drops_total": rising(9, 40), "conntrack_count": 262_144},
+            "failures": TIMEOUTS,
+        },
+        ["nf_conntrack drop 9 → ", "nf_conntrack_count 144 → 262,144 of 262,144", "connect ETIMEDOUT × 500"],
+    ),
+    (
+        "conntrack_buckets",
+        "kernel",
+        {
+            "columns": {"conntrack_count": rising(144, 90_000)},
+            "limits": {"conntrack_buckets": 65_536},
+            "stage": {"ramp_rate": 50_000},
+        },
+        ["nf_conntrack_count 144 → ", "in 65,536 buckets"],
+    ),
+    (
+        "accept_queue",
+        "server",
+        {
+            "opened": 99_500,
+            "columns": {"listen_overflows_total": rising(17, 300), "listen_drops_total": rising(17, 300)},
+            "failures": TIMEOUTS,
+        },
+        ["ListenOverflows 17 → ", "ListenDrops 17 → ", "somaxconn 4,096", "connect ETIMEDOUT × 500"],
+    ),
+    (
+        "accept_queue",
+        "server",
+        # Nothing failed; the stalls alone cost the rate.
+        {"columns": {"listen_overflows_total": rising(17, 300)}, "stage": {"ramp_rate": 50_000}},
+        ["ListenOverflows 17 → ", "25,000 of 50,000 connections a second"],
+    ),
+    (
+        "syn_queue",
+        "kernel",
+        {"opened": 99_500, "columns": {"syn_drops_total": rising(0, 200)}, "failures": TIMEOUTS},
+        ["TCPReqQFullDoCookies 3 → 3", "TCPReqQFullDrop 0 → "],
+    ),
+    (
+        "epoll_watches",
+        "kernel",
+        {"opened": 50_000, "failures": [failure("connect", "ENOSPC", 100)], "limits": {"epoll_watches_max": 100_000}},
+        ["epoll_ctl: connect ENOSPC × 100", "100,000 watches for 50,000 connections", "max_user_watches 100,000"],
+    ),
+    (
+        "memory_reserve",
+        "machine",
+        {
+            "opened": 81_000,
+            # A few shards are full by chance when the ramp is stopped; that is not what stopped it.
+            "columns": {"memory_headroom_bytes": GIB, "server_shards_at_limit": 1},
+            "told": {"ramp": {"stopped_by": "memory_reserve"}, "extra": [RESERVE]},
+        },
+        ["memory_reserve_reached: 1 GiB left, reserve 1 GiB", "memory headroom bytes 21,474,836,480 → 1,073,741,824"],
+    ),
+    (
+        "memory_reserve",
+        "machine",
+        {"opened": 70_000, "told": {"ramp": {"stopped_by": "memory_cap"}, "extra": [CAP]}},
+        ["memory_cap_reached: 2 GiB used, memory_cap 2 GiB"],
+    ),
+    (
+        "memory_machine",
+        "machine",
+        {
+            "opened": 70_000,
+            "columns": {"oom_kills_total": 3, "memory_headroom_bytes": 100 << 20},
+            "told": {"extra": [exited("server", signal=9)]},
+        },
+        ["server pid 4711 by signal 9", "vmstat oom_kill 2 → 3", "least memory headroom 100 MiB"],
+    ),
+    (
+        "memory_cgroup",
+        "machine",
+        {
+            "opened": 70_000,
+            "columns": {"oom_kills_total": 3},
+            "told": {"extra": [exited("server", signal=9)]},
+            "limits": {"memory_cgroup_limit_bytes": 256 << 20},
+        },
+        ["signal 9", "vmstat oom_kill 2 → 3", "least memory headroom 20 GiB", "control group limit 256 MiB"],
+    ),
+    (
+        "tcp_mem",
+        "kernel",
+        {
+            "told": SLOW,
+            "columns": {"tcp_memory_pressures_total": rising(1, 1), "tcp_aborts_on_memory_total": rising(0, 8)},
+        },
+        ["TCPMemoryPressures 1 → ", "TCPAbortOnMemory 0 → ", "tcp_mem 2,342,912,000 bytes"],
+    ),
+    (
+        "device_backlog",
+        "kernel",
+        {"told": SLOW, "columns": {"softnet_drops_total": rising(5, 70), "retransmits_total": rising(90, 70)}},
+        ["softnet_stat dropped 5 → ", "RetransSegs 90 → "],
+    ),
+    (
+        "process_limit",
+        "machine",
+        {
+            "opened": 0,
+            "told": {
+                "extra": [
+                    {"event": "error", "message": "cannot start shard 3 of 6: Resource temporarily unavailable"},
+                    exited("server", exit_code=1),
+                ]
+            },
+        },
+        ["fork: cannot start shard 3 of 6: Resource temporarily unavailable", "pid_max 32,768"],
+    ),
+    (
+        "server_died",
+        "server",
+        {
+            "opened": 70_000,
+            "told": {"ramp": {"stopped_by": "server_died"}, "extra": [exited("server", signal=11)]},
+            "failures": [failure("connect", "ECONNREFUSED", 100)],
+        },
+        ["server pid 4711 by signal 11", "vmstat oom_kill 2 → 2"],
+    ),
+    (
+        "generator",
+        "swarm",
+        {"opened": 70_000, "told": {"extra": [exited("swarm", exit_code=1)]}},
+        ["swarm pid 4711 by exit code 1"],
+    ),
+    (
+        "server_silent",
+        "server",
+        {
+            "columns": {"server_cpu_fraction_max": 0.01},
+            "told": {"verify": {"connections_verified": 60_000}},
+            "failures": [failure("echo", "ETIMEDOUT", 40_000)],
+        },
+        ["echo ETIMEDOUT × 40,000", "busiest server process at 1% of a core", "ListenOverflows 17 → 17"],
+    ),
+    (
+        "server_silent",
+        "server",
+        # The server stops in the middle of the ramp: its queue fills, and that is not the cause.
+        {
+            "opened": 30_000,
+            "columns": {
+                "server_cpu_fraction_max": 0.0,
+                "server_connections_opened": 30_000,
+                "swarm_connections_pending": 512,
+                "listen_overflows_total": rising(17, 300),
+            },
+            "failures": [failure("upgrade", "ETIMEDOUT", 4096)],
+        },
+        ["upgrade ETIMEDOUT × 4,096", "server_connections_opened"],
+    ),
+    (
+        "server_protocol",
+        "server",
+        {
+            "opened": 0,
+            "failures": [failure("upgrade", "EPROTO", 100)],
+            "told": {
+                "extra": [{"event": "failure", "phase": "upgrade", "detail": "unexpected answer b'HTTP/1.1 404'"}]
+            },
+        },
+        ["upgrade EPROTO × 100", "unexpected answer b'HTTP/1.1 404'"],
+    ),
+    (
+        "generator",
+        "swarm",
+        {"columns": {"swarm_cpu_fraction_max": 0.99, "swarm_lag_seconds_max": 2.5}, "stage": {"ramp_rate": 50_000}},
+        ["25,000 of 50,000 connections a second", "busiest swarm process at most 99% of a core", "lag 2.500 s"],
+    ),
+    (
+        "server_cpu",
+        "server",
+        {"columns": {"server_cpu_fraction_max": 1.0}, "told": SLOW},
+        ["250 of 1,000 messages a second answered", "busiest server process at most 100% of a core"],
+    ),
+    (
+        "machine_cpu",
+        "machine",
+        {
+            "columns": {"server_cpu_fraction_max": 0.95, "swarm_cpu_fraction_max": 0.97, **FULL_MACHINE},
+            "stage": {"ramp_rate": 50_000},
+        },
+        ["25,000 of 50,000 connections a second", "no idle CPU"],
+    ),
+    (
+        "unknown",
+        "machine",
+        {"opened": 99_000, "failures": [failure("connect", "ECONNREFUSED", 1000)]},
+        [
+            "99,000 of 100,000 connections opened",
+            "connect ECONNREFUSED × 1,000",
+            "ruled out: ListenOverflows 17 → 17, nf_conntrack drop 9 → 9, softnet_stat dropped 5 → 5",
+            "vmstat oom_kill 2 → 2",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("limit", "side", "run", "quotes"), BROKEN, ids=[f"{row[0]}-{row[1]}" for row in BROKEN])
+def test_a_broken_run_is_named_with_exactly_its_limit_and_the_proof(
+    limit: str, side: str, run: dict[str, Any], quotes: list[str]
+) -> None:
+    given = dict(run)
+    before = given.pop("before", {})
+    made = evidence(**given)
+    for sample in made.samples[:2]:
+        sample.update(before)  # type: ignore[attr-defined]
+    findings = diagnose(made)
+    assert [(finding.limit, finding.side) for finding in findings] == [(limit, side)]
+    for quote in quotes:
+        assert quote in findings[0].evidence
+    assert findings[0].remedy
+    assert 0 <= findings[0].at_connections <= ASKED
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        {},
+        # A few overflows, cookies and drops in a fast ramp cost nobody anything.
+        {"columns": {"listen_overflows_total": rising(17, 30), "syn_cookies_total": 50, "softnet_drops_total": 6}},
+        # A ramp as fast as possible uses all there is.
+        {"columns": {"swarm_cpu_fraction_max": 1.0, "server_cpu_fraction_max": 1.0, **FULL_MACHINE}},
+        {"columns": {"swarm_cpu_fraction_max": 1.0}},
+        # Shards were full for a moment, and others took over.
+        {"columns": {"server_shards_at_limit": [0, 1, 0] + [0] * 8}},
+        # Someone else's table is full, and someone else's process was killed.
+        {"columns": {"conntrack_count": 262_144, "oom_kills_total": 3}},
+        # The rate was kept.
+        {"stage": {"ramp_rate": 25_000}},
+        # A rate within a tenth of what was asked, and one that a second of grace explains.
+        {"stage": {"ramp_rate": 27_000}},
+        # Two messages a second are too few to judge.
+        {"stage": {"message_rate": 0.0002}, "told": {"hold": {"messages_received": 0}}},
+        # Attempts failed and were made again.
+        {"failures": [failure("connect", "ETIMEDOUT", 3)]},
+        # The user stopped the ramp.
+        {"opened": 50_000, "told": {"ramp": {"stopped_by": "caller"}}},
+    ],
+)
+def test_a_run_that_reached_what_was_asked_has_no_finding(run: dict[str, Any]) -> None:
+    assert diagnose(evidence(**run)) == []
+
+
+def test_two_proofs_are_two_findings_in_order_of_cause() -> None:
+    failures = [failure("connect", "EADDRNOTAVAIL", 100), failure("connect", "EMFILE", 100)]
+    found = diagnose(evidence(50_000, failures=failures, plan={"source_addresses": ["127.0.0.2"]}))
+    assert [finding.limit for finding in found] == ["fd_limit", "ephemeral_ports"]
+
+
+def test_a_slow_run_blames_the_generator_and_not_a_server_with_time_to_spare() -> None:
+    busy = {"swarm_cpu_fraction_max": 0.95, "server_cpu_fraction_max": 0.30}
+    assert [finding.limit for finding in diagnose(evidence(columns=busy, told=SLOW))] == ["generator"]
+
+
+def test_a_late_swarm_on_a_full_machine_is_blamed_only_when_it_takes_most_of_the_cpu() -> None:
+    late = {
+        "swarm_lag_seconds_max": 3.0,
+        "server_cpu_fraction_max": 0.05,
+        "swarm_cpu_fraction_max": 0.05,
+        **FULL_MACHINE,
+    }
+    heavy = {"swarm_cpu_user_seconds": rising(0.6, 1.5), "server_cpu_user_seconds": rising(0.4, 0.1)}
+    assert [finding.limit for finding in diagnose(evidence(columns=late, told=SLOW))] == ["machine_cpu"]
+    assert [finding.limit for finding in diagnose(evidence(columns=late | heavy, told=SLOW))] == ["generator"]
+
+
+def test_connections_lost_in_the_hold_are_a_miss() -> None:
+    lost = evidence(told={"hold": {"connections_open": 99_000}, "verify": {"connections_verified": 99_000}})
+    assert lost.misses == [
+        "99,000 of 100,000 connections verified",
+        "1,000 connections lost by the end of hold",
+    ]
+    assert [finding.limit for finding in diagnose(lost)] == ["unknown"]
+
+
+def test_a_busy_server_that_answers_late_is_not_silent() -> None:
+    # Idle in the hold, where hardly anything is said, and at full speed when all speak at once.
+    shares = [0.5] * 4 + [0.01] * 4 + [1.0] * 3
+    late = evidence(
+        columns={"server_cpu_fraction_max": shares},
+        told={"verify": {"connections_verified": 60_000}},
+        failures=[failure("echo", "ETIMEDOUT", 40_000)],
+    )
+    assert [finding.limit for finding in diagnose(late)] == ["server_cpu"]
+
+
+def test_a_remedy_gives_the_command_for_this_stage() -> None:
+    ports = evidence(
+        28_232, failures=[failure("connect", "EADDRNOTAVAIL", 9)], plan={"source_addresses": ["127.0.0.2"]}
+    )
+    assert diagnose(ports)[0].remedy.endswith(": wslab stage --connections 100k --source-addresses 13")
+
+
+def test_a_run_that_recorded_nothing_is_an_honest_unknown() -> None:
+    silent = evidence(0, told={})
+    bare = type(silent)(stage={"connections": 5})
+    assert [(finding.limit, finding.at_connections) for finding in diagnose(bare)] == [("unknown", 0)]
+
+
+def test_every_limit_that_can_be_found_is_one_of_the_vocabulary() -> None:
+    words = {limit.name for limit in LIMITS} | {"server_died", "server_silent", "server_protocol", "unknown"}
+    named = {name for rule in RULES for name in rule.limits}
+    assert named == words
+    assert {row[0] for row in BROKEN} == words
+
+
+def test_rules_stand_in_the_order_of_their_rank() -> None:
+    assert [rule.rank for rule in RULES] == sorted(rule.rank for rule in RULES)

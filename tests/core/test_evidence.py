@@ -1,0 +1,68 @@
+"""Evidence: counters quoted with both values, errors counted by phase and name, misses in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from core.made import evidence, exited, failure, rising
+from wslab.core.evidence import Evidence
+
+
+def test_a_counter_is_quoted_under_its_kernel_name_with_both_values() -> None:
+    run = evidence(columns={"listen_overflows_total": rising(17, 400)})
+    assert run.quote("listen_overflows_total") == "ListenOverflows 17 → 4,017"
+    assert run.delta("listen_overflows_total") == 4000
+
+
+def test_what_was_not_read_is_quoted_as_such_and_did_not_rise() -> None:
+    run = Evidence(stage={"connections": 1}, samples=[{"phase": "ramp", "conntrack_drops_total": None}])
+    assert run.quote("conntrack_drops_total") == "nf_conntrack drop not read"
+    assert run.delta("conntrack_drops_total") == 0
+
+
+def test_what_the_drain_does_to_a_counter_is_not_evidence() -> None:
+    run = evidence(columns={"time_wait_overflow_total": [0] * 11})
+    late = {"phase": "drain", "elapsed_seconds": 14.0, "time_wait_overflow_total": 900}
+    after = Evidence(stage=run.stage, samples=[*run.samples, late])
+    assert after.delta("time_wait_overflow_total") == 0
+
+
+def test_errors_are_counted_by_phase_and_name() -> None:
+    run = evidence(
+        failures=[failure("connect", "EMFILE", 3), failure("connect", "ETIMEDOUT", 4), failure("echo", "ETIMEDOUT", 5)]
+    )
+    assert run.errors() == 12
+    assert run.errors("connect") == 7
+    assert run.errors(names="ETIMEDOUT EMFILE") == 12
+    assert run.errors("echo hold", "ETIMEDOUT") == 5
+    assert run.timeouts == 9
+    assert run.quote_errors("connect") == "connect EMFILE × 3, connect ETIMEDOUT × 4"
+
+
+def test_only_a_death_that_nobody_asked_for_counts() -> None:
+    asked = {**exited("server", exit_code=0), "expected": True}
+    assert evidence(told={"extra": [asked]}).deaths("server") == []
+    assert len(evidence(told={"extra": [exited("server", signal=9)]}).deaths("server")) == 1
+
+
+@pytest.mark.parametrize(
+    ("run", "misses"),
+    [
+        ({}, []),
+        ({"opened": 99_999}, ["99,999 of 100,000 connections opened"]),
+        ({"told": {"verify": {"connections_verified": 99_998}}}, ["99,998 of 100,000 connections verified"]),
+        ({"told": {"verify": {"connections_open": 99_000}}}, ["1,000 connections lost by the end of verify"]),
+        ({"told": {"hold": {"stopped_by": "memory_reserve"}}}, ["hold cut short by memory_reserve"]),
+        ({"told": {"hold": {"stopped_by": "caller"}}}, []),
+        ({"told": {"extra": [exited("server", signal=11)]}}, ["1 server process ended"]),
+        ({"stage": {"ramp_rate": "50k"}}, ["25,000 of 50,000 connections a second"]),
+        ({"stage": {"ramp_rate": 36_000}}, []),  # One second of grace: 100k at 36k/s would take 2.8 s, it took 4.
+        ({"stage": {"ramp_rate": 38_000}}, ["25,000 of 38,000 connections a second"]),
+        ({"told": {"hold": {"messages_received": 3601}}}, []),  # 4,000 were due
+        ({"told": {"hold": {"messages_received": 3599}}}, ["900 of 1,000 messages a second answered"]),
+    ],
+)
+def test_a_miss_is_said_in_words(run: dict[str, Any], misses: list[str]) -> None:
+    assert evidence(**run).misses == misses

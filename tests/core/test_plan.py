@@ -1,0 +1,109 @@
+"""Plan: autos follow the fd limit and the cores, memory is estimated, and the hopeless is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from core.hosts import GIB, host
+from wslab.core.plan import BYTES_PER_CONNECTION, estimate_bytes, loopback_addresses, memory_holds, refusal, resolve
+from wslab.core.stage import Stage
+
+
+@pytest.mark.parametrize(
+    ("connections", "changes", "processes"),
+    [
+        ("10k", {}, 1),  # Half of two cores is enough.
+        ("10k", {"cpu_count": 8}, 4),
+        ("10k", {"cpu_count": 8, "cpu_quota": 2.0}, 1),  # The quota counts where it is less.
+        ("10k", {"cpu_count": 1}, 1),
+        (19_936, {}, 1),  # 20,000 less the 64 of the process itself.
+        (19_937, {}, 2),
+        ("1M", {}, 51),
+        ("1M", {"fd_hard": 1_048_576}, 1),
+        ("1M", {"fd_hard": 524_288}, 2),
+        ("1M", {"fd_hard": None}, 1),  # Unlimited is as far as fs.nr_open.
+        ("2M", {"fd_hard": None}, 2),
+        ("1M", {"fd_hard": -1}, 1),  # RLIM_INFINITY as Python tells it.
+        (3, {"cpu_count": 64}, 3),  # No process without a connection.
+    ],
+)
+def test_auto_takes_as_many_processes_as_fd_limit_and_cores_ask_for(
+    connections: Any, changes: dict[str, Any], processes: int
+) -> None:
+    plan = resolve(Stage.of(connections=connections), host(**changes))
+    assert (plan.shards, plan.workers) == (processes, processes)
+    assert plan.connections_per_shard * processes >= plan.connections
+
+
+def test_what_is_given_is_honoured_even_where_it_will_break() -> None:
+    plan = resolve(Stage.of(connections="100k", server_shards=1, swarm_workers=7, source_addresses=1), host())
+    assert (plan.shards, plan.workers, plan.source_addresses) == (1, 7, ("127.0.0.2",))
+    assert (plan.connections_per_shard, plan.connections_per_worker) == (100_000, 14_286)
+
+
+@pytest.mark.parametrize(
+    ("connections", "changes", "count"),
+    [
+        (1, {}, 1),
+        (8000, {}, 1),
+        (8001, {}, 2),
+        ("1M", {}, 125),
+        (8000, {"port_low": 50_000, "port_high": 50_999}, 16),  # A narrow port range takes more addresses.
+    ],
+)
+def test_auto_takes_a_source_address_for_every_8000_connections(
+    connections: Any, changes: dict[str, Any], count: int
+) -> None:
+    assert len(resolve(Stage.of(connections=connections), host(**changes)).source_addresses) == count
+
+
+def test_source_addresses_are_distinct_and_never_look_like_a_network_or_broadcast() -> None:
+    addresses = loopback_addresses(70_000)
+    octets = [tuple(map(int, address.split("."))) for address in addresses]
+    assert len(set(addresses)) == 70_000
+    assert addresses[:2] == ("127.0.0.2", "127.0.0.3")
+    assert addresses[252:254] == ("127.0.0.254", "127.0.1.1")
+    assert all(first == 127 and max(rest) <= 255 and 1 <= rest[-1] <= 254 for first, *rest in octets)
+    assert "127.0.0.1" not in addresses
+
+
+def test_handshakes_in_flight_never_overflow_the_accept_queue() -> None:
+    for connections in (1, 10_000, 1_000_000):
+        plan = resolve(Stage.of(connections=connections), host())
+        assert 1 <= plan.pending_max <= 1024
+    assert resolve(Stage.of(connections=10_000), host(somaxconn=128)).pending_max == 64
+
+
+def test_a_host_that_tells_nothing_still_gets_a_plan() -> None:
+    plan = resolve(Stage.of(connections="1M"), {})
+    assert (plan.shards, plan.workers, len(plan.source_addresses)) == (1, 1, 125)
+
+
+def test_memory_is_estimated_for_both_ends() -> None:
+    assert estimate_bytes(1_000_000) == 8_900_000_000
+    assert memory_holds(host(memory_headroom_bytes=BYTES_PER_CONNECTION * 1000)) == 1000
+    assert memory_holds(host(memory_headroom_bytes=None)) is None
+
+
+def test_the_reserve_and_the_control_group_leave_room_for_less() -> None:
+    assert memory_holds(host(), reserve_bytes=22 * GIB) == 0
+    confined = host(memory_cgroup_limit_bytes=2 * GIB, memory_cgroup_used_bytes=GIB)
+    assert memory_holds(confined) == GIB // BYTES_PER_CONNECTION
+
+
+def test_a_stage_out_of_reach_is_refused_with_what_the_machine_can_hold() -> None:
+    assert refusal(Stage.of(connections="1G"), host()) == (
+        "connections=1G needs about 8.1 TiB of memory; this machine can hold about 2.65M"
+    )
+
+
+def test_a_stage_is_refused_exactly_where_memory_ends_whatever_the_reserve() -> None:
+    machine = host(memory_headroom_bytes=BYTES_PER_CONNECTION * 1000)
+    assert refusal(Stage.of(connections=1000), machine) is None
+    assert refusal(Stage.of(connections=1001), machine) is not None
+
+
+def test_nothing_is_refused_where_memory_is_not_known() -> None:
+    assert refusal(Stage.of(connections="1G"), {}) is None

@@ -1,0 +1,117 @@
+"""Recorded runs load as tables, whole or half-written, and show themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from made_runs import BROKEN, ceiling_rows, make_run
+from wslab.lab.runs import Run, ceilings_table, list_runs, load_run, runs_table
+
+
+def test_samples_are_a_table_of_numbers_by_elapsed_seconds(tmp_path: Path) -> None:
+    samples = Run.load(make_run(tmp_path, 50_000)).samples
+    assert samples.index.name == "elapsed_seconds"
+    assert samples["swarm_connections_open"].max() == 50_000
+    assert set(samples["phase"]) == {"start", "ramp", "hold", "verify", "drain"}
+
+
+def test_what_was_not_read_is_missing_and_not_zero(tmp_path: Path) -> None:
+    samples = Run.load(make_run(tmp_path)).samples
+    assert samples["server_pss_bytes"].isna().sum() == len(samples) // 2
+    assert samples["conntrack_count"].isna().all()
+
+
+def test_a_last_line_torn_by_a_death_is_left_out(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, 50_000)
+    whole = len(Run.load(run_dir).samples)
+    for name, torn in (("samples.csv", "99.0,17"), ("latency.csv", "99,round"), ("events.jsonl", '{"elapsed_sec')):
+        with open(run_dir / name, "a") as file:
+            file.write(torn)
+    run = Run.load(run_dir)
+    assert len(run.samples) == whole
+    assert set(run.latency["kind"]) == {"handshake", "roundtrip"}
+    assert run.events[-1]["event"] == "phase_ended"
+
+
+def test_a_folder_with_nothing_but_a_manifest_loads(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, 50_000)
+    for name in ("samples.csv", "latency.csv", "events.jsonl"):
+        (run_dir / name).unlink()
+    run = Run.load(run_dir)
+    assert len(run.samples) == len(run.latency) == len(run.events) == 0
+    assert "swarm_connections_open" in run.samples.columns
+
+
+def test_phases_come_from_the_events_while_the_manifest_has_none(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, 50_000)
+    recorded = Run.load(run_dir).phases
+    manifest = json.loads((run_dir / "run.json").read_text())
+    (run_dir / "run.json").write_text(json.dumps({**manifest, "phases": []}))
+    assert Run.load(run_dir).phases == recorded
+
+
+def test_a_folder_that_is_not_a_run_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is not a run folder"):
+        Run.load(tmp_path)
+
+
+def test_runs_are_listed_newest_last_and_other_folders_left_out(tmp_path: Path) -> None:
+    later, earlier = make_run(tmp_path, 1_000, second=9), make_run(tmp_path, 100_000, second=3)
+    (tmp_path / "runs" / "notes").mkdir()
+    (tmp_path / "runs" / ".executing-1.ipynb").touch()
+    assert [run.run_dir for run in list_runs(tmp_path)] == [earlier, later]
+
+
+def test_reference_runs_stand_in_only_when_asked_for_and_needed(tmp_path: Path) -> None:
+    make_run(tmp_path, 1_000)
+    (tmp_path / "runs").rename(tmp_path / "reference")
+    assert list_runs(tmp_path) == []
+    assert [run.connections for run in list_runs(tmp_path, or_reference=True)] == [1_000]
+    make_run(tmp_path, 2_000)
+    assert [run.connections for run in list_runs(tmp_path, or_reference=True)] == [2_000]
+
+
+def test_a_run_is_found_by_its_name_or_its_folder(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, 1_000)
+    assert load_run(run_dir).run_dir == load_run(run_dir.name, tmp_path).run_dir == run_dir
+
+
+def test_the_json_of_a_run_is_its_summary_with_outcome_findings_and_folder(tmp_path: Path) -> None:
+    run = Run.load(make_run(tmp_path, 1_000_000, outcome="broke", reached=262_144, findings=(BROKEN,)))
+    document = run.as_dict()
+    assert document["outcome"] == "broke"
+    assert document["connections_open"] == 262_144
+    assert document["findings"] == [BROKEN]
+    assert document["run_dir"] == str(run.run_dir)
+
+
+def test_a_run_shows_outcome_figures_evidence_and_machine(tmp_path: Path) -> None:
+    run = Run.load(make_run(tmp_path, 1_000_000, outcome="broke", reached=262_144, findings=(BROKEN,)))
+    for shown in (run._repr_html_(), run.text()):
+        assert all(text in shown for text in ("broke", "262,144", "8.2 KiB", BROKEN["evidence"], "Made-up CPU"))
+    assert repr(run) == f"Run({run.run_id}: broke by conntrack)"
+
+
+def test_the_table_of_a_run_has_words_and_units(tmp_path: Path) -> None:
+    table = Run.load(make_run(tmp_path, 100_000)).table()
+    assert table.loc["connections opened", "value"] == "17k/s"
+    assert table.loc["round trip, 99 %", "value"] == "12.3 ms"
+    assert "handshake, median" not in table.index
+
+
+def test_the_table_of_runs_has_one_row_a_run_with_plain_numbers(tmp_path: Path) -> None:
+    runs = [Run.load(make_run(tmp_path, n, second=n // 10_000)) for n in (10_000, 100_000)]
+    table = runs_table(runs)
+    assert list(table["connections_open"]) == [10_000, 100_000]
+    assert list(table["stage"]) == ["10k", "100k"]
+    assert list(runs_table([]).columns) == list(table.columns)
+
+
+def test_ceilings_are_listed_with_those_that_bind_first() -> None:
+    table = ceilings_table(ceiling_rows())
+    assert table["limit"].iloc[0] == "fd_limit"
+    assert table["limit"].iloc[-1] == "file_max"
+    assert table["ceiling_connections"].isna().sum() == 1

@@ -1,0 +1,619 @@
+"""The swarm against good servers, bad servers and no server at all."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+from load import rig
+from load.rig import Program, a_worker, frame, gone, heard, scripted, serving, until, upgraded
+from wslab.core.histogram import percentile
+from wslab.load import board as words
+from wslab.load.board import Board
+from wslab.load.dialects import dialect_of
+from wslab.load.dialler import FAILURES_IN_A_ROW
+from wslab.load.worker import Worker
+
+
+class Swarm(Program):
+    """A running swarm and the board on which it counts."""
+
+    board: Board
+    pids: list[int]
+
+    def count(self, word: int) -> int:
+        return self.board.total(word, words.ROLE_SWARM)
+
+    def counts(self, *names: str) -> list[int]:
+        return [self.count(getattr(words, name)) for name in names]
+
+    def run(self, phase: str, **fields: Any) -> None:
+        """Go through a phase, and wait until its counts are on the board."""
+        self.events = [event for event in self.events if event["event"] != "phase_ended"]
+        self.tell(phase, **fields)
+        self.wait_for("phase_ended", phase=phase)
+
+
+@contextmanager
+def swarming(url: str, connections: int, fd_limit: int | None = None, **spec: Any) -> Iterator[Swarm]:
+    board = Board.create(1 + spec.get("workers", 1) + 1)  # one row in front that is not theirs; the master's is last
+    os.set_inheritable(board.fd, True)
+    spec = {"url": url, "connections": connections, "workers": 1, "board_fd": board.fd, "board_row": 1, **spec}
+    try:
+        with Swarm.of("swarm", spec, fd_limit=fd_limit, pass_fds=(board.fd,)) as swarm:
+            swarm.board = board
+            swarm.pids = swarm.wait_for("ready")["pids"]
+            yield swarm
+    finally:
+        os.close(board.fd)
+
+
+@contextmanager
+def the_library(handler: Callable[[ServerConnection], Any]) -> Iterator[str]:
+    """Run a `websockets.asyncio` server in a thread; yield its URL."""
+    started: list[Any] = []
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        async with serve(handler, "127.0.0.1", 0) as server:
+            started.extend((asyncio.get_running_loop(), stop, server.sockets[0].getsockname()[1]))
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    loop, stop, port = until(lambda: started)
+    try:
+        yield f"ws://127.0.0.1:{port}"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(rig.DEADLINE_SECONDS)
+
+
+async def echo(connection: ServerConnection) -> None:
+    try:
+        async for message in connection:
+            await connection.send(message)
+    except ConnectionClosed:
+        pass  # The swarm leaves by a reset.
+
+
+# Good servers.
+
+
+@pytest.mark.parametrize("kind", ["lean", "tcp_floor"])
+def test_all_connections_are_opened_and_proved(kind: str) -> None:
+    with serving(kind, shards=2) as server, swarming(server.url, 47, workers=3, message_bytes=300) as swarm:
+        assert len(swarm.pids) == 4
+        swarm.run("ramp")
+        until(lambda: swarm.counts("OPEN", "OPENED", "PENDING", "TARGET") == [47, 47, 0, 47])
+        assert [swarm.board.row(index)[words.OPEN] for index in (1, 2, 3)] == [16, 16, 15]
+        swarm.run("verify", passes=2)
+        until(lambda: swarm.counts("VERIFIED", "SENT", "RECEIVED") == [47, 94, 94])
+        assert swarm.board.failures() == {}
+        assert sum(swarm.board.histogram(words.HANDSHAKE)) == 47
+        assert sum(swarm.board.histogram(words.ROUNDTRIP)) == 94
+        swarm.run("drain")
+        assert swarm.process.wait(rig.DEADLINE_SECONDS) == 0
+        assert [event["exit_code"] for event in swarm.all_of("process_exited")] == [0, 0, 0]
+        assert swarm.stderr() == ""
+
+
+def test_each_verification_proves_every_connection_anew() -> None:
+    with serving() as server, swarming(server.url, 5) as swarm:
+        swarm.run("ramp")
+        swarm.run("verify")
+        until(lambda: swarm.counts("VERIFIED", "SENT") == [5, 5])
+        swarm.run("verify")
+        until(lambda: swarm.counts("VERIFIED", "SENT", "RECEIVED") == [5, 10, 10])
+
+
+@pytest.mark.parametrize(("kind", "size"), [("lean", 1 << 20), ("tcp_floor", 1 << 20), ("lean", 1), ("lean", 65536)])
+def test_messages_of_any_size_come_back(kind: str, size: int) -> None:
+    with serving(kind) as server, swarming(server.url, 4, message_bytes=size) as swarm:
+        swarm.run("ramp")
+        swarm.run("verify")
+        until(lambda: swarm.counts("VERIFIED", "MESSAGES_FAILED") == [4, 0])
+
+
+def test_a_server_that_echoes_while_it_still_receives_cannot_jam_the_swarm() -> None:
+    # Far more than the buffers of both sockets hold: whoever only wrote would wait for ever.
+    with serving("tcp_floor") as server, swarming(server.url, 1, message_bytes=12 << 20) as swarm:
+        swarm.run("ramp")
+        swarm.run("verify")
+        until(lambda: swarm.counts("VERIFIED", "MESSAGES_FAILED") == [1, 0])
+
+
+def test_the_librarys_own_server_holds_and_answers() -> None:
+    with the_library(echo) as url, swarming(url, 20, message_rate=5.0) as swarm:
+        swarm.run("ramp")
+        swarm.tell("hold")
+        until(lambda: swarm.count(words.RECEIVED) > 20)
+        swarm.run("verify")
+        until(lambda: swarm.counts("OPEN", "VERIFIED", "MESSAGES_FAILED") == [20, 20, 0])
+        assert swarm.board.failures() == {}
+
+
+def test_ipv6_is_dialled_and_source_addresses_of_the_other_family_are_left_out() -> None:
+    with serving(host="::1") as server, swarming(server.url, 3, source_addresses=["127.0.0.2"]) as swarm:
+        swarm.run("ramp")
+        swarm.run("verify")
+        until(lambda: swarm.counts("OPEN", "VERIFIED") == [3, 3])
+
+
+def test_source_addresses_are_used_in_turn() -> None:
+    sources: list[str] = []
+
+    def script(peer: socket.socket) -> None:
+        sources.append(peer.getpeername()[0])
+        peer.sendall(upgraded(peer))
+        peer.recv(1)
+
+    with scripted(script) as url, swarming(url, 6, source_addresses=["127.0.0.2", "127.0.3.4"]) as swarm:
+        swarm.run("ramp")
+        assert sorted(sources) == ["127.0.0.2"] * 3 + ["127.0.3.4"] * 3
+
+
+# Servers that are odd, but within their rights.
+
+
+def test_an_echo_in_fragments_and_parts_with_pings_between_is_an_echo() -> None:
+    pongs: list[bytes] = []
+
+    def script(peer: socket.socket) -> None:
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in upgraded(peer):
+            peer.sendall(bytes((byte,)))
+        while True:
+            opcode, payload = heard(peer)
+            if opcode == 10:
+                pongs.append(payload)
+                continue
+            reply = frame(2, payload[:3], fin=False, masked=False) + frame(9, b"are you there", masked=False)
+            for byte in reply + frame(0, payload[3:], masked=False):
+                peer.sendall(bytes((byte,)))
+
+    with scripted(script) as url, swarming(url, 3) as swarm:
+        swarm.run("ramp")
+        swarm.run("verify", passes=2)
+        until(lambda: swarm.counts("VERIFIED", "RECEIVED", "MESSAGES_FAILED") == [3, 6, 0])
+        until(lambda: pongs == [b"are you there"] * 6)
+        assert swarm.board.failures() == {}
+
+
+def test_a_ping_right_behind_the_upgrade_is_answered() -> None:
+    pongs: list[tuple[int, bytes]] = []
+
+    def script(peer: socket.socket) -> None:
+        peer.sendall(upgraded(peer) + frame(9, b"first", masked=False))
+        pongs.append(heard(peer))
+
+    with scripted(script) as url, swarming(url, 1) as swarm:
+        swarm.run("ramp")
+        until(lambda: pongs == [(10, b"first")])
+
+
+# Failures, by phase and errno.
+
+
+def no_server() -> str:
+    """Return a URL where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"ws://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_refused_connection_is_counted_and_given_up_after_a_while() -> None:
+    with swarming(no_server(), FAILURES_IN_A_ROW + 50) as swarm:
+        swarm.run("ramp")
+        until(lambda: swarm.counts("FAILED", "OPEN", "PENDING") == [FAILURES_IN_A_ROW, 0, 0])
+        assert swarm.board.failures() == {("connect", errno.ECONNREFUSED): FAILURES_IN_A_ROW}
+        (failure,) = swarm.all_of("failure")
+        assert (failure["phase"], failure["errno"], failure["detail"]) == ("connect", 111, "Connection refused")
+
+
+def test_a_source_address_that_cannot_be_had_is_counted_as_such() -> None:
+    with serving() as server, swarming(server.url, 4, source_addresses=["127.0.0.2", "192.0.2.1"]) as swarm:
+        swarm.run("ramp")
+        until(lambda: swarm.counts("OPEN", "FAILED") == [2, 2])
+        assert swarm.board.failures() == {("connect", errno.EADDRNOTAVAIL): 2}
+
+
+def test_a_worker_without_descriptors_counts_them_and_holds_what_it_has() -> None:
+    with serving() as server, swarming(server.url, 90, fd_limit=64) as swarm:
+        swarm.run("ramp")
+        until(lambda: sum(swarm.counts("OPEN", "FAILED")) == 90)
+        assert swarm.board.failures() == {("connect", errno.EMFILE): swarm.count(words.FAILED)}
+        opened = swarm.count(words.OPEN)
+        assert 40 < opened < 64
+        assert opened <= swarm.count(words.CAPACITY) < 64
+        swarm.run("verify")
+        until(lambda: swarm.count(words.VERIFIED) == opened)
+        assert swarm.stderr() == ""
+
+
+def test_a_floor_worker_without_descriptors_still_puts_echoes_together() -> None:
+    spec = {"fd_limit": 64, "message_bytes": 300_000}
+    with serving("tcp_floor") as server, swarming(server.url, 90, **spec) as swarm:
+        swarm.run("ramp")
+        swarm.run("verify")
+        until(lambda: swarm.count(words.VERIFIED) == swarm.count(words.OPEN) > 40)
+        assert swarm.stderr() == ""
+
+
+def answering(answer: Callable[[bytes], bytes]) -> Callable[[socket.socket], None]:
+    """Return a script that answers the upgrade with what `answer` makes of the right answer, then waits."""
+
+    def script(peer: socket.socket) -> None:
+        peer.sendall(answer(upgraded(peer)))
+        while peer.recv(4096):
+            pass
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "detail"),
+    [
+        (lambda right: b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", errno.EPROTO, "403 Forbidden"),
+        (lambda right: right.replace(b"Accept: ", b"Accept: x"), errno.EPROTO, "Sec-WebSocket-Accept"),
+        (lambda right: b"", errno.ETIMEDOUT, "timed out"),
+        (lambda right: right[:40], errno.ETIMEDOUT, "timed out"),
+    ],
+    ids=["403", "a wrong accept value", "silence", "half an answer"],
+)
+def test_an_upgrade_that_fails_is_counted_with_what_the_server_said(
+    answer: Callable[[bytes], bytes], error: int, detail: str
+) -> None:
+    with scripted(answering(answer)) as url, swarming(url, 3, handshake_timeout_seconds=0.3) as swarm:
+        swarm.run("ramp")
+        until(lambda: swarm.counts("OPEN", "FAILED", "PENDING") == [0, 3, 0])
+        assert swarm.board.failures() == {("upgrade", error): 3}
+        (failure,) = swarm.all_of("failure")
+        assert detail in failure["detail"]
+
+
+def test_a_server_that_hangs_up_on_the_request_is_counted() -> None:
+    def script(peer: socket.socket) -> None:
+        upgraded(peer)
+
+    with scripted(script) as url, swarming(url, 3) as swarm:
+        swarm.run("ramp")
+        until(lambda: swarm.count(words.FAILED) == 3)
+        assert swarm.board.failures() == {("upgrade", errno.ESHUTDOWN): 3}
+
+
+def replying(reply: Callable[[bytes], bytes]) -> Callable[[socket.socket], None]:
+    """Return a script that grants the upgrade and answers each message with what `reply` makes of it."""
+
+    def script(peer: socket.socket) -> None:
+        peer.sendall(upgraded(peer))
+        while True:
+            opcode, payload = heard(peer)
+            data = reply(payload) if opcode == 2 else b""
+            if data is None:
+                return
+            peer.sendall(data)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("reply", "failures", "still_open"),
+    [
+        pytest.param(
+            lambda payload: frame(2, payload[::-1], masked=False), {("echo", errno.EBADMSG): 3}, 3, id="wrong bytes"
+        ),
+        pytest.param(lambda payload: None, {("hold", errno.ESHUTDOWN): 3}, 0, id="hangs up"),
+        pytest.param(
+            lambda payload: frame(8, b"\x03\xe9", masked=False), {("hold", errno.ESHUTDOWN): 3}, 0, id="closes"
+        ),
+        pytest.param(
+            lambda payload: frame(2, payload, rsv=4, masked=False), {("hold", errno.EPROTO): 3}, 0, id="reserved bits"
+        ),
+        pytest.param(lambda payload: frame(2, payload), {("hold", errno.EPROTO): 3}, 0, id="masks"),
+        pytest.param(lambda payload: b"", {("echo", errno.ETIMEDOUT): 3}, 3, id="says nothing"),
+    ],
+)
+def test_an_echo_that_fails_is_counted_and_proves_nothing(
+    reply: Callable[[bytes], bytes], failures: dict[tuple[str, int], int], still_open: int
+) -> None:
+    with scripted(replying(reply)) as url, swarming(url, 3, echo_timeout_seconds=0.3) as swarm:
+        swarm.run("ramp")
+        swarm.run("verify")
+        until(
+            lambda: swarm.counts("OPEN", "VERIFIED", "MESSAGES_FAILED", "CLOSED") == [still_open, 0, 3, 3 - still_open]
+        )
+        assert swarm.board.failures() == failures
+
+
+@pytest.mark.parametrize("behind_the_upgrade", [True, False])
+def test_a_close_by_the_server_is_answered_and_counted_as_lost_while_held(behind_the_upgrade: bool) -> None:
+    answers: list[tuple[int, bytes]] = []
+    farewell = frame(8, b"\x03\xe9going", masked=False)
+
+    def script(peer: socket.socket) -> None:
+        answer = upgraded(peer)
+        if behind_the_upgrade:
+            peer.sendall(answer + farewell)
+        else:
+            peer.sendall(answer)
+            held.wait(rig.DEADLINE_SECONDS)
+            peer.sendall(farewell)
+        answers.append(heard(peer))
+
+    held = threading.Event()
+    with scripted(script) as url, swarming(url, 2) as swarm:
+        swarm.run("ramp")
+        swarm.tell("hold")
+        held.set()
+        until(lambda: swarm.counts("OPEN", "OPENED", "CLOSED", "FAILED") == [0, 2, 2, 0])
+        assert swarm.board.failures() == {("hold", errno.ESHUTDOWN): 2}
+        (failure,) = swarm.all_of("failure")
+        assert failure["detail"] == "closed with code 1001"
+        until(lambda: answers == [(8, b"\x03\xe9going")] * 2)
+
+
+def test_a_reset_while_held_is_counted_with_its_errno() -> None:
+    def script(peer: socket.socket) -> None:
+        peer.sendall(upgraded(peer))
+        held.wait(rig.DEADLINE_SECONDS)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+    held = threading.Event()
+    with scripted(script) as url, swarming(url, 2) as swarm:
+        swarm.run("ramp")
+        held.set()
+        until(lambda: swarm.counts("OPEN", "CLOSED") == [0, 2])
+        assert swarm.board.failures() == {("hold", errno.ECONNRESET): 2}
+
+
+# Schedules.
+
+
+def test_a_ramp_rate_is_kept_by_all_workers_together() -> None:
+    arrivals: list[float] = []
+
+    def script(peer: socket.socket) -> None:
+        arrivals.append(time.monotonic())
+        answering(lambda right: right)(peer)
+
+    with scripted(script) as url, swarming(url, 60, workers=3, ramp_rate=100.0) as swarm:
+        swarm.run("ramp")
+        arrivals.sort()
+        # 60 connections at 100/s take 0.59 s; an even stream has half of them at half time.
+        assert 0.5 < arrivals[-1] - arrivals[0] < 1.2
+        assert 0.2 < arrivals[30] - arrivals[0] < 0.8
+
+
+def test_a_stall_of_the_server_shows_in_every_message_that_was_due_meanwhile() -> None:
+    stall = threading.Lock()
+    messages: list[bytes] = []
+
+    def reply(payload: bytes) -> bytes:
+        messages.append(payload)
+        if len(messages) == 20:
+            stall.acquire()
+            time.sleep(0.3)  # The stall itself.
+            stall.release()
+        with stall:
+            return frame(2, payload, masked=False)
+
+    with scripted(replying(reply)) as url, swarming(url, 20, message_rate=2.0) as swarm:
+        swarm.run("ramp")
+        swarm.tell("hold")
+        until(lambda: swarm.count(words.RECEIVED) >= 60)
+        counts = swarm.board.histogram(words.ROUNDTRIP)
+        # 40 messages a second: a dozen were due in 0.3 s. Were they sent only after the stall, one would be slow.
+        slow = percentile(counts, 1 - 6 / sum(counts))
+        assert 0.1 < slow < 1.0
+        assert swarm.count(words.MESSAGES_FAILED) == 0
+
+
+def test_messages_go_on_at_the_rate_of_those_that_are_left_when_connections_are_lost() -> None:
+    worker = playing(message_rate=10.0)
+    talked: list[float] = []
+    worker.say = lambda fd, at, now: talked.append(at)
+    worker.open, worker.state[5], worker.state[6] = 2, 1, 1
+    worker.start_talking(100.0)
+    for tick in range(100):
+        worker.talk_as_scheduled(100.0 + tick / 100)
+    worker.open = 1
+    for tick in range(100, 200):
+        worker.talk_as_scheduled(100.0 + tick / 100)
+    assert [sum(begin <= at < begin + 1 for at in talked) for begin in (99.99, 100.99)] == [20, 10]
+    worker.epoll.close()
+
+
+def playing(url: str = "", **spec: Any) -> Worker:
+    """Return a worker whose loop the test plays; by default it dials a port where nobody listens."""
+    url = url or no_server()
+    return a_worker(url, dialect_of(url), **spec)
+
+
+def test_a_worker_that_is_late_blames_nobody_else_for_it() -> None:
+    # Due ten seconds ago and dialled now: the server still has all of its time.
+    with serving() as server:
+        worker = playing(server.url, ramp_rate=1.0, handshake_timeout_seconds=1.0)
+        now = time.monotonic()
+        worker.dialling, worker.began = True, now - 10
+        worker.dial_what_is_due(now)
+        worker.give_up(now + 0.9)
+        assert (len(worker.upgrading), worker.failed) == (1, 0)
+        assert worker.row[words.LAG_US] > 9_000_000
+        (fd,) = worker.upgrading
+        until(lambda: worker.epoll.poll(0))
+        worker.answered(fd, os.read(fd, 4096))
+        assert percentile(worker.row[words.HANDSHAKE : words.ROUNDTRIP].tolist(), 1.0) == pytest.approx(10, rel=0.03)
+        worker.say(fd, now - 30, time.monotonic())
+        worker.give_up(time.monotonic())
+        assert (len(worker.waiting), worker.messages_failed) == (1, 0)
+        os.close(fd)
+        worker.epoll.close()
+
+
+def test_the_first_connection_of_a_worker_waits_for_its_turn() -> None:
+    worker = playing(ramp_rate=2.0)
+    worker.task.start_after, worker.dialling, worker.began = 1.0, True, 100.0
+    worker.dial_what_is_due(100.9)
+    assert worker.dialled == 0
+    worker.dial_what_is_due(101.0)
+    assert worker.dialled == 1
+    worker.epoll.close()
+
+
+def test_an_echo_that_comes_after_it_was_given_up_is_not_taken_for_a_wrong_one() -> None:
+    worker = playing(url="tcp://127.0.0.1:9")
+    mine, theirs = socket.socketpair()
+    fd = mine.fileno()
+    worker.epoll.register(fd, 1)
+    worker.open, worker.state[fd], worker.verifying = 1, 1, True
+    worker.say(fd, 0.0, 0.0)
+    first = theirs.recv(100)
+    worker.give_up_echoes(100.0)
+    worker.say(fd, 100.0, 100.0)
+    second = theirs.recv(100)
+    assert worker.messages_failed == 1
+    worker.heard(fd, first + second)
+    assert (worker.received, worker.messages_failed, worker.verified) == (1, 1, 1)
+    assert (worker.waiting, worker.late, worker.exchanges) == ({}, {}, {})
+    for end in (mine, theirs, worker.epoll):
+        end.close()
+
+
+def test_a_worker_without_epoll_watches_counts_them() -> None:
+    with serving() as server:
+        worker = playing(server.url)
+
+        class Full:
+            def register(self, fd: int, mask: int) -> None:
+                raise OSError(errno.ENOSPC, "no epoll watch left")
+
+        worker.epoll.close()
+        worker.epoll = Full()
+        worker.dial(0.0, 0.0)
+        assert worker.row[words.FAILURES + errno.ENOSPC] == worker.failed == 1
+        assert (worker.connecting, worker.upgrading) == ({}, {})
+
+
+# Commands, and the end.
+
+
+def test_a_halt_ends_the_ramp_and_keeps_what_is_open() -> None:
+    with serving() as server, swarming(server.url, 150, workers=2, ramp_rate=50.0) as swarm:
+        swarm.tell("ramp")
+        until(lambda: swarm.count(words.OPEN) >= 5)
+        swarm.tell("halt")
+        swarm.wait_for("phase_ended", phase="ramp", seconds=1.5)
+        until(lambda: swarm.count(words.PENDING) == 0)
+        opened = swarm.count(words.OPEN)
+        assert 5 <= opened < 100
+        swarm.run("verify")
+        until(lambda: swarm.counts("OPEN", "VERIFIED") == [opened, opened])
+
+
+def test_a_message_of_the_hold_phase_that_is_under_way_does_not_disturb_the_verification() -> None:
+    sent: list[bytes] = []
+
+    def reply(payload: bytes) -> bytes:
+        sent.append(payload)
+        if len(sent) <= 3:
+            verifying.wait(rig.DEADLINE_SECONDS)
+        return frame(2, payload, masked=False)
+
+    verifying = threading.Event()
+    with scripted(replying(reply)) as url, swarming(url, 3, message_rate=10.0) as swarm:
+        swarm.run("ramp")
+        swarm.tell("hold")
+        until(lambda: len(sent) == 3)
+        swarm.tell("verify")
+        verifying.set()
+        swarm.wait_for("phase_ended", phase="verify")
+        until(lambda: swarm.count(words.VERIFIED) == 3)
+        assert ("echo", errno.EBADMSG) not in swarm.board.failures()
+
+
+def test_a_drain_resets_all_connections_and_leaves_no_time_wait() -> None:
+    with serving() as server:
+        with swarming(server.url, 30) as swarm:
+            swarm.run("ramp")
+            swarm.run("verify")
+            swarm.run("drain")
+            assert swarm.process.wait(rig.DEADLINE_SECONDS) == 0
+        port = f":{server.address[1]:04X}"
+        table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        left = [row[3] for row in table if row[1].endswith(port) or row[2].endswith(port)]
+        assert "06" not in left  # TIME_WAIT
+        until(lambda: _established(port) == 0)
+
+
+def _established(port: str) -> int:
+    table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return sum(row[3] == "01" and (row[1].endswith(port) or row[2].endswith(port)) for row in table)
+
+
+def test_a_worker_that_is_killed_is_reported_and_the_phase_still_ends() -> None:
+    with serving() as server, swarming(server.url, 150, workers=2, ramp_rate=100.0) as swarm:
+        swarm.tell("ramp")
+        until(lambda: swarm.board.row(1)[words.OPEN] > 3)
+        os.kill(swarm.pids[1], signal.SIGKILL)
+        event = swarm.wait_for("process_exited")
+        assert (event["pid"], event["signal"], event["exit_code"]) == (swarm.pids[1], 9, None)
+        swarm.wait_for("phase_ended", phase="ramp")
+        until(lambda: swarm.count(words.OPEN) == 75)
+        row = swarm.board.row(1)
+        assert (row[words.OPEN], row[words.CLOSED] >= 4) == (0, True)
+        swarm.run("verify")
+        until(lambda: swarm.count(words.VERIFIED) == 75)
+
+
+def test_a_server_that_dies_is_lost_connection_by_connection() -> None:
+    with serving() as server, swarming(server.url, 12) as swarm:
+        swarm.run("ramp")
+        os.kill(server.pids[1], signal.SIGKILL)
+        until(lambda: swarm.counts("OPEN", "CLOSED") == [0, 12])
+        assert sum(swarm.board.failures().values()) == 12
+        assert {phase for phase, _ in swarm.board.failures()} == {"hold"}
+
+
+def test_the_end_of_standard_input_ends_all_of_it_also_in_the_middle_of_a_ramp() -> None:
+    with serving() as server, swarming(server.url, 200, workers=3, ramp_rate=20.0) as swarm:
+        swarm.tell("ramp")
+        until(lambda: swarm.count(words.OPEN) > 0)
+        assert swarm.end() == 0
+        until(lambda: all(map(gone, swarm.pids)))
+        assert swarm.stderr() == ""
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "ws://no.such.host.invalid:1"])
+def test_a_target_that_cannot_be_dialled_is_an_error_in_one_line(url: str) -> None:
+    with Program.of("swarm", {"url": url, "connections": 1, "workers": 1}) as swarm:
+        assert swarm.wait_for("error")["message"].startswith("the swarm cannot start: ")
+        assert swarm.process.wait(rig.DEADLINE_SECONDS) == 1
+        assert swarm.stderr() == ""
+
+
+def test_a_worker_that_waits_costs_no_cpu() -> None:
+    with serving() as server, swarming(server.url, 10) as swarm:
+        swarm.run("ramp")
+        until(lambda: swarm.count(words.OPEN) == 10)
+        ticks, began = [rig.cpu_ticks(pid) for pid in swarm.pids], time.monotonic()
+        until(lambda: time.monotonic() - began > 0.3)
+        assert [rig.cpu_ticks(pid) for pid in swarm.pids] == pytest.approx(ticks, abs=1)
+
+
+def test_a_floor_worker_carries_no_library_it_does_not_need() -> None:
+    with serving("tcp_floor") as server, swarming(server.url, 1) as swarm:
+        swarm.run("ramp")
+        assert "libcrypto" not in Path(f"/proc/{swarm.pids[1]}/maps").read_text()

@@ -1,0 +1,103 @@
+"""The report opens offline, says what held and what broke, and leaves its figures and table as files."""
+
+from __future__ import annotations
+
+import csv
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from made_runs import BROKEN, make_run
+from wslab.lab.runs import Run
+from wslab.view.publish import report, run_report
+
+
+class Links(HTMLParser):
+    """Collects everything that a page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href", "data", "srcset")]
+
+
+def parsed(page: Path) -> Links:
+    links = Links()
+    links.feed(page.read_text("utf-8"))
+    return links
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    data_dir = tmp_path_factory.mktemp("data")
+    held = make_run(data_dir, 100_000, second=1)
+    broke = make_run(data_dir, 1_000_000, outcome="broke", reached=262_144, second=2, findings=(BROKEN,))
+    return [Run.load(held), Run.load(broke)]
+
+
+@pytest.fixture(scope="module")
+def page(runs: list[Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report(runs, tmp_path_factory.mktemp("report"))
+
+
+def test_the_page_holds_all_that_it_shows_and_runs_no_script(page: Path) -> None:
+    links = parsed(page)
+    assert links.loaded
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in links.loaded)
+    assert not {"script", "link", "iframe"} & set(links.tags)
+    assert not re.search(r"url\(|@import", page.read_text("utf-8"))
+
+
+def test_the_page_says_first_what_held_and_what_broke(page: Path) -> None:
+    text = re.sub(r"<[^>]+>", "", page.read_text("utf-8").partition("Where things break")[0])
+    assert "100,000 connections held, opened at 17k/s, each taking 8.8 KiB" in text
+    assert "The 1M stage broke at 262,144: conntrack." in text
+    assert "Made-up CPU" in text
+
+
+def test_each_run_is_there_with_its_evidence_and_remedy(page: Path, runs: list[Run]) -> None:
+    text = page.read_text("utf-8")
+    assert all(run.run_id in text for run in runs)
+    assert BROKEN["evidence"] in text
+    assert BROKEN["remedy"] in text
+
+
+def test_figures_and_the_table_are_written_beside_the_page(page: Path) -> None:
+    names = {path.name for path in (page.parent / "figures").iterdir()}
+    assert {f"{name}.{kind}" for name in ("where-things-break", "stages", "memory") for kind in ("svg", "png")} == names
+    with open(page.parent / "runs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["connections_open"] for row in rows] == ["100000", "262144"]
+
+
+def test_each_run_gets_a_page_and_figures_of_its_own(page: Path, runs: list[Run]) -> None:
+    for run in runs:
+        assert run.outcome in (run.run_dir / "report.html").read_text("utf-8")
+        assert (run.run_dir / "figures" / "ceilings.svg").is_file()
+
+
+def test_runs_that_come_with_the_project_stay_as_they_are(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, 1_000)
+    (tmp_path / "runs").rename(tmp_path / "reference")
+    run = Run.load(tmp_path / "reference" / run_dir.name)
+    before = sorted(path.name for path in run.run_dir.iterdir())
+    report([run], tmp_path / "report")
+    assert sorted(path.name for path in run.run_dir.iterdir()) == before
+
+
+def test_text_of_a_run_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+    finding = {**BROKEN, "evidence": "<script>alert(1)</script>"}
+    run = Run.load(make_run(tmp_path, 1_000, outcome="broke", findings=(finding,)))
+    assert "script" not in parsed(run_report(run)).tags
+
+
+def test_without_runs_the_page_says_how_to_make_some(tmp_path: Path) -> None:
+    page = report([], tmp_path / "empty.html")
+    assert page == tmp_path / "empty.html"
+    assert "No runs are recorded yet" in page.read_text("utf-8")

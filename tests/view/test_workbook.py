@@ -1,0 +1,200 @@
+"""Stages as notebooks: the copy ends in the run folder, and a kernel that dies is told by its manifest and signal.
+
+A tiny template stands in for the real one: it writes a run folder and ends as its label says.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import signal
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import made_runs
+from wslab.core.quantities import BadInput
+from wslab.core.stage import PARAMETERS, Stage
+from wslab.view import workbook
+from wslab.view.kernel import how_it_died, interrupts_go_to
+from wslab.view.workbook import check_parameters, run_notebook, sweep
+
+RECORD = """
+import json, os, pathlib, signal, sys, time
+folder = pathlib.Path(data_dir) / "runs" / f"20250101T000000Z-{connections}-{os.getpid():04x}"
+if label != "nothing":
+    folder.mkdir()
+    ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    outcome = {"break": "broke", "abort": "aborted"}.get(label, "held")
+    manifest = {"run_id": folder.name, "outcome": "running", "caller": {"pid": os.getpid(), "start_ticks": ticks},
+                "stage": {"asked": {"connections": connections}, "effective": {}}}
+    (folder / "run.json").write_text(json.dumps(manifest))
+"""
+END = """
+if label == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+if label == "raise":
+    raise RuntimeError("no more")
+if label == "interrupt":
+    os.kill(os.getppid(), signal.SIGINT)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        outcome = "aborted"
+if label != "nothing":
+    (folder / "run.json").write_text(json.dumps({**manifest, "outcome": outcome, "ended_at": "now"}))
+"""
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    parameters = nbformat.v4.new_code_cell("\n".join(f"{p.name} = {p.default!r}" for p in PARAMETERS))
+    parameters.metadata["tags"] = ["parameters"]
+    cells = [parameters, nbformat.v4.new_code_cell(RECORD), nbformat.v4.new_code_cell(END)]
+    kernel = {"kernelspec": {"name": "not-installed-anywhere", "language": "python", "display_name": "-"}}
+    path = tmp_path_factory.mktemp("template") / "tiny.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    return path
+
+
+@pytest.fixture
+def stage(tmp_path: Path):
+    def make(label: str = "") -> Stage:
+        return Stage.of(connections=7, data_dir=tmp_path, label=label)
+
+    return make
+
+
+def silent(prefix: str):
+    return lambda event: None
+
+
+def leftovers(tmp_path: Path) -> list[str]:
+    return [path.name for path in (tmp_path / "runs").iterdir() if path.name.startswith(".")]
+
+
+def test_the_executed_copy_ends_in_the_folder_of_its_run(template: Path, stage, tmp_path: Path) -> None:
+    done = run_notebook(stage(), template, silent)
+    assert (done.outcome, done.reason) == ("held", "")
+    assert done.run is not None
+    injected = [
+        cell.source
+        for cell in nbformat.read(done.run.run_dir / "stage.ipynb", 4).cells
+        if "injected-parameters" in cell.metadata.get("tags", [])
+    ]
+    assert "connections = 7" in injected[0]
+    assert leftovers(tmp_path) == []
+
+
+def test_a_kernel_that_is_killed_is_told_by_its_signal_and_kept_in_the_manifest(
+    template: Path, stage, tmp_path: Path
+) -> None:
+    done = run_notebook(stage("kill"), template, silent)
+    assert done.outcome == "crashed"
+    assert done.reason.startswith("the notebook's kernel was killed by signal 9 (SIGKILL)")
+    assert done.run is not None
+    assert json.loads((done.run.run_dir / "run.json").read_text())["outcome"] == "crashed"
+    assert leftovers(tmp_path) == []
+
+
+def test_a_notebook_that_fails_after_its_run_says_so_and_keeps_the_outcome_of_the_run(
+    template: Path, stage, tmp_path: Path
+) -> None:
+    done = run_notebook(stage("raise"), template, silent)
+    assert done.run is not None
+    assert "RuntimeError: no more" in done.reason
+    assert (done.run.run_dir / "stage.ipynb").is_file()
+    assert leftovers(tmp_path) == []
+
+
+def test_a_notebook_that_records_no_run_has_crashed_and_leaves_nothing(template: Path, stage, tmp_path: Path) -> None:
+    done = run_notebook(stage("nothing"), template, silent)
+    assert (done.outcome, done.reason, done.run) == ("crashed", "the notebook recorded no run", None)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_an_interrupt_reaches_the_kernel_and_the_stage_is_aborted(template: Path, stage) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    done = run_notebook(stage("interrupt"), template, silent)
+    assert done.outcome == "aborted"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_interrupt_ends_it_here() -> None:
+    with pytest.raises(KeyboardInterrupt), interrupts_go_to([]):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_stage_far_beyond_the_memory_is_told_before_anything_starts(template: Path, tmp_path: Path) -> None:
+    done = run_notebook(Stage.of(connections="900M", data_dir=tmp_path), template, silent)
+    assert done.outcome == "broke"
+    assert done.reason.startswith("not started: connections=900M needs about")
+
+
+def test_parameters_that_the_template_does_not_declare_are_refused(template: Path) -> None:
+    with pytest.raises(BadInput, match=r"unknown parameter colour: tiny\.ipynb"):
+        check_parameters(template, {"connections": 1, "colour": "red"})
+
+
+@pytest.fixture
+def fake_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Replace the execution of notebooks by outcomes: a stage above 100 connections breaks, at 500 it is aborted."""
+    ran: list[str] = []
+
+    def execute(stage: Stage, template: Path) -> workbook.Executed:
+        ran.append(stage.name)
+        outcome = "aborted" if stage.connections == 500 else "broke" if stage.connections > 100 else "held"
+        run = made_runs.make_run(tmp_path, 1_000 + stage.connections, outcome=outcome)
+        return workbook.Executed(stage=stage.name, outcome=outcome, reason="", run=workbook.Run.load(run))
+
+    monkeypatch.setattr(workbook, "run_notebook", execute)
+    monkeypatch.setattr(workbook, "report", lambda runs, out: Path(out) / "index.html")
+    assert list(inspect.signature(execute).parameters) == list(inspect.signature(run_notebook).parameters)[:2]
+    return ran
+
+
+def test_a_sweep_stops_at_the_first_break_and_names_the_rest(
+    fake_runs: list[str], template: Path, tmp_path: Path
+) -> None:
+    done = sweep(["50", 200, 1e2], template=template, data_dir=tmp_path)
+    assert fake_runs == ["50", "200"]
+    assert (done.outcome, done.skipped) == ("broke", ("100",))
+    assert done.report == str(tmp_path / "report" / "index.html")
+
+
+def test_a_sweep_goes_on_when_asked_but_not_after_an_abort(
+    fake_runs: list[str], template: Path, tmp_path: Path
+) -> None:
+    done = sweep([200, 50, 500, 60], keep_going=True, template=template, data_dir=tmp_path)
+    assert fake_runs == ["200", "50", "500"]
+    assert done.outcome == "aborted"
+
+
+@pytest.mark.parametrize(
+    ("stages", "parameters"), [(["10k"], {"colour": "red"}), (["50", "x"], {}), (["50"], {"hold_seconds": -1})]
+)
+def test_a_sweep_refuses_bad_input_before_the_first_stage(
+    fake_runs: list[str], template: Path, stages: list[str], parameters: dict
+) -> None:
+    with pytest.raises(BadInput):
+        sweep(stages, template=template, **parameters)
+    assert fake_runs == []
+
+
+@pytest.mark.parametrize(
+    ("returncode", "oom_kills", "said"),
+    [
+        (None, 0, ""),
+        (0, 1, ""),
+        (1, 0, "the notebook's kernel ended with exit status 1"),
+        (-15, 3, "the notebook's kernel was killed by signal 15 (SIGTERM)"),
+        (-9, 2, "when memory ran out: oom_kill in /proc/vmstat rose by 2 meanwhile"),
+        (-9, 0, "it was not for want of memory"),
+    ],
+)
+def test_what_ended_a_kernel_is_said_with_its_evidence(returncode: int | None, oom_kills: int, said: str) -> None:
+    sentence = how_it_died(returncode, oom_kills)
+    assert sentence.endswith(said)
+    assert bool(sentence) == bool(said)

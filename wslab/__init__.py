@@ -1,0 +1,53 @@
+"""wslab: how many WebSocket connections a server can hold on this machine, what breaks first, and what lifts it.
+
+The names below are loaded when they are first used, so that a load process imports none of what a notebook needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wslab.core.stage import STAGES as STAGES
+    from wslab.core.stage import Stage as Stage
+    from wslab.lab.experiment import run_stage as run_stage
+    from wslab.lab.preflight import preflight as preflight
+    from wslab.lab.runs import Run as Run
+    from wslab.lab.runs import list_runs as list_runs
+    from wslab.lab.runs import load_run as load_run
+    from wslab.lab.runs import runs_table as runs_table
+    from wslab.view import plots as plots
+    from wslab.view.live import live_view as live_view
+    from wslab.view.publish import report as report
+    from wslab.view.workbook import sweep as sweep
+
+# Public name: where it is; a module stands for itself.
+_WHERE = {
+    "STAGES": "wslab.core.stage",
+    "Stage": "wslab.core.stage",
+    "run_stage": "wslab.lab.experiment",
+    "preflight": "wslab.lab.preflight",
+    "Run": "wslab.lab.runs",
+    "list_runs": "wslab.lab.runs",
+    "load_run": "wslab.lab.runs",
+    "runs_table": "wslab.lab.runs",
+    "plots": "wslab.view.plots",
+    "live_view": "wslab.view.live",
+    "report": "wslab.view.publish",
+    "sweep": "wslab.view.workbook",
+}
+__all__ = list(_WHERE)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_WHERE[name])
+    value: object = module if _WHERE[name].endswith(f".{name}") and not hasattr(module, name) else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

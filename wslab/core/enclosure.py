@@ -1,0 +1,118 @@
+"""What a limit is broken in on purpose: an enclosure, so that nothing else on the machine notices.
+
+1. Whatever the kernel keeps per network namespace, control group, process or user is bound there, and needs no
+   putting back: it ends with what it was bound to.
+2. Two limits exist once for the whole machine. They may be written only where their use is counted apart, by
+   namespace or by user, and never below a floor that leaves the rest of the machine room.
+3. An enclosure that makes no sense is refused when it is described, not when half of it has been made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from wslab.core.quantities import refuse
+
+ROLES = ("server", "swarm")
+
+CONNTRACK_MAX = "net.netfilter.nf_conntrack_max"
+EPOLL_WATCHES = "fs.epoll.max_user_watches"
+
+# The least that each may be set to. Services hold few epoll watches each, but all of root's count together; entries of
+# connection tracking are counted per namespace, and how many this machine has itself is looked at before writing.
+GLOBAL_FLOORS: Mapping[str, int] = {CONNTRACK_MAX: 100, EPOLL_WATCHES: 4096}
+
+# Python itself opens about a dozen descriptors before it comes to serve.
+FD_LIMIT_LEAST = 64
+# Below that a Python process does not come to life.
+MEMORY_LEAST_BYTES = 16 << 20
+
+_PER_ROLE = {
+    "memory_bytes": MEMORY_LEAST_BYTES,
+    "processes": 1,
+    "fd_limit": FD_LIMIT_LEAST,
+    "processes_limit": 1,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enclosure:
+    """The bounds that a load is put under; what is left out is as on the machine.
+
+    The mappings by role have the keys `server` and `swarm`, either or both.
+
+    Attributes:
+        netns: whether both ends run in a network namespace of their own, with nothing in it but loopback.
+        sysctls: settings of that namespace by name, such as `net.core.somaxconn`.
+        global_sysctls: settings of the whole machine, for as long as the enclosure lasts; see `GLOBAL_FLOORS`.
+        nft: rules for that namespace in the language of nftables.
+        memory_bytes: memory of the control group, by role.
+        processes: processes of the control group, by role.
+        fd_limit: soft and hard RLIMIT_NOFILE of every process, by role.
+        processes_limit: RLIMIT_NPROC, by role; the kernel exempts root, so it goes with `uid`.
+        uid: user that the processes of both ends run as.
+        cpus: the CPUs that a role may run on.
+    """
+
+    netns: bool = False
+    sysctls: Mapping[str, str | int] = field(default_factory=dict)
+    global_sysctls: Mapping[str, int] = field(default_factory=dict)
+    nft: str = ""
+    memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    processes: Mapping[str, int] = field(default_factory=dict)
+    fd_limit: Mapping[str, int] = field(default_factory=dict)
+    processes_limit: Mapping[str, int] = field(default_factory=dict)
+    uid: int | None = None
+    cpus: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in _PER_ROLE.items():
+            for role, value in getattr(self, name).items():
+                _check_role(name, role)
+                if value < least:
+                    raise refuse(f"{name}[{role}]", value, f"a number from {least:,}")
+        for role, cpus in self.cpus.items():
+            _check_role("cpus", role)
+            if not cpus:
+                raise refuse(f"cpus[{role}]", cpus, "at least one CPU")
+        for name in self.sysctls:
+            if not name.startswith("net.") or "/" in name:
+                raise refuse("sysctls", name, "a setting of a network namespace, named net.…")
+        if not self.netns and (self.sysctls or self.nft):
+            raise refuse("netns", self.netns, "True, because sysctls and nft rules are written in a namespace only")
+        if self.uid is not None and self.uid < 0:
+            raise refuse("uid", self.uid, "the number of a user")
+        self._check_global()
+
+    def _check_global(self) -> None:
+        for name, value in self.global_sysctls.items():
+            if name not in GLOBAL_FLOORS:
+                raise refuse("global_sysctls", name, "one of " + ", ".join(GLOBAL_FLOORS))
+            if value < GLOBAL_FLOORS[name]:
+                raise refuse(name, value, f"a number from {GLOBAL_FLOORS[name]:,}: it holds for the whole machine")
+        if EPOLL_WATCHES in self.global_sysctls and not self.uid:
+            raise refuse("uid", self.uid, f"a user other than root, whose {EPOLL_WATCHES} are counted apart")
+        if CONNTRACK_MAX in self.global_sysctls and not self.netns:
+            raise refuse("netns", self.netns, f"True, because {CONNTRACK_MAX} is counted by namespace")
+
+    @property
+    def needs_root(self) -> bool:
+        """Whether it takes root to make it: descriptors, processes and CPUs anybody may bound for himself."""
+        return bool(self.netns or self.global_sysctls or self.memory_bytes or self.processes or self.uid is not None)
+
+    @property
+    def tracks_connections(self) -> bool:
+        """Whether its rules are stateful, so that the kernel tracks the connections in the namespace."""
+        return re.search(r"\b(ct|nat|masquerade)\b", self.nft) is not None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what it binds, for the manifest of a run; what is as on the machine is left out."""
+        return {name: value for name, value in asdict(self).items() if value or (name == "uid" and value is not None)}
+
+
+def _check_role(name: str, role: str) -> None:
+    if role not in ROLES:
+        raise refuse(name, role, "bounds by role: " + " or ".join(ROLES))

@@ -1,0 +1,207 @@
+"""What a run recorded, as the rules of the diagnosis ask for it: counters before and after, errors, events, misses.
+
+A counter of the kernel runs since boot and for the whole machine, so that only its change over the run says anything;
+it is always quoted with both values. Nothing here judges: `misses` states what was asked for and not reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from wslab.core.plan import Plan
+from wslab.core.quantities import counted, parse_number
+from wslab.core.timeline import Phase, Record, active, last_phase, messages_between, open_at_plateau, timeline
+
+# A rate counts as missed below this share of what was asked.
+RATE_KEPT = 0.90
+# What a ramp may take beyond its schedule before its rate is judged: short ramps are mostly start and end.
+RAMP_GRACE_SECONDS = 1.0
+# Fewer messages than this are too few to judge a rate by.
+MESSAGES_JUDGED = 100
+
+# The kernel's own names of the counters, as its tools print them.
+COUNTERS = {
+    "listen_overflows_total": "ListenOverflows",
+    "listen_drops_total": "ListenDrops",
+    "syn_cookies_total": "TCPReqQFullDoCookies",
+    "syn_drops_total": "TCPReqQFullDrop",
+    "syn_retransmits_total": "TCPSynRetrans",
+    "retransmits_total": "RetransSegs",
+    "tcp_memory_pressures_total": "TCPMemoryPressures",
+    "tcp_aborts_on_memory_total": "TCPAbortOnMemory",
+    "tcp_memory_bytes": "sockstat TCP mem bytes",
+    "tcp_time_wait": "sockstat TCP tw",
+    "file_handles": "file-nr",
+    "conntrack_count": "nf_conntrack_count",
+    "conntrack_drops_total": "nf_conntrack drop",
+    "softnet_drops_total": "softnet_stat dropped",
+    "oom_kills_total": "vmstat oom_kill",
+    "memory_headroom_bytes": "memory headroom bytes",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The records of one run.
+
+    Attributes:
+        stage: the parameters asked for.
+        plan: shards, workers, source addresses and the rest of the layout.
+        limits: the host's limits as read before the run.
+        samples: one mapping a second, None for what was not read.
+        events: everything that happened, in order.
+        failures: rows `{phase, errno, name, count}` over the whole run.
+    """
+
+    stage: Mapping[str, Any]
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    samples: Sequence[Record] = ()
+    events: Sequence[Record] = ()
+    failures: Sequence[Record] = ()
+
+    @cached_property
+    def phases(self) -> list[Phase]:
+        """The phases, from the events."""
+        return timeline(self.events)
+
+    @cached_property
+    def asked(self) -> int:
+        """Connections asked for."""
+        return int(self.stage["connections"])
+
+    @cached_property
+    def opened(self) -> int:
+        """Connections open when the ramp ended."""
+        return open_at_plateau(self.phases, self.samples)
+
+    @cached_property
+    def active(self) -> list[Record]:
+        """The samples from the last one before the ramp up to the drain."""
+        first = next((i for i, sample in enumerate(self.samples) if sample.get("phase") not in (None, "start")), 0)
+        last = next((i for i, sample in enumerate(self.samples) if sample.get("phase") in ("drain", "done")), None)
+        # The first sample of the drain closes the last interval before it.
+        return list(self.samples[max(0, first - 1) : None if last is None else last + 1])
+
+    @cached_property
+    def loaded(self) -> list[Record]:
+        """The samples taken while connections were opened or used."""
+        return active(self.samples)
+
+    @cached_property
+    def layout(self) -> Plan:
+        """The plan as a record; what it does not hold is taken to be one."""
+        addresses = self.plan.get("source_addresses") or ("127.0.0.2",)
+        return Plan(
+            connections=self.asked,
+            shards=int(self.plan.get("shards") or 1),
+            workers=int(self.plan.get("workers") or 1),
+            connections_per_shard=int(self.plan.get("connections_per_shard") or self.asked),
+            connections_per_worker=int(self.plan.get("connections_per_worker") or self.asked),
+            source_addresses=tuple(addresses),
+            pending_max=int(self.plan.get("pending_max") or 1),
+            memory_reserve_bytes=int(self.plan.get("memory_reserve_bytes") or 0),
+        )
+
+    def values(self, column: str) -> list[float]:
+        """Return the values of a column over the run, without those that were not read."""
+        return [sample[column] for sample in self.active if sample.get(column) is not None]
+
+    def before(self, column: str) -> float | None:
+        """Return the first value of a column."""
+        return next(iter(self.values(column)), None)
+
+    def delta(self, column: str) -> float:
+        """Return how much a counter rose over the run; 0 when it was not read."""
+        values = self.values(column)
+        return values[-1] - values[0] if values else 0
+
+    def quote(self, column: str) -> str:
+        """Return a counter with its kernel name and its value before and after: `ListenOverflows 3 → 412`."""
+        values = self.values(column)
+        name = COUNTERS.get(column, column)
+        return f"{name} {values[0]:,} → {values[-1]:,}" if values else f"{name} not read"
+
+    def errors(self, phases: str = "", names: str = "") -> int:
+        """Return how many failures have one of these phases and one of these errno names; empty means any.
+
+        Args:
+            phases: names of phases, separated by spaces: `"connect upgrade"`.
+            names: names of errnos, separated by spaces: `"EMFILE ENFILE"`.
+        """
+        return sum(int(row["count"]) for row in self._errors(phases, names))
+
+    def quote_errors(self, phases: str = "", names: str = "") -> str:
+        """Return failures as text: `connect EADDRNOTAVAIL × 1,200`."""
+        return ", ".join(f"{row['phase']} {row['name']} × {row['count']:,}" for row in self._errors(phases, names))
+
+    def named(self, *names: str) -> list[Record]:
+        """Return the events with one of these names."""
+        return [event for event in self.events if event.get("event") in names]
+
+    def deaths(self, role: str) -> list[Record]:
+        """Return the processes of an end that ended without being told to."""
+        return [
+            event for event in self.named("process_exited") if event.get("role") == role and not event.get("expected")
+        ]
+
+    @property
+    def timeouts(self) -> int:
+        """Attempts and messages that timed out."""
+        return self.errors(names="ETIMEDOUT")
+
+    @property
+    def stopped_by(self) -> str | None:
+        """What cut the ramp short; None when it ended by itself."""
+        ramp = last_phase(self.phases, "ramp")
+        return ramp.end.get("stopped_by") if ramp else None
+
+    @cached_property
+    def misses(self) -> list[str]:
+        """What was asked for and not reached, in words; empty for a healthy run."""
+        return [*self._missing_connections(), *self._missing_rates()]
+
+    def _errors(self, phases: str, names: str) -> list[Record]:
+        return [
+            row
+            for row in self.failures
+            if (not phases or row["phase"] in phases.split()) and (not names or row["name"] in names.split())
+        ]
+
+    def _missing_connections(self) -> Iterator[str]:
+        if self.stopped_by == "caller":
+            return
+        if self.opened < self.asked:
+            yield f"{self.opened:,} of {self.asked:,} connections opened"
+        verify = last_phase(self.phases, "verify")
+        verified = verify.end.get("connections_verified") if verify else None
+        if verified is not None and verified < self.opened:
+            yield f"{verified:,} of {self.opened:,} connections verified"
+        for phase in self.phases:
+            if phase.name not in ("hold", "verify"):
+                continue
+            kept, cut = phase.end.get("connections_open"), phase.end.get("stopped_by")
+            if kept is not None and kept < self.opened:
+                yield f"{self.opened - kept:,} connections lost by the end of {phase.name}"
+            if cut not in (None, "caller"):
+                yield f"{phase.name} cut short by {cut}"
+        for role in ("server", "swarm"):
+            if deaths := self.deaths(role):
+                yield f"{counted(len(deaths), f'{role} process', 'es')} ended"
+
+    def _missing_rates(self) -> Iterator[str]:
+        ramp, rate = last_phase(self.phases, "ramp"), self.stage.get("ramp_rate", "max")
+        if ramp and ramp.seconds and rate not in ("max", None):
+            per_second = parse_number(rate, "ramp_rate", "")
+            if ramp.seconds > self.opened / per_second / RATE_KEPT + RAMP_GRACE_SECONDS:
+                yield f"{self.opened / ramp.seconds:,.0f} of {per_second:,.0f} connections a second"
+        hold = last_phase(self.phases, "hold")
+        if hold is None or not hold.seconds:
+            return
+        due = parse_number(self.stage.get("message_rate") or 0, "message_rate", "") * self.opened * hold.seconds
+        answered = messages_between(self.phases, hold)
+        if answered is not None and due >= MESSAGES_JUDGED and answered < RATE_KEPT * due:
+            yield f"{answered / hold.seconds:,.0f} of {due / hold.seconds:,.0f} messages a second answered"

@@ -1,0 +1,144 @@
+"""How a stage is laid out on a host: processes, source addresses, handshakes in flight, and whether memory holds it.
+
+One host runs both ends. Every process of an end has its own descriptor limit, so an end needs at least as many
+processes as it takes for the limit to fit; beyond that more processes than half the cores only cost memory. All shards
+accept from one shared queue, so a shard that is full leaves the rest to the others.
+
+`host` is the flat mapping of limits that the machine layer reads; a missing or None value means "not known here".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wslab.core.quantities import about_count, format_bytes, format_count
+
+if TYPE_CHECKING:
+    from wslab.core.stage import Stage
+
+# Descriptors that a process needs for itself: standard streams, listener, epoll, board, logs, with room to spare.
+FDS_RESERVED = 64
+
+# What one connection costs on a host that runs both ends, measured on Linux 6.18 as a slope over 0.1M to 2.6M.
+KERNEL_BYTES_PER_CONNECTION = 8400
+USER_BYTES_PER_CONNECTION = 500
+BYTES_PER_CONNECTION = KERNEL_BYTES_PER_CONNECTION + USER_BYTES_PER_CONNECTION
+
+# Connections from one source address. A third of the usual port range: the kernel finds a free port at the first try.
+ADDRESS_SPAN = 8000
+
+# Handshakes in flight over all workers: a quarter of the default somaxconn, far from overflowing the accept queue.
+PENDING_MOST = 1024
+
+_LOOPBACK_ADDRESSES = 254 * (1 << 16) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The layout of one stage.
+
+    Attributes:
+        connections: connections asked for.
+        shards: server processes.
+        workers: swarm processes.
+        connections_per_shard: what a shard holds when all hold the same, rounded up.
+        connections_per_worker: what the fullest worker opens.
+        source_addresses: loopback addresses that the swarm dials from.
+        pending_max: handshakes that all workers together may have in flight.
+        memory_reserve_bytes: memory of the machine that the ramp leaves alone.
+    """
+
+    connections: int
+    shards: int
+    workers: int
+    connections_per_shard: int
+    connections_per_worker: int
+    source_addresses: tuple[str, ...]
+    pending_max: int
+    memory_reserve_bytes: int = 0
+
+
+def resolve(stage: Stage, host: Mapping[str, Any]) -> Plan:
+    """Turn every `auto` of a stage into a number that fits this host; what was given is honoured.
+
+    Only processes that would have no connection at all are left out.
+    """
+    connections = stage.connections
+    least = max(cores(host) // 2, 1, -(-connections // process_capacity(host)))
+    shards = least if stage.server_shards == "auto" else int(stage.server_shards)
+    workers = least if stage.swarm_workers == "auto" else int(stage.swarm_workers)
+    shards, workers = min(shards, connections), min(workers, connections)
+    span = min(ADDRESS_SPAN, max(1, ports_per_address(host) // 2))
+    addresses = -(-connections // span) if stage.source_addresses == "auto" else int(stage.source_addresses)
+    queue = host.get("somaxconn") or 2 * PENDING_MOST
+    return Plan(
+        connections=connections,
+        shards=shards,
+        workers=workers,
+        connections_per_shard=-(-connections // shards),
+        connections_per_worker=-(-connections // workers),
+        source_addresses=loopback_addresses(addresses),
+        pending_max=max(1, min(PENDING_MOST, queue // 2)),
+        memory_reserve_bytes=stage.memory_reserve,
+    )
+
+
+def cores(host: Mapping[str, Any]) -> int:
+    """Return the number of CPUs that can be used: the affinity, or the quota of the control group if that is less."""
+    count = host.get("cpu_count") or 1
+    quota = host.get("cpu_quota")
+    return max(1, min(count, int(quota + 0.5))) if quota else int(count)
+
+
+def process_capacity(host: Mapping[str, Any]) -> int:
+    """Return how many connections one process can hold: the hard fd limit, to which soft is raised, less its own."""
+    hard, most = host.get("fd_hard"), host.get("nr_open") or 1 << 20
+    limit = most if hard is None or hard < 0 else min(hard, most)
+    return max(1, int(limit) - FDS_RESERVED)
+
+
+def ports_per_address(host: Mapping[str, Any]) -> int:
+    """Return how many ports one source address has towards one destination."""
+    low, high = host.get("port_low"), host.get("port_high")
+    if low is None or high is None:
+        low, high = 32768, 60999
+    return max(1, int(high) - int(low) + 1)
+
+
+def loopback_addresses(count: int) -> tuple[str, ...]:
+    """Return `count` addresses from 127.0.0.2 upwards, without last octets 0 and 255, which look like networks."""
+    hosts = range(1, min(count, _LOOPBACK_ADDRESSES) + 1)
+    return tuple(f"127.{n // 254 >> 8}.{n // 254 & 255}.{n % 254 + 1}" for n in hosts)
+
+
+def estimate_bytes(connections: int) -> int:
+    """Return the memory that so many connections take on a host that runs both ends."""
+    return connections * BYTES_PER_CONNECTION
+
+
+def memory_holds(host: Mapping[str, Any], reserve_bytes: int = 0) -> int | None:
+    """Return how many connections the memory of this host can hold, leaving a reserve; None when it is not known."""
+    headroom = host.get("memory_headroom_bytes")
+    if headroom is None:
+        return None
+    limit, used = host.get("memory_cgroup_limit_bytes"), host.get("memory_cgroup_used_bytes") or 0
+    if limit is not None:
+        headroom = min(headroom, limit - used)
+    return max(0, int(headroom) - reserve_bytes) // BYTES_PER_CONNECTION
+
+
+def refusal(stage: Stage, host: Mapping[str, Any]) -> str | None:
+    """Return one line that says why a stage is out of reach of this host's memory, or None when it may be tried.
+
+    The reserve is left out: a stage that would eat into it is stopped by it, and that is a result.
+    """
+    holds = memory_holds(host)
+    if holds is None or stage.connections <= holds:
+        return None
+    need = format_bytes(estimate_bytes(stage.connections))
+    return (
+        f"connections={format_count(stage.connections)} needs about {need} of memory; "
+        f"this machine can hold about {about_count(holds)}"
+    )

@@ -1,0 +1,219 @@
+"""The records of a run: the columns of its samples and latencies, its findings and its outcome.
+
+A sample is a flat mapping from column name to value, one a second; None stands for a value that could not be read. On
+disk it is a CSV row in which an empty cell is None, so that what was not measured never turns into a zero.
+
+1. Names carry their unit; `_total` and `_cpu_*_seconds` are cumulative, everything else is a value at that moment.
+2. A column is added here and nowhere else: the recorder, the store and the figures read this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Value = int | float | str | None
+
+RUNNING = "running"
+HELD = "held"
+BROKE = "broke"
+ABORTED = "aborted"
+CRASHED = "crashed"
+OUTCOMES = {
+    RUNNING: "not ended yet, or ended without being able to say so",
+    HELD: "everything that was asked for was opened and verified",
+    BROKE: "a limit stopped it; the findings name it",
+    ABORTED: "the user stopped it",
+    CRASHED: "something of ours died",
+}
+
+FLOAT_UNITS = frozenset({"seconds", "fraction"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column of a recorded table.
+
+    Attributes:
+        name: the name in the CSV header and in every mapping.
+        unit: `seconds`, `bytes`, `count`, `fraction` or `text`.
+        meaning: what it is and where it is read, in one line.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+
+    def parse(self, cell: str) -> Value:
+        """Return the value of a CSV cell; an empty one is None and a whole number stays an int."""
+        if cell == "":
+            return None
+        if self.unit == "text":
+            return cell
+        if self.unit in FLOAT_UNITS or not cell.lstrip("-").isdigit():
+            return float(cell)
+        return int(cell)
+
+    def write(self, value: Value) -> str:
+        """Return the CSV cell of a value; seconds are kept to the microsecond."""
+        if value is None:
+            return ""
+        return repr(round(value, 6)) if isinstance(value, float) else str(value)
+
+
+def _columns(unit_rows: Iterable[tuple[str, str, str]]) -> tuple[Column, ...]:
+    return tuple(Column(name=name, unit=unit, meaning=meaning) for name, unit, meaning in unit_rows)
+
+
+def _side(side: str, who: str) -> tuple[Column, ...]:
+    """Return the columns that exist once for each end."""
+    rows = (
+        ("processes", "count", "processes alive"),
+        ("cpu_user_seconds", "seconds", "CPU time in user mode, cumulative, /proc/PID/stat utime"),
+        ("cpu_system_seconds", "seconds", "CPU time in the kernel, cumulative, /proc/PID/stat stime"),
+        ("cpu_fraction_max", "fraction", "busiest process over the last interval, 1.0 is one core"),
+        ("rss_bytes", "bytes", "resident memory, pages shared by forked processes counted in each"),
+        ("pss_bytes", "bytes", "resident memory, shared pages divided, /proc/PID/smaps_rollup; empty unless read"),
+        ("fds", "count", "open file descriptors, size of /proc/PID/fd"),
+        ("fds_max", "count", "open file descriptors of the process that has most"),
+        ("connections_open", "count", "connections open now"),
+        ("connections_opened", "count", "connections opened so far"),
+        ("connections_failed", "count", "attempts that ended without an open connection, so far"),
+        ("connections_closed", "count", "connections lost after they were open, so far"),
+        ("messages_sent", "count", "messages sent so far"),
+        ("messages_received", "count", "messages received so far"),
+    )
+    return _columns((f"{side}_{name}", unit, f"{who}: {meaning}") for name, unit, meaning in rows)
+
+
+SAMPLE_COLUMNS: tuple[Column, ...] = (
+    *_columns(
+        (
+            ("elapsed_seconds", "seconds", "time since the run began, monotonic clock"),
+            ("unix_seconds", "seconds", "wall clock, seconds since 1970"),
+            ("phase", "text", "start, ramp, hold, verify, drain or done"),
+        )
+    ),
+    *_side("server", "all shards"),
+    *_side("swarm", "all workers"),
+    *_columns(
+        (
+            ("swarm_connections_pending", "count", "handshakes in flight"),
+            ("swarm_connections_verified", "count", "connections whose own echo came back in the verify phase"),
+            ("swarm_messages_failed", "count", "messages that were lost, late or came back changed, so far"),
+            ("swarm_lag_seconds_max", "seconds", "largest lag behind the schedule over the last interval"),
+            ("server_shards_at_limit", "count", "shards that do not accept because their descriptors are used up"),
+            ("cpu_user_seconds", "seconds", "all CPUs in user mode, /proc/stat"),
+            ("cpu_nice_seconds", "seconds", "all CPUs in user mode at lower priority, /proc/stat"),
+            ("cpu_system_seconds", "seconds", "all CPUs in the kernel, /proc/stat"),
+            ("cpu_irq_seconds", "seconds", "all CPUs in interrupts, /proc/stat"),
+            ("cpu_softirq_seconds", "seconds", "all CPUs in soft interrupts, where packets are handled, /proc/stat"),
+            ("cpu_iowait_seconds", "seconds", "all CPUs waiting for disks, /proc/stat"),
+            ("cpu_steal_seconds", "seconds", "time taken by the hypervisor, /proc/stat"),
+            ("cpu_idle_seconds", "seconds", "all CPUs idle, /proc/stat"),
+            ("memory_free_bytes", "bytes", "MemFree, /proc/meminfo"),
+            ("memory_available_bytes", "bytes", "MemAvailable; counts pinned socket inodes as free, see headroom"),
+            ("memory_headroom_bytes", "bytes", "MemFree and file cache: MemFree+Buffers+Cached-Shmem"),
+            ("memory_anon_bytes", "bytes", "AnonPages, /proc/meminfo"),
+            ("memory_cache_bytes", "bytes", "file cache, Buffers+Cached-Shmem, /proc/meminfo"),
+            ("memory_kernel_bytes", "bytes", "MemTotal-MemFree-Buffers-Cached-SwapCached-AnonPages"),
+            ("slab_bytes", "bytes", "Slab, /proc/meminfo"),
+            ("slab_unreclaimable_bytes", "bytes", "SUnreclaim, /proc/meminfo"),
+            ("page_tables_bytes", "bytes", "PageTables, /proc/meminfo"),
+            ("kernel_stack_bytes", "bytes", "KernelStack, /proc/meminfo"),
+            ("sockets_used", "count", "sockets of all kinds, /proc/net/sockstat"),
+            ("tcp_inuse", "count", "TCP sockets bound or connected, /proc/net/sockstat"),
+            ("tcp_orphan", "count", "TCP sockets without a process, /proc/net/sockstat"),
+            ("tcp_time_wait", "count", "TCP sockets in TIME_WAIT, /proc/net/sockstat tw"),
+            ("tcp_alloc", "count", "TCP sockets allocated, /proc/net/sockstat"),
+            ("tcp_memory_bytes", "bytes", "TCP socket buffers, /proc/net/sockstat mem in pages"),
+            ("file_handles", "count", "open file handles of the system, /proc/sys/fs/file-nr field 1"),
+            ("listen_overflows_total", "count", "connections refused by a full accept queue, TcpExt ListenOverflows"),
+            ("listen_drops_total", "count", "SYNs dropped at a listener, TcpExt ListenDrops"),
+            ("syn_cookies_total", "count", "SYN queue full, cookie sent instead, TcpExt TCPReqQFullDoCookies"),
+            ("syn_drops_total", "count", "SYN queue full, SYN dropped, TcpExt TCPReqQFullDrop"),
+            ("syn_retransmits_total", "count", "SYNs sent again, TcpExt TCPSynRetrans"),
+            ("retransmits_total", "count", "segments sent again, Tcp RetransSegs"),
+            ("tcp_timeouts_total", "count", "retransmission timers that fired, TcpExt TCPTimeouts"),
+            ("tcp_memory_pressures_total", "count", "times TCP went over its memory limit, TcpExt TCPMemoryPressures"),
+            ("tcp_aborts_on_memory_total", "count", "connections reset for want of memory, TcpExt TCPAbortOnMemory"),
+            ("tcp_backlog_drops_total", "count", "packets dropped by a busy socket, TcpExt TCPBacklogDrop"),
+            ("time_wait_overflow_total", "count", "TIME_WAIT sockets over the limit, TcpExt TCPTimeWaitOverflow"),
+            ("conntrack_count", "count", "connections tracked, nf_conntrack_count"),
+            ("conntrack_max", "count", "connections that may be tracked, nf_conntrack_max"),
+            ("conntrack_drops_total", "count", "packets dropped by a full table, /proc/net/stat/nf_conntrack drop"),
+            ("conntrack_insert_failed_total", "count", "entries not inserted, /proc/net/stat/nf_conntrack"),
+            ("conntrack_early_drops_total", "count", "entries evicted for new ones, /proc/net/stat/nf_conntrack"),
+            ("softnet_drops_total", "count", "packets dropped before TCP, /proc/net/softnet_stat column 2"),
+            ("softnet_squeezed_total", "count", "packet rounds cut short, /proc/net/softnet_stat column 3"),
+            ("psi_cpu_some_seconds", "seconds", "time in which something waited for a CPU, /proc/pressure/cpu"),
+            ("psi_memory_some_seconds", "seconds", "time in which something waited for memory, /proc/pressure/memory"),
+            ("psi_memory_full_seconds", "seconds", "time in which everything waited for memory, /proc/pressure/memory"),
+            ("psi_io_some_seconds", "seconds", "time in which something waited for a disk, /proc/pressure/io"),
+            ("oom_kills_total", "count", "processes killed for want of memory, /proc/vmstat oom_kill"),
+            ("supervisor_rss_bytes", "bytes", "resident memory of the supervisor"),
+            ("recorder_cpu_seconds", "seconds", "CPU time of the recorder itself, cumulative"),
+            ("recorder_late_seconds", "seconds", "how late this sample was taken"),
+        )
+    ),
+)
+
+LATENCY_COLUMNS: tuple[Column, ...] = _columns(
+    (
+        ("elapsed_seconds", "seconds", "time since the run began, end of the interval"),
+        ("kind", "text", "handshake or roundtrip"),
+        ("bucket_seconds", "seconds", "middle of the histogram bucket"),
+        ("count", "count", "latencies that fell into the bucket in this interval"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What broke, with the proof.
+
+    Attributes:
+        limit: name of the limit, as in preflight and figures.
+        side: `server`, `swarm`, `kernel` or `machine`.
+        at_connections: connections that were open when it broke.
+        evidence: the counter, errno or event that proves it, with its value before and after.
+        remedy: what lifts the limit.
+    """
+
+    limit: str
+    side: str
+    at_connections: int
+    evidence: str
+    remedy: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the finding as it is written to JSON."""
+        return asdict(self)
+
+
+def header(columns: Sequence[Column] = SAMPLE_COLUMNS) -> list[str]:
+    """Return the names of the columns, the first line of the CSV file."""
+    return [column.name for column in columns]
+
+
+def to_cells(record: Mapping[str, Value], columns: Sequence[Column] = SAMPLE_COLUMNS) -> list[str]:
+    """Return a record as CSV cells in the order of `columns`; what it does not hold is an empty cell."""
+    return [column.write(record.get(column.name)) for column in columns]
+
+
+def from_cells(
+    cells: Sequence[str], names: Sequence[str], columns: Sequence[Column] = SAMPLE_COLUMNS
+) -> dict[str, Value]:
+    """Return the record of one CSV row.
+
+    Args:
+        cells: the cells of the row; a row cut short by a crash gives None for what is missing.
+        names: the header that was read from the file; columns that are not known any more are left out.
+        columns: the table that the file follows.
+
+    Returns:
+        A mapping with every name of `columns`.
+    """
+    given = dict(zip(names, cells, strict=False))
+    return {column.name: column.parse(given.get(column.name, "")) for column in columns}

@@ -1,0 +1,144 @@
+"""Rules that weigh: counters that also rise as a consequence, then CPU time, and last what could be ruled out."""
+
+from __future__ import annotations
+
+from wslab.core.evidence import Evidence
+from wslab.core.limit import CONNTRACK_CHAIN
+from wslab.core.rules_proved import Findings, finding
+from wslab.core.saturation import generator_limited, machine_busy, server_busy, server_idle
+
+# A few overflows are normal in a fast ramp; they explain a miss only from this share of the connections on.
+OVERFLOWS_MATTER = 0.01
+# Samples in a row without any progress of the server, after which it is silent and not slow.
+SILENT_SAMPLES = 3
+
+# Counters that would have told of a limit in the kernel: quoted by rules that conclude from their silence.
+QUIET = ("listen_overflows_total", "conntrack_drops_total", "softnet_drops_total", "tcp_aborts_on_memory_total")
+ALSO_RULED_OUT = ("syn_drops_total", "oom_kills_total", "tcp_memory_pressures_total")
+
+
+def accept_queue(run: Evidence) -> Findings:
+    """Connections refused by a full accept queue of a server that does accept."""
+    if _matters(run, run.delta("listen_overflows_total")) and not _stalled(run):
+        text = f"{run.quote('listen_overflows_total')}; {run.quote('listen_drops_total')}"
+        somaxconn = run.limits.get("somaxconn")
+        text += f"; somaxconn {somaxconn:,}" if somaxconn else ""
+        yield finding(run, "accept_queue", "server", text + _timeouts(run))
+
+
+def syn_queue(run: Evidence) -> Findings:
+    """SYNs answered by cookies or dropped, because too many connections were half open."""
+    # The kernel also counts SYNs here when the accept queue is full; that is the cause then.
+    overflowed = run.delta("listen_overflows_total") > 0
+    if _matters(run, run.delta("syn_cookies_total") + run.delta("syn_drops_total")) and not overflowed:
+        text = f"{run.quote('syn_cookies_total')}; {run.quote('syn_drops_total')}"
+        yield finding(run, "syn_queue", "kernel", text + _timeouts(run))
+
+
+def tcp_memory(run: Evidence) -> Findings:
+    """TCP had no memory left for socket buffers."""
+    if run.delta("tcp_aborts_on_memory_total") > 0 or run.delta("tcp_memory_pressures_total") > 0:
+        pages, size = run.limits.get("tcp_mem_pages_high"), run.limits.get("page_bytes") or 4096
+        text = f"{run.quote('tcp_memory_pressures_total')}; {run.quote('tcp_aborts_on_memory_total')}"
+        text += f"; at most {max(run.values('tcp_memory_bytes'), default=0):,} bytes in socket buffers"
+        yield finding(run, "tcp_mem", "kernel", text + (f", tcp_mem {pages * size:,} bytes" if pages else ""))
+
+
+def device_backlog(run: Evidence) -> Findings:
+    """Packets dropped before TCP saw them."""
+    if run.delta("softnet_drops_total") > 0:
+        text = f"{run.quote('softnet_drops_total')}; {run.quote('retransmits_total')}"
+        yield finding(run, "device_backlog", "kernel", text + _timeouts(run))
+
+
+def conntrack_buckets(run: Evidence) -> Findings:
+    """Long hash chains while the ramp missed its rate."""
+    buckets, counts = run.limits.get("conntrack_buckets"), run.values("conntrack_count")
+    if buckets and counts and max(counts) > CONNTRACK_CHAIN * buckets and run.delta("conntrack_count") > 0:
+        text = f"{run.quote('conntrack_count')} in {buckets:,} buckets, {max(counts) / buckets:.1f} entries each"
+        yield finding(run, "conntrack_buckets", "kernel", text)
+
+
+def server_silent(run: Evidence) -> Findings:
+    """The server has time, takes the connection and does not answer."""
+    talked = [phase.name for phase in run.phases if phase.name in ("hold", "verify")][-1:]
+    idle = any(server_idle(run.active, phase) for phase in talked)
+    waiting = idle and run.errors("echo hold", "ETIMEDOUT") and not _loud(run)
+    if waiting or _stalled(run):
+        text = run.quote_errors(names="ETIMEDOUT") or run.misses[0]
+        shares = [sample.get("server_cpu_fraction_max") or 0.0 for sample in run.loaded]
+        text += f"; busiest server process at {shares[-1]:.0%} of a core, {run.quote('server_connections_opened')}"
+        remedy = "look at the server itself: it is stopped, blocked, or never answers"
+        yield finding(run, "server_silent", "server", f"{text}; {_quiet(run)}", remedy=remedy)
+
+
+def generator(run: Evidence) -> Findings:
+    """The swarm was busy or late while the server had time to spare."""
+    if generator_limited(run.active) and not _loud(run):
+        yield finding(run, "generator", "swarm", f"{run.misses[0]}; {_busy(run)}; {_quiet(run)}")
+
+
+def server_cpu(run: Evidence) -> Findings:
+    """A shard was busy while the swarm had time to spare."""
+    if server_busy(run.active):
+        yield finding(run, "server_cpu", "server", f"{run.misses[0]}; {_busy(run)}; {_quiet(run)}")
+
+
+def machine_cpu(run: Evidence) -> Findings:
+    """No CPU of the machine had time left."""
+    if machine_busy(run.active):
+        yield finding(run, "machine_cpu", "machine", f"{run.misses[0]}; no idle CPU; {_busy(run)}; {_quiet(run)}")
+
+
+def unknown(run: Evidence) -> Findings:
+    """Say what was missed, what failed, and what can be ruled out."""
+    parts = [*run.misses, run.quote_errors() or "no failures were counted"]
+    parts += [f"error: {event.get('message', '')}" for event in run.named("error")[:1]]
+    counters = [name for name in (*QUIET, *ALSO_RULED_OUT) if run.values(name) and run.delta(name) <= 0]
+    ruled_out = ", ".join([*map(run.quote, counters), _busy(run)])
+    remedy = "read the logs of this run; none of the known limits explains it"
+    yield finding(run, "unknown", "machine", f"{'; '.join(parts)}; ruled out: {ruled_out}", remedy=remedy)
+
+
+def _matters(run: Evidence, count: float) -> bool:
+    return count > 0 and (run.timeouts > 0 or count >= OVERFLOWS_MATTER * run.asked)
+
+
+def _stalled(run: Evidence) -> bool:
+    """Return whether the server opened nothing more and used no CPU while connections waited, until the end.
+
+    A queue that overflows drains again within a second when the server accepts; a server that is stopped never does.
+    """
+    tail = [sample for sample in run.active if sample.get("phase") == "ramp"][-SILENT_SAMPLES:]
+    opened = {sample.get("server_connections_opened") for sample in tail}
+    return (
+        len(tail) == SILENT_SAMPLES
+        and run.timeouts > 0
+        and len(opened) == 1
+        and None not in opened
+        and all(sample.get("swarm_connections_pending") for sample in tail[:-1])
+        and server_idle(tail, "ramp")
+    )
+
+
+def _loud(run: Evidence) -> bool:
+    return any(_matters(run, run.delta(name)) for name in QUIET)
+
+
+def _quiet(run: Evidence) -> str:
+    return ", ".join(run.quote(name) for name in QUIET if run.values(name)) or "no kernel counters read"
+
+
+def _timeouts(run: Evidence) -> str:
+    return f"; {run.quote_errors(names='ETIMEDOUT')}" if run.timeouts else f"; {run.misses[0]}"
+
+
+def _peak(run: Evidence, side: str) -> str:
+    shares = run.values(f"{side}_cpu_fraction_max")
+    return f"at most {max(shares):.0%} of a core" if shares else "not measured"
+
+
+def _busy(run: Evidence) -> str:
+    lag = run.values("swarm_lag_seconds_max")
+    text = f"busiest swarm process {_peak(run, 'swarm')}, busiest server process {_peak(run, 'server')}"
+    return text + (f", largest swarm lag {max(lag):.3f} s" if lag else "")

@@ -1,0 +1,220 @@
+"""What is asked for: the parameters of one stage, their validation, and the stages that have a name.
+
+The command line, papermill and a notebook all pass parameters under the same names, as text or as numbers, through
+`Stage.of`. A parameter is one field of `Stage`: its default, its help and its parser stand together there, and
+`PARAMETERS` is derived from them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from wslab.core.plan import Plan, estimate_bytes, memory_holds, refusal, resolve
+from wslab.core.quantities import (
+    BadInput,
+    about_count,
+    format_bytes,
+    format_count,
+    parse_bytes,
+    parse_count,
+    parse_number,
+    refuse,
+)
+
+__all__ = [
+    "DEFAULT_SERVER",
+    "PARAMETERS",
+    "SERVER_KINDS",
+    "STAGES",
+    "BadInput",
+    "Parameter",
+    "Plan",
+    "ServerKind",
+    "Stage",
+    "about_count",
+    "estimate_bytes",
+    "format_bytes",
+    "format_count",
+    "memory_holds",
+    "parse_bytes",
+    "parse_count",
+    "refusal",
+    "resolve",
+]
+
+# The websockets library and most servers refuse a larger message unless they are told otherwise.
+MESSAGE_BYTES_MAX = 1 << 20
+LABEL_LENGTH_MAX = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerKind:
+    """A server that a stage can be run against.
+
+    Attributes:
+        name: the value of the parameter `server`.
+        module: what `python -m` starts.
+        scheme: `ws`, or `tcp` for the floor that WebSocket servers are compared with.
+        summary: one line for the help text.
+    """
+
+    name: str
+    module: str
+    scheme: str
+    summary: str
+
+
+SERVER_KINDS: dict[str, ServerKind] = {
+    kind.name: kind
+    for kind in (
+        ServerKind(
+            name="lean",
+            module="wslab.load.servers.lean",
+            scheme="ws",
+            summary="epoll echo server that keeps no object for an idle connection",
+        ),
+        ServerKind(
+            name="tcp_floor",
+            module="wslab.load.servers.tcp_floor",
+            scheme="tcp",
+            summary="the same processes on raw TCP, without WebSocket: the floor to compare with",
+        ),
+    )
+}
+DEFAULT_SERVER = "lean"
+
+
+def _server(value: object, name: str) -> str:
+    if not isinstance(value, str) or value.strip() not in SERVER_KINDS:
+        raise refuse(name, value, "one of " + ", ".join(SERVER_KINDS))
+    return value.strip()
+
+
+def _word_or(word: str, parse: Callable[[object, str], Any], accepted: str) -> Callable[[object, str], Any]:
+    """Return a parser for values that are either one fixed word or a quantity; null is that word as well."""
+
+    def parse_either(value: object, name: str) -> Any:
+        if value is None or (isinstance(value, str) and value.strip().lower() == word):
+            return word
+        try:
+            return parse(value, name)
+        except BadInput:
+            raise refuse(name, value, accepted) from None
+
+    return parse_either
+
+
+def _number(accepted: str, above: bool = False) -> Callable[[object, str], float]:
+    return lambda value, name: parse_number(value, name, accepted, above=above)
+
+
+def _message_bytes(value: object, name: str) -> int:
+    return parse_bytes(value, name, minimum=1, maximum=MESSAGE_BYTES_MAX)
+
+
+def _memory_cap(value: object, name: str) -> int:
+    return parse_bytes(value, name, minimum=1)
+
+
+def _path(value: object, name: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str | os.PathLike):
+        raise refuse(name, value, "a path, or nothing for the project's data folder")
+    return str(os.fspath(value))
+
+
+def _label(value: object, name: str) -> str:
+    text = "" if value is None else str(value)
+    if len(text) > LABEL_LENGTH_MAX or not text.isprintable():
+        raise refuse(name, value, f"one line of at most {LABEL_LENGTH_MAX} characters")
+    return text
+
+
+_PROCESSES = _word_or("auto", parse_count, 'a whole number of at least 1, such as 4, or "auto"')
+_RATE = _word_or("max", _number("", above=True), 'connections per second above 0, such as 5000, or "max"')
+_CAP = _word_or("none", _memory_cap, 'a size in bytes, such as 16GiB, or "none"')
+
+
+def _parameter(default: Any, parse: Callable[[Any, str], Any], text: str, example: str) -> Any:
+    return field(default=default, metadata={"parse": parse, "help": text, "example": example})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage as it was asked for; `Stage.of` builds it from whatever a person typed."""
+
+    connections: int = _parameter(10_000, parse_count, "connections to open", "1M")
+    server: str = _parameter(DEFAULT_SERVER, _server, "server kind: " + ", ".join(SERVER_KINDS), "lean")
+    server_shards: int | str = _parameter("auto", _PROCESSES, "server processes", "4")
+    swarm_workers: int | str = _parameter("auto", _PROCESSES, "client processes", "4")
+    ramp_rate: float | str = _parameter("max", _RATE, "new connections per second", "5000")
+    hold_seconds: float = _parameter(10.0, _number("seconds, 0 or more"), "how long all stay open", "60")
+    message_rate: float = _parameter(
+        0.01, _number("messages per second, 0 or more"), "messages per second and connection while they are held", "0.1"
+    )
+    message_bytes: int = _parameter(32, _message_bytes, "payload of a message in bytes", "1KiB")
+    source_addresses: int | str = _parameter("auto", _PROCESSES, "loopback addresses that the clients dial from", "16")
+    memory_cap: int | str = _parameter("none", _CAP, "stop the ramp when the load uses so much memory", "16GiB")
+    memory_reserve: int = _parameter(
+        1 << 30, parse_bytes, "stop the ramp when the machine has only so much memory left", "2GiB"
+    )
+    data_dir: str = _parameter("", _path, "folder of the recorded runs; empty is the project's own", "/tmp/data")
+    label: str = _parameter("", _label, "a remark that is kept with the run", "after tuning")
+
+    @classmethod
+    def of(cls, **parameters: Any) -> Stage:
+        """Build a stage from parameters given as text or numbers.
+
+        Args:
+            **parameters: any field of `Stage`, such as `connections="1M"` or `memory_reserve="2GiB"`.
+
+        Raises:
+            BadInput: a name is unknown or a value cannot be used; the text is one line for the person who typed it.
+        """
+        parsers = {item.name: item.metadata["parse"] for item in fields(cls)}
+        for name in parameters:
+            if name not in parsers:
+                raise BadInput(_unknown(name, list(parsers)))
+        return cls(**{name: parsers[name](value, name) for name, value in parameters.items()})
+
+    @property
+    def name(self) -> str:
+        """Return the short name of the stage: `10k`, `1M`, `12345`."""
+        return format_count(self.connections)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the parameters as they are written to JSON; `Stage.of(**d)` gives the same stage again."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A parameter as a help text shows it: name, default, what it means, and an example value."""
+
+    name: str
+    default: Any
+    help: str
+    example: str
+
+
+PARAMETERS: tuple[Parameter, ...] = tuple(
+    Parameter(name=item.name, default=item.default, help=item.metadata["help"], example=item.metadata["example"])
+    for item in fields(Stage)
+)
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (Stage(connections=count) for count in (10_000, 100_000, 700_000, 1_000_000, 2_000_000))
+}
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    from difflib import get_close_matches  # Only a refusal needs it.
+
+    near = get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(known)
+    return f"unknown parameter {name}: {hint}"

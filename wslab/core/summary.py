@@ -1,0 +1,182 @@
+"""A run in figures: rates, percentiles and bytes per connection, from what was recorded and nothing else.
+
+Rates come from the phases' own times, since a ramp may be over between two samples. Memory comes from the plateau, the
+last sample of the hold phase that has a PSS, against the last sample before the ramp. A figure that was not measured is
+None, never 0.
+
+The keys are those of `wslab stage --json`; units stand in their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from wslab.core.saturation import generator_limited
+from wslab.core.timeline import (
+    Phase,
+    Record,
+    active,
+    last_phase,
+    messages_between,
+    open_at_plateau,
+    sample_after,
+    sample_before,
+    timeline,
+)
+
+QUANTILES = {"p50": 0.50, "p99": 0.99, "p999": 0.999}
+# A shorter hold has too few messages for a rate.
+HOLD_SECONDS_MIN = 1.0
+# A rank like 0.07 * 100 comes out just above 7; it must not take the next latency for it.
+ROUNDING = 1e-6
+
+
+def summarize(
+    stage: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    samples: Sequence[Record],
+    latency: Iterable[Record],
+    events: Sequence[Record],
+) -> dict[str, Any]:
+    """Return the figures of a run.
+
+    Args:
+        stage: the parameters asked for.
+        plan: the layout, at least `shards` and `workers`.
+        samples: one mapping a second.
+        latency: rows `{elapsed_seconds, kind, bucket_seconds, count}`.
+        events: everything that happened, in order.
+
+    Returns:
+        A flat mapping; None where something was not measured.
+    """
+    phases = timeline(events)
+    opened = open_at_plateau(phases, samples)
+    ramp = last_phase(phases, "ramp")
+    ramp_seconds = ramp.seconds if ramp else None
+    rows = list(latency)
+    headrooms = [sample["memory_headroom_bytes"] for sample in active(samples) if sample.get("memory_headroom_bytes")]
+    return {
+        "connections": int(stage["connections"]),
+        "connections_open": opened,
+        "connections_failed": _last_count(phases, samples, "connections_failed") or 0,
+        "connections_verified": _last_count(phases, samples, "connections_verified") or 0,
+        "ramp_seconds": ramp_seconds,
+        "connections_per_second": opened / ramp_seconds if ramp_seconds else None,
+        **_messages(stage, phases),
+        **_percentiles("roundtrip", _roundtrips(rows, phases)),
+        **_percentiles("handshake", [row for row in rows if row["kind"] == "handshake"]),
+        **_bytes_per_connection(samples, phases, opened),
+        "memory_headroom_bytes_min": min(headrooms, default=None),
+        **_cpu_per_connection(samples, ramp, opened),
+        "server_shards": plan.get("shards"),
+        "swarm_workers": plan.get("workers"),
+        "generator_limited": generator_limited(samples),
+    }
+
+
+def quantile_seconds(rows: Iterable[Record], quantile: float) -> float | None:
+    """Return the latency below which `quantile` (0 to 1) of the recorded ones lie; None when there are none."""
+    counts: dict[float, int] = {}
+    for row in rows:
+        counts[row["bucket_seconds"]] = counts.get(row["bucket_seconds"], 0) + int(row["count"])
+    left = quantile * sum(counts.values())
+    for seconds in sorted(counts):
+        left -= counts[seconds]
+        if left <= ROUNDING:
+            return seconds
+    return None
+
+
+def _percentiles(kind: str, rows: Sequence[Record]) -> dict[str, float | None]:
+    return {f"{kind}_seconds_{name}": quantile_seconds(rows, quantile) for name, quantile in QUANTILES.items()}
+
+
+def _roundtrips(rows: Sequence[Record], phases: Sequence[Phase]) -> list[Record]:
+    """Return the round trips of the hold phase, which were on schedule, or else those of the verify phase."""
+    trips = [row for row in rows if row["kind"] == "roundtrip"]
+    hold = last_phase(phases, "hold")
+    if hold is None:
+        return trips
+    end = float("inf") if hold.ended_seconds is None else hold.ended_seconds
+    return [row for row in trips if hold.started_seconds < row["elapsed_seconds"] <= end] or trips
+
+
+def _messages(stage: Mapping[str, Any], phases: Sequence[Phase]) -> dict[str, float | None]:
+    """Return the rate of answered messages on schedule, or that of the verify phase when none were asked for."""
+    verify_rate = _message_rate(phases, "verify")
+    hold = last_phase(phases, "hold")
+    scheduled = (
+        hold is not None and (hold.seconds or 0.0) >= HOLD_SECONDS_MIN and float(stage.get("message_rate") or 0) > 0
+    )
+    hold_rate = _message_rate(phases, "hold") if scheduled else None
+    return {
+        "messages_per_second": verify_rate if hold_rate is None else hold_rate,
+        "verify_messages_per_second": verify_rate,
+    }
+
+
+def _message_rate(phases: Sequence[Phase], name: str) -> float | None:
+    phase = last_phase(phases, name)
+    answered = messages_between(phases, phase) if phase else None
+    return answered / phase.seconds if phase and phase.seconds and answered is not None else None
+
+
+def _last_count(phases: Sequence[Phase], samples: Sequence[Record], key: str) -> int | None:
+    """Return a count as the last phase before the drain left it, or as the last sample saw it."""
+    counts = [phase.end[key] for phase in phases if phase.name != "drain" and key in phase.end]
+    counts = counts or [sample[f"swarm_{key}"] for sample in samples if sample.get(f"swarm_{key}") is not None]
+    return int(counts[-1]) if counts else None
+
+
+def _bytes_per_connection(samples: Sequence[Record], phases: Sequence[Phase], opened: int) -> dict[str, float | None]:
+    """Return what a connection costs: memory of each end's processes, of the kernel, and the sum."""
+    plateau, baseline = _plateau(samples, opened), _baseline(samples, phases)
+    count = (plateau or {}).get("swarm_connections_open") or opened
+    ends: dict[str, float | None] = {"server_user": None, "swarm_user": None, "kernel": None}
+    if plateau and count:
+        for side in ("server", "swarm"):
+            size = plateau.get(f"{side}_pss_bytes")
+            size = plateau.get(f"{side}_rss_bytes") if size is None else size
+            ends[f"{side}_user"] = None if size is None else size / count
+        now, then = plateau.get("memory_kernel_bytes"), (baseline or {}).get("memory_kernel_bytes")
+        ends["kernel"] = None if now is None or then is None else (now - then) / count
+    parts = [part for part in ends.values() if part is not None]
+    ends["total"] = sum(parts) if len(parts) == len(ends) else None
+    return {f"{name}_bytes_per_connection": size for name, size in ends.items()}
+
+
+def _plateau(samples: Sequence[Record], opened: int) -> Record | None:
+    """Return the sample that memory is read from: of the hold phase, with PSS if any has it."""
+    held = [sample for sample in samples if sample.get("phase") == "hold"]
+    measured = [sample for sample in held if sample.get("server_pss_bytes") is not None]
+    if measured or held:
+        return (measured or held)[-1]
+    return next(
+        (sample for sample in reversed(active(samples)) if sample.get("swarm_connections_open") == opened > 0), None
+    )
+
+
+def _baseline(samples: Sequence[Record], phases: Sequence[Phase]) -> Record | None:
+    ramp = last_phase(phases, "ramp")
+    return sample_before(samples, ramp.started_seconds) if ramp else None
+
+
+def _cpu_per_connection(samples: Sequence[Record], ramp: Phase | None, opened: int) -> dict[str, float | None]:
+    """Return the CPU time of each end over the ramp, in seconds, for one connection."""
+    before = sample_before(samples, ramp.started_seconds) if ramp else None
+    after = sample_after(samples, ramp.ended_seconds) if ramp and ramp.ended_seconds is not None else None
+    costs: dict[str, float | None] = {}
+    for side in ("server", "swarm"):
+        # Before the ramp there may be no process yet, and so no CPU time.
+        start = _cpu_seconds(before, side) or 0.0
+        end = _cpu_seconds(after, side)
+        costs[f"{side}_cpu_seconds_per_connection"] = None if end is None or not opened else (end - start) / opened
+    return costs
+
+
+def _cpu_seconds(sample: Record | None, side: str) -> float | None:
+    parts = [(sample or {}).get(f"{side}_cpu_{kind}_seconds") for kind in ("user", "system")]
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None

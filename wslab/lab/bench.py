@@ -1,0 +1,150 @@
+"""`wslab bench`: what WebSocket costs over raw TCP, and whether the cost grows, as ratios within one run.
+
+Stages against the lean server and against the floor alternate, so that whatever else the machine does meets both.
+Each pair gives one ratio; reported are the median and the spread of the ratios, never an absolute time by itself.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from wslab.core.quantities import format_count
+from wslab.lab.experiment import run_stage
+
+LEAN, FLOOR = "lean", "tcp_floor"
+# The figures compared: key of the summary, words.
+RATE = ("connections_per_second", "connections/s")
+ECHOES = ("verify_messages_per_second", "echo messages/s")
+# Only told at the largest count: at a small one it is the kernel's spare slab pages that decide.
+BYTES = ("total_bytes_per_connection", "bytes per connection")
+HOLD_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """A ratio of two figures, one value a repetition.
+
+    Attributes:
+        title: what was divided by what.
+        values: one ratio a repetition, in the order they were measured.
+        of: the medians of numerator and denominator, with the unit of the figure.
+    """
+
+    title: str
+    values: tuple[float, ...]
+    of: tuple[float, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the ratio for JSON."""
+        spread = {"median": median(self.values), "min": min(self.values), "max": max(self.values)}
+        return {"title": self.title, **spread, "values": list(self.values), "medians": list(self.of)}
+
+    def text(self) -> str:
+        """Return the ratio as one line of the table."""
+        low, high = min(self.values), max(self.values)
+        numerator, denominator = self.of
+        return (
+            f"{self.title:<48} {median(self.values):5.2f}  ({low:.2f}–{high:.2f})"
+            f"   {numerator:>10,.0f} : {denominator:,.0f}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """All ratios of one bench, and the stages that did not hold."""
+
+    ratios: tuple[Ratio, ...]
+    broken: tuple[str, ...]
+    machine: str
+    repetitions: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the bench for JSON."""
+        return {
+            "machine": self.machine,
+            "repetitions": self.repetitions,
+            "ratios": [ratio.as_dict() for ratio in self.ratios],
+            "broken": list(self.broken),
+        }
+
+    def text(self) -> str:
+        """Return the bench as a table."""
+        head = f"{'ratio':<48} {'median':>5}  (min–max)     medians"
+        lines = [f"{self.machine}, {self.repetitions} alternating repetitions", head]
+        lines += [ratio.text() for ratio in self.ratios]
+        lines += [f"did not hold: {text}" for text in self.broken]
+        return "\n".join(lines)
+
+
+def bench(counts: Sequence[int], repetitions: int, say: Callable[[str], None] = lambda line: None) -> Bench:
+    """Measure lean against floor at each count, and the largest count against the smallest.
+
+    Args:
+        counts: connections of the stages, such as `[10_000, 100_000]`.
+        repetitions: how often each pair is measured.
+        say: called with one line of progress a stage.
+    """
+    counts = sorted(set(counts))
+    figures: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    broken: list[str] = []
+    machine = ""
+    with tempfile.TemporaryDirectory(prefix="wslab-bench-") as folder:
+        for repetition in range(repetitions):
+            # Every other repetition in the other order, so that neither kind always comes second.
+            kinds = (LEAN, FLOOR) if repetition % 2 else (FLOOR, LEAN)
+            for count in counts:
+                for kind in kinds:
+                    run = run_stage(
+                        connections=count, server=kind, hold_seconds=HOLD_SECONDS, message_rate=0, data_dir=folder
+                    )
+                    machine = machine_line(run)
+                    if run.outcome == "aborted":
+                        raise KeyboardInterrupt
+                    if run.outcome != "held":
+                        broken.append(f"{kind} at {format_count(count)}: {run.outcome}, {run.reason}")
+                    figures.setdefault((kind, count), []).append(run.summary)
+                    say(progress_line(repetition, repetitions, kind, count, run.summary))
+    return Bench(
+        ratios=tuple(ratios_of(figures, counts)), broken=tuple(broken), machine=machine, repetitions=repetitions
+    )
+
+
+def ratios_of(figures: dict[tuple[str, int], list[dict[str, Any]]], counts: Sequence[int]) -> list[Ratio]:
+    """Return the ratios of all pairs that were measured."""
+    ratios = []
+    for count in counts:
+        for key, words in (RATE, ECHOES, BYTES) if count == counts[-1] else (RATE, ECHOES):
+            title = f"lean / floor, {words} at {format_count(count)}"
+            ratios.append(ratio(title, key, figures[LEAN, count], figures[FLOOR, count]))
+    low, high = counts[0], counts[-1]
+    if low != high:
+        for kind in (LEAN, FLOOR):
+            title = f"{kind}, connections/s at {format_count(high)} / {format_count(low)}"
+            ratios.append(ratio(title, RATE[0], figures[kind, high], figures[kind, low]))
+    return [found for found in ratios if found.values]
+
+
+def ratio(title: str, key: str, above: list[dict[str, Any]], below: list[dict[str, Any]]) -> Ratio:
+    """Divide one figure of the stages `above` by the same of those `below`, repetition by repetition."""
+    pairs = [(a[key], b[key]) for a, b in zip(above, below, strict=True) if a.get(key) and b.get(key)]
+    medians = (median(a for a, _ in pairs), median(b for _, b in pairs)) if pairs else (0.0, 0.0)
+    return Ratio(title=title, values=tuple(a / b for a, b in pairs), of=medians)
+
+
+def progress_line(repetition: int, repetitions: int, kind: str, count: int, summary: dict[str, Any]) -> str:
+    """Return one line about a stage that is through."""
+    rate, messages = summary.get("connections_per_second") or 0, summary.get("verify_messages_per_second") or 0
+    return (
+        f"{repetition + 1}/{repetitions}  {kind:<10} {format_count(count):>6}  {rate:>8,.0f} connections/s"
+        f"  {messages:>8,.0f} messages/s"
+    )
+
+
+def machine_line(run: Any) -> str:
+    """Return the machine, kernel and date that the figures hold for."""
+    host = run.host
+    return f"{host.get('cpu_count')} CPUs ({host.get('cpu_model')}), Linux {host.get('kernel')}, {run.created_at[:10]}"

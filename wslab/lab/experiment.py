@@ -1,0 +1,254 @@
+"""One stage as an experiment: preflight, ramp, hold, verify, drain, and a recorded run whatever happened.
+
+1. What cannot be used is refused before anything starts, as `BadInput`: a parameter, a data folder that cannot be
+   written, a stage that is far beyond this machine's memory. Every other limit may break: that is the result.
+2. The manifest says `running` first and is replaced at the end. Samples and events are written by the supervisor's
+   side as they come, and the figures are computed from what is on the disk.
+3. An interrupt drains, saves and returns a run that says `aborted`. A second one skips the draining.
+4. Only a programmer's error leaves as an exception, after the run was saved as `crashed`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wslab.core.diagnosis import Evidence, diagnose
+from wslab.core.enclosure import Enclosure
+from wslab.core.records import ABORTED, CRASHED, Finding
+from wslab.core.stage import BadInput, Plan, Stage, refusal, resolve
+from wslab.core.summary import summarize
+from wslab.core.target import check_target, is_loopback, parse_url
+from wslab.core.timeline import timeline
+from wslab.lab import store
+from wslab.lab.fleet import Fleet, FleetEnded
+from wslab.lab.isolating import Place, place_for
+from wslab.lab.manifest import new_manifest
+from wslab.lab.verdict import verdict
+from wslab.machine.procfs import read_host
+
+if TYPE_CHECKING:
+    from wslab.lab.runs import Run
+
+BACKLOG = 4096
+# Three retransmitted SYNs fit into it (1, 2 and 4 s): a full accept queue slows a connection and does not end it.
+HANDSHAKE_TIMEOUT_SECONDS = 10.0
+# Samples come every second; a supervisor that says nothing for so long does not work any more.
+SILENCE_SECONDS = 120.0
+
+Event = dict[str, Any]
+
+
+def run_stage(
+    stage: Stage | None = None,
+    *,
+    on_event: Callable[[Event], None] | None = None,
+    target: str = "",
+    operate_target: bool = False,
+    commands: Mapping[str, Sequence[str]] | None = None,
+    enclosure: Enclosure | None = None,
+    **parameters: Any,
+) -> Run:
+    """Run one stage and return what was recorded.
+
+    Args:
+        stage: what is asked for; or give the parameters themselves.
+        on_event: called with every event and sample as it comes, for a live view.
+        target: URL of a server that runs already; empty to start one.
+        operate_target: the caller's word that a target outside loopback is theirs to load.
+        commands: programs to start instead of the built-in ones, by role (`server`, `swarm`, `recorder`).
+        enclosure: bounds to run in, made for this run and taken down after it; None for the machine as it is.
+        **parameters: fields of `Stage`, as text or numbers; they override those of `stage`.
+
+    Returns:
+        The run, saved, with one of the outcomes `held`, `broke`, `aborted` and `crashed`.
+
+    Raises:
+        BadInput: a parameter, the data folder or the enclosure cannot be used, or the stage is out of reach of this
+            machine's memory.
+    """
+    stage = Stage.of(**{**(stage.as_dict() if stage else {}), **parameters})
+    host = read_host()
+    if target:
+        check_target(target, operate_target)
+    refused = refusal(stage, host)
+    if refused:
+        raise BadInput(refused)
+    data_dir = store.data_folder(stage.data_dir)
+    store.check_writable(data_dir)
+    with place_for(stage, host, resolve(stage, host), enclosure, target) as place:
+        experiment = Experiment(stage, place, data_dir, on_event=on_event, target=target, commands=commands or {})
+        experiment.run()
+
+    from wslab.lab.runs import Run  # It imports pandas, which takes longer than starting a fleet.
+
+    return Run.load(experiment.run_dir)
+
+
+class _Stopped(Exception):
+    """The supervisor has stopped everything without having been asked by us."""
+
+
+class Experiment:
+    """One run in the making; use `run_stage`.
+
+    Args:
+        stage: what is asked for.
+        place: where it runs, and the limits and the layout there.
+        data_dir: the data folder.
+        on_event: called with every event.
+        target: URL of a server that runs already, or empty.
+        commands: programs to start instead of the built-in ones, by role.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        place: Place,
+        data_dir: Path,
+        *,
+        on_event: Callable[[Event], None] | None,
+        target: str,
+        commands: Mapping[str, Sequence[str]],
+    ) -> None:
+        self.stage, self.place, self.host, self.plan = stage, place, place.host, place.plan
+        self.run_dir = store.create_run(data_dir, stage.name)
+        self._on_event, self._target, self._commands = on_event, target, commands
+        self._started = False
+        self._seen: set[str] = set()
+        self._manifest = new_manifest(stage, self.plan, self.host, self.run_dir, target)
+        self._manifest["enclosure"] = place.enclosure
+
+    def run(self) -> None:
+        """Run the stage and save the outcome; see the rules of the module."""
+        crashed = aborted = ""
+        error: Exception | None = None
+        try:
+            store.write_manifest(self.run_dir, self._manifest)
+            self._tell({"event": "run_created", "run_dir": str(self.run_dir), "connections": self.stage.connections})
+            with Fleet(self.run_dir) as fleet:
+                try:
+                    self._conduct(fleet)
+                except KeyboardInterrupt:
+                    aborted = "stopped by the user"
+                    self._phase(fleet, "drain")
+        except KeyboardInterrupt:
+            aborted = "stopped by the user"
+        except _Stopped:
+            # After an error or for want of memory the events say why; else somebody told the supervisor to.
+            aborted = aborted or ("" if self._seen & {"error", "memory_reserve_reached"} else "stopped from outside")
+        except (FleetEnded, OSError) as problem:
+            crashed = str(problem)
+        except Exception as problem:
+            crashed, error = f"{type(problem).__name__}: {problem}", problem
+        try:
+            self._save(crashed, aborted)
+        except KeyboardInterrupt:  # Impatience must not leave a run that says it is running.
+            self._save(crashed, aborted)
+        if error is not None:
+            raise error
+
+    def _conduct(self, fleet: Fleet) -> None:
+        start = start_command(self.stage, self.plan, target=self._target, commands=self._commands)
+        fleet.send("start", run_dir=str(self.run_dir), **self.place.put_into(start))
+        self._wait(fleet, "started")
+        self._started = True
+        for name in ("ramp", "hold", "verify"):
+            seconds = self.stage.hold_seconds if name == "hold" else None
+            ended = self._phase(fleet, name, seconds)
+            if (ended.get("stopped_by") or "").endswith("_died"):
+                break
+        self._phase(fleet, "drain")
+
+    def _phase(self, fleet: Fleet, name: str, seconds: float | None = None) -> Event:
+        """Conduct one phase and return its end; an empty one when it has lasted as long as it should."""
+        if not self._started:
+            return {}
+        fleet.send(name)
+        self._wait(fleet, "phase_started", phase=name)  # A hold lasts from here, not from when it was asked for.
+        return self._wait(fleet, "phase_ended", seconds=seconds, phase=name) or {}
+
+    def _wait(self, fleet: Fleet, event_name: str, seconds: float | None = None, **fields: Any) -> Event | None:
+        """Pass events on until the one that is waited for; None when `seconds` are over."""
+        until = None if seconds is None else time.monotonic() + seconds
+        while True:
+            left = SILENCE_SECONDS if until is None else min(SILENCE_SECONDS, until - time.monotonic())
+            if left <= 0:
+                return None
+            event = fleet.next_event(left)
+            if event is None and left == SILENCE_SECONDS:
+                raise FleetEnded(f"the supervisor has said nothing for {SILENCE_SECONDS:.0f} s")
+            if event is not None:
+                self._tell(event)
+                if event["event"] == event_name and all(event.get(key) == value for key, value in fields.items()):
+                    return event
+                if event["event"] == "stopped":
+                    raise _Stopped
+
+    def _tell(self, event: Event) -> None:
+        self._seen.add(event["event"])
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _save(self, crashed: str, aborted: str) -> None:
+        """Write the manifest: the outcome at once, and again with the figures and findings when they are computed."""
+        events = store.read_events(self.run_dir)
+        phases = [phase.as_dict() for phase in timeline(events)]
+        self._manifest |= {"ended_at": store.utc_now(), "phases": phases}
+        self._close(events, [], crashed, aborted)
+        try:
+            samples = store.read_samples(self.run_dir)
+            asked = self.stage.as_dict()
+            plan = asdict(self.plan) | ({"shards": 0} if self._target else {})
+            self._manifest["summary"] = summarize(asked, plan, samples, store.read_latency(self.run_dir), events)
+            tables = [event["table"] for event in events if event["event"] == "failures"]
+            evidence = Evidence(
+                stage=asked,
+                plan=plan,
+                limits=self.host,
+                samples=samples,
+                events=events,
+                failures=tables[-1] if tables else [],
+            )
+            self._close(events, diagnose(evidence), crashed, aborted)
+        except Exception as problem:
+            self._close(events, [], crashed or f"the figures cannot be computed: {problem!r}", aborted)
+            raise
+
+    def _close(self, events: Sequence[Event], findings: Sequence[Finding], crashed: str, aborted: str) -> None:
+        outcome, reason = verdict(self.stage.connections, events, findings, crashed=crashed, aborted=aborted)
+        if outcome in (ABORTED, CRASHED):
+            # What was not tried cannot have been stopped by a limit that nobody saw.
+            findings = [finding for finding in findings if finding.limit != "unknown"]
+        rows = [finding.as_dict() for finding in findings]
+        self._manifest |= {"outcome": outcome, "reason": reason, "findings": rows}
+        store.write_manifest(self.run_dir, self._manifest)
+
+
+def start_command(
+    stage: Stage, plan: Plan, *, target: str = "", commands: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
+    """Return what the supervisor is told to start, without the run folder."""
+    own = {role: {"command": list(command)} for role, command in (commands or {}).items()}
+    server = {"kind": stage.server, "host": "127.0.0.1", "port": 0, "shards": plan.shards, "backlog": BACKLOG}
+    swarm = {
+        "connections": stage.connections,
+        "workers": plan.workers,
+        "ramp_rate": None if stage.ramp_rate == "max" else stage.ramp_rate,
+        "message_rate": stage.message_rate,
+        "message_bytes": stage.message_bytes,
+        # Other machines do not answer to loopback addresses.
+        "source_addresses": plan.source_addresses if not target or is_loopback(parse_url(target)[0]) else (),
+        "pending_max": plan.pending_max,
+        "handshake_timeout_seconds": HANDSHAKE_TIMEOUT_SECONDS,
+    }
+    return {
+        "server": None if target else server | own.get("server", {}),
+        "swarm": swarm | ({"url": target} if target else {}) | own.get("swarm", {}),
+        "recorder": own.get("recorder", {}),
+        "memory_reserve_bytes": stage.memory_reserve,
+        "memory_cap_bytes": None if stage.memory_cap == "none" else stage.memory_cap,
+    }

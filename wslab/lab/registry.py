@@ -1,0 +1,215 @@
+"""What runs on this machine because wslab started it: a small file for each group of processes, and a way to end them.
+
+A group is a supervisor with its server, swarm and recorder, or a server or a swarm that was started by itself. Its
+file stands in `$XDG_STATE_HOME/wslab/processes`, from the start of the first process to a clean end.
+
+1. A process is named by its pid and its start time, never by its command. A file tells about processes that have
+   long ended just as well as about living ones, so entries are believed only while both agree.
+2. The files are a convenience. When the folder cannot be written, that is logged and the run goes on.
+3. Files without a living process are swept away whenever they are met.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wslab.machine.process import alive, start_ticks
+from wslab.machine.undo import undo_orphaned
+
+TERM_SECONDS = 3.0
+KILL_SECONDS = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessEntry:
+    """A process that wslab started.
+
+    Attributes:
+        pid: its pid.
+        start_ticks: when it started, in clock ticks since boot.
+        role: `supervisor`, `server`, `swarm` or `recorder`.
+        run_dir: the run that it belongs to; empty when it was started by itself.
+        orphaned: whether the process that asked for it has died.
+    """
+
+    pid: int
+    start_ticks: int
+    role: str
+    run_dir: str = ""
+    orphaned: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the entry as it is written to JSON."""
+        return asdict(self)
+
+
+class Registration:
+    """The file of one group; made by `register`."""
+
+    def __init__(self, role: str, pid: int, run_dir: str = "") -> None:
+        caller = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())}
+        self._record: dict[str, Any] = {"run_dir": run_dir, "caller": caller, "processes": []}
+        self._path = processes_folder() / f"{pid}-{start_ticks(pid)}.json"
+        self.add(role, [pid])
+
+    def add(self, role: str, pids: Iterable[int]) -> None:
+        """Add processes of a role; those that are gone already or known are left out."""
+        known = {entry["pid"] for entry in self._record["processes"]}
+        for pid in dict.fromkeys(pids):
+            ticks = start_ticks(pid)
+            if ticks is not None and pid not in known:
+                self._record["processes"].append({"pid": pid, "start_ticks": ticks, "role": role})
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            part = self._path.with_suffix(".part")
+            part.write_text(json.dumps(self._record), encoding="utf-8")
+            part.replace(self._path)
+        except OSError as problem:
+            _log.warning("the processes of this run are not registered: %s", problem)
+
+    def entries(self) -> list[ProcessEntry]:
+        """Return those of the group that are alive."""
+        return _entries(self._record)
+
+    def remove(self) -> None:
+        """Forget the group, after it has ended."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as problem:
+            _log.warning("the record of this run's processes stays behind: %s", problem)
+
+
+def processes_folder() -> Path:
+    """Return the folder of the files."""
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(os.path.expanduser(state)) / "wslab" / "processes"
+
+
+def register(role: str, pid: int, run_dir: str | Path = "") -> Registration:
+    """Register the first process of a group.
+
+    Args:
+        role: what it is.
+        pid: its pid.
+        run_dir: the run that it belongs to, if any.
+    """
+    return Registration(role, pid, str(run_dir))
+
+
+def list_processes() -> list[ProcessEntry]:
+    """Return every process that wslab started and that is alive, in the order in which they started."""
+    found: list[ProcessEntry] = []
+    for path in sorted(processes_folder().glob("*.json")):
+        try:
+            entries = _entries(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            _log.warning("%s is not a record of processes: %s", path, problem)
+            continue
+        found += entries
+        if not entries:
+            _sweep(path)
+    return sorted(found, key=lambda entry: (entry.start_ticks, entry.pid))
+
+
+def leftovers() -> list[ProcessEntry]:
+    """Return the processes whose caller has died: nobody will end them any more."""
+    return [entry for entry in list_processes() if entry.orphaned]
+
+
+def clean(entries: Iterable[ProcessEntry] | None = None) -> list[ProcessEntry]:
+    """End processes that wslab started: SIGTERM, and after three seconds SIGKILL.
+
+    What a caller that died has changed on this machine, to break a limit, is put back then.
+
+    Args:
+        entries: which; the leftovers when None, so that nobody's running stage is ended by mistake.
+
+    Returns:
+        Those that were alive and have been ended.
+    """
+    ended = end_processes(leftovers() if entries is None else entries)
+    list_processes()  # sweeps the files that are done with
+    for line in undo_orphaned():
+        _log.warning("%s", line)
+    return ended
+
+
+def end_processes(entries: Iterable[ProcessEntry]) -> list[ProcessEntry]:
+    """End processes by pidfd, as `clean` does, and return those that are gone and were not before.
+
+    Where a supervisor is among them, the first signal goes to it alone: it ends what it owns in good order.
+    """
+    held: dict[int, ProcessEntry] = {}
+    try:
+        for entry in entries:
+            try:
+                pidfd = os.pidfd_open(entry.pid)
+            except OSError:
+                continue
+            held[pidfd] = entry
+            # Asked again now that the pid is held: it cannot be given to another process any more.
+            if not alive(entry.pid, entry.start_ticks):
+                os.close(pidfd)
+                del held[pidfd]
+        supervised = {entry.run_dir for entry in held.values() if entry.role == "supervisor"}
+        for pidfd, entry in held.items():
+            if entry.role == "supervisor" or entry.run_dir not in supervised:
+                _send(pidfd, signal.SIGTERM)
+        gone = _await(held, TERM_SECONDS)
+        for pidfd in held.keys() - gone:
+            _send(pidfd, signal.SIGKILL)
+        gone |= _await(held.keys() - gone, KILL_SECONDS)
+        return [entry for fd, entry in held.items() if fd in gone]
+    finally:
+        for pidfd in held:
+            os.close(pidfd)
+
+
+def _send(pidfd: int, number: signal.Signals) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except (ProcessLookupError, PermissionError) as problem:
+        _log.debug("%s: %s", number.name, problem)
+
+
+def _await(pidfds: Iterable[int], seconds: float) -> set[int]:
+    """Return the pidfds whose processes have ended within `seconds`."""
+    poll = select.poll()
+    waiting = set(pidfds)
+    for pidfd in waiting:
+        poll.register(pidfd, select.POLLIN)
+    gone: set[int] = set()
+    deadline = time.monotonic() + seconds
+    while waiting - gone and (left := deadline - time.monotonic()) > 0:
+        for pidfd, _ in poll.poll(left * 1000):
+            poll.unregister(pidfd)
+            gone.add(pidfd)
+    return gone
+
+
+def _entries(record: dict[str, Any]) -> list[ProcessEntry]:
+    caller = record["caller"]
+    orphaned = not alive(caller["pid"], caller["start_ticks"])
+    return [
+        ProcessEntry(**process, run_dir=record["run_dir"], orphaned=orphaned)
+        for process in record["processes"]
+        if alive(process["pid"], process["start_ticks"])
+    ]
+
+
+def _sweep(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as problem:
+        _log.debug("%s stays behind: %s", path, problem)

@@ -1,0 +1,244 @@
+"""Recorded runs as tables and with a rich display: everything that works from a run folder, without load.
+
+A run folder is written line by line while the run goes on, and may be read at any moment and after any accident.
+
+1. `run.json` is replaced atomically, so it is whole whenever it is there; a folder without one is not a run.
+2. The other files are appended to. A last line without its line end was torn by a death and is left out.
+3. Nothing here writes. What was left half-written shows what there is of it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from wslab.core.quantities import format_count
+from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, header
+from wslab.core.timeline import timeline
+from wslab.lab import display, store
+from wslab.lab.display import bytes_text, plain_text, rate_text, seconds_text, whole_text
+
+# What a table is, for modules that only pass one on.
+Table = pd.DataFrame
+
+# The summary's figures in reading order: key of the summary, words, format.
+FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("connections", "connections asked for", whole_text),
+    ("connections_open", "open at the plateau", whole_text),
+    ("connections_verified", "verified by their own echo", whole_text),
+    ("connections_failed", "failed attempts", whole_text),
+    ("ramp_seconds", "time to open them", seconds_text),
+    ("connections_per_second", "connections opened", rate_text),
+    ("messages_per_second", "messages echoed", rate_text),
+    ("verify_messages_per_second", "messages echoed while verifying", rate_text),
+    ("handshake_seconds_p50", "handshake, median", seconds_text),
+    ("handshake_seconds_p99", "handshake, 99 %", seconds_text),
+    ("roundtrip_seconds_p50", "round trip, median", seconds_text),
+    ("roundtrip_seconds_p99", "round trip, 99 %", seconds_text),
+    ("roundtrip_seconds_p999", "round trip, 99.9 %", seconds_text),
+    ("server_user_bytes_per_connection", "server memory a connection", bytes_text),
+    ("swarm_user_bytes_per_connection", "swarm memory a connection", bytes_text),
+    ("kernel_bytes_per_connection", "kernel memory a connection", bytes_text),
+    ("total_bytes_per_connection", "all memory a connection", bytes_text),
+    ("memory_headroom_bytes_min", "memory left at the worst", bytes_text),
+    ("server_shards", "server shards", plain_text),
+    ("swarm_workers", "swarm workers", plain_text),
+)
+
+
+class Run:
+    """One recorded run.
+
+    Args:
+        run_dir: the run folder.
+        manifest: the parsed `run.json`.
+    """
+
+    def __init__(self, run_dir: Path, manifest: dict[str, Any]) -> None:
+        self.run_dir = run_dir
+        self.manifest = manifest
+        self.run_id: str = manifest.get("run_id") or run_dir.name
+        self.outcome: str = manifest.get("outcome") or "running"
+        self.reason: str = manifest.get("reason") or ""
+        self.created_at: str = manifest.get("created_at") or ""
+        self.asked: dict[str, Any] = (manifest.get("stage") or {}).get("asked") or {}
+        self.stage: dict[str, Any] = {**self.asked, **((manifest.get("stage") or {}).get("effective") or {})}
+        self.summary: dict[str, Any] = manifest.get("summary") or {}
+        self.findings: list[dict[str, Any]] = manifest.get("findings") or []
+        self.limits: dict[str, Any] = manifest.get("limits") or {}
+        self.host: dict[str, Any] = {**self.limits, **(manifest.get("host") or {})}
+        self.preflight: list[dict[str, Any]] = manifest.get("preflight") or []
+
+    @classmethod
+    def load(cls, run_dir: str | Path) -> Run:
+        """Load a run folder, also one that is still being written or was left half-written.
+
+        Raises:
+            FileNotFoundError: the folder holds no `run.json`.
+        """
+        folder = Path(run_dir)
+        if not (folder / store.MANIFEST).is_file():
+            raise FileNotFoundError(f"{folder} is not a run folder: it holds no {store.MANIFEST}")
+        return cls(folder, store.read_manifest(folder))
+
+    @property
+    def connections(self) -> int:
+        """Number of connections that the stage asked for."""
+        return int(self.stage.get("connections") or self.summary.get("connections") or 0)
+
+    @property
+    def server(self) -> str:
+        """Server kind."""
+        return str(self.stage.get("server") or "lean")
+
+    @property
+    def name(self) -> str:
+        """Name of the stage: `700k`, `1M`."""
+        return format_count(self.connections)
+
+    @property
+    def machine(self) -> display.Machine:
+        """The machine that it ran on."""
+        return display.Machine.of(self.host)
+
+    @property
+    def caption(self) -> str:
+        """Machine, kernel, date and run, as every figure shows them."""
+        return " · ".join(filter(None, (self.machine.line, self.created_at[:10], self.run_id)))
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """One row a second, columns as documented in `wslab.core.records`, indexed by `elapsed_seconds`."""
+        table = _read_csv(self.run_dir / store.SAMPLES, header(SAMPLE_COLUMNS))
+        return table.set_index("elapsed_seconds")
+
+    @cached_property
+    def latency(self) -> pd.DataFrame:
+        """Histogram increments: `elapsed_seconds`, `kind` (handshake or roundtrip), `bucket_seconds`, `count`."""
+        return _read_csv(self.run_dir / store.LATENCY, header(LATENCY_COLUMNS))
+
+    @cached_property
+    def events(self) -> list[dict[str, Any]]:
+        """Everything that happened, in order, each with `elapsed_seconds` and `event`."""
+        return store.read_events(self.run_dir)
+
+    @cached_property
+    def phases(self) -> list[dict[str, Any]]:
+        """Phases as `{name, started_seconds, ended_seconds}`; taken from the events where the manifest has none yet."""
+        recorded = self.manifest.get("phases")
+        if recorded:
+            return list(recorded)
+        return [phase.as_dict() for phase in timeline(self.events)]
+
+    def figures(self) -> list[tuple[str, str]]:
+        """Return the summary's figures as (words, formatted value), in reading order; absent ones are left out."""
+        return [(words, form(self.summary[key])) for key, words, form in FIGURES if self.summary.get(key) is not None]
+
+    def table(self) -> pd.DataFrame:
+        """Return the summary's figures as a table: index the words, column `value` as text with its unit."""
+        figures = self.figures()
+        return pd.DataFrame({"value": [value for _, value in figures]}, index=[words for words, _ in figures])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `wslab stage --json` prints: outcome, all figures, findings and where the run is."""
+        ends = {"run_id": self.run_id, "outcome": self.outcome, "reason": self.reason}
+        return {**ends, **self.summary, "findings": self.findings, "run_dir": str(self.run_dir)}
+
+    def text(self) -> str:
+        """Return the run as a terminal shows it."""
+        lines = [f"{self.outcome}: {self.name} connections, server {self.server}"]
+        lines += [self.reason] if self.reason else []
+        for finding in self.findings:
+            lines.append(f"  {finding.get('limit')} ({finding.get('side')}): {finding.get('evidence')}")
+            lines.append(f"    remedy: {finding.get('remedy')}")
+        lines += [f"  {words:<36}{value:>14}" for words, value in self.figures()]
+        return "\n".join([*lines, self.machine.line, str(self.run_dir)])
+
+    def __repr__(self) -> str:
+        limits = ", ".join(str(finding.get("limit")) for finding in self.findings)
+        return f"Run({self.run_id}: {self.outcome}{' by ' + limits if limits else ''})"
+
+    def _repr_html_(self) -> str:
+        reason = f"<div>{escape(self.reason)}</div>" if self.reason else ""
+        versions = f" · {self.machine.versions}" if self.machine.versions else ""
+        return (
+            f'<div style="line-height:1.5"><div>{display.outcome_badge(self.outcome)} '
+            f"<b>{self.name} connections</b> · server <b>{escape(self.server)}</b> · "
+            f'<span style="opacity:.75">{escape(self.run_id)}</span></div>{reason}'
+            f"{display.findings_html(self.findings)}{display.pairs_html(self.figures())}"
+            f'<div style="opacity:.75;font-size:90%">{escape(self.machine.line + versions)}</div></div>'
+        )
+
+
+def list_runs(data_dir: str | Path | None = None, *, or_reference: bool = False) -> list[Run]:
+    """Load all recorded runs of a data folder.
+
+    Args:
+        data_dir: the data folder; None for the project's own.
+        or_reference: fall back to the reference runs that come with the project when nothing was recorded yet.
+
+    Returns:
+        The runs, newest last; folders without a manifest are left out.
+    """
+    folder = store.data_folder(data_dir or "")
+    runs = _runs_in(folder / "runs")
+    return runs if runs or not or_reference else _runs_in(folder / "reference") or _runs_in(store.reference_folder())
+
+
+def load_run(run: str | Path, data_dir: str | Path | None = None) -> Run:
+    """Load one run by its folder or by its `run_id`.
+
+    Raises:
+        FileNotFoundError: there is no such run.
+    """
+    if Path(run).is_dir():
+        return Run.load(run)
+    return Run.load(store.data_folder(data_dir or "") / "runs" / str(run))
+
+
+def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
+    """Return one row a run, index `run_id`: stage, outcome, first finding and the summary's figures as numbers."""
+    rows = [
+        {
+            "run_id": run.run_id,
+            "created_at": run.created_at,
+            "stage": run.name,
+            "server": run.server,
+            "outcome": run.outcome,
+            "finding": run.findings[0].get("limit") if run.findings else "",
+            **{key: run.summary.get(key) for key, _, _ in FIGURES},
+        }
+        for run in runs
+    ]
+    columns = ["run_id", "created_at", "stage", "server", "outcome", "finding", *(key for key, _, _ in FIGURES)]
+    return pd.DataFrame(rows, columns=columns).set_index("run_id")
+
+
+def ceilings_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the rows of a preflight as a table, those that bind first, one row a limit.
+
+    Columns: `limit`, `scope`, `side`, `ceiling_connections`, `value`, `binding`, `lift`, `needs_root`, `note`.
+    """
+    columns = ["limit", "scope", "side", "ceiling_connections", "value", "binding", "lift", "needs_root", "note"]
+    table = pd.DataFrame(list(rows), columns=columns)
+    table["ceiling_connections"] = table["ceiling_connections"].astype("Int64")
+    table = table.sort_values(["binding", "ceiling_connections"], ascending=[False, True], kind="stable")
+    return table.reset_index(drop=True)
+
+
+def _runs_in(folder: Path) -> list[Run]:
+    manifests = folder.glob(f"*/{store.MANIFEST}") if folder.is_dir() else ()
+    runs = [Run.load(path.parent) for path in manifests if not path.parent.name.startswith(".")]
+    return sorted(runs, key=lambda run: (run.created_at, run.run_id))
+
+
+def _read_csv(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    whole = text[: text.rfind("\n") + 1]
+    return pd.read_csv(io.StringIO(whole)) if whole else pd.DataFrame(columns=list(columns))

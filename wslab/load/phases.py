@@ -1,0 +1,166 @@
+"""The phases of a run as the supervisor conducts them: ramp, hold, verify, drain.
+
+1. A phase always ends: by the swarm's word, by a bound of memory, by the death of a process, or because nothing has
+   moved for too long. `stopped_by` in `phase_ended` says which; null is the swarm's word, or the caller's in a hold.
+2. A ramp that is cut short is halted: what is open stays open, what is in flight settles, then the swarm says so.
+3. Once a process has died unexpectedly, no later phase puts load on; draining is always possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from errno import errorcode
+from typing import Any
+
+from wslab.load import board as words
+from wslab.load.board import ROLE_SWARM, Board
+from wslab.load.children import Child
+from wslab.load.guard import MemoryGuard, Patience, read_headroom
+from wslab.load.reports import Reports
+
+GUARD_SECONDS = 0.2
+PROGRESS_SECONDS = 0.25
+NO_PROGRESS_SECONDS = 60.0
+HALT_SECONDS = 15.0  # longer than a handshake in flight may take
+DRAIN_SECONDS = 30.0  # a million resets take seconds
+
+LOADED = ("ramp", "hold", "verify")
+PHASES = (*LOADED, "drain")
+_NEVER = float("inf")
+
+
+class Phases:
+    """Conducts the phases of one run; made before the load starts, because it notes how much memory there is then.
+
+    Args:
+        reports: where events go.
+        board: the counters of the load.
+        start: the command that started the run: `swarm` for its `ramp_rate`, `memory_reserve_bytes`, `memory_cap_bytes`
+            and `no_progress_seconds`.
+    """
+
+    def __init__(self, reports: Reports, board: Board, start: Mapping[str, Any]) -> None:
+        self.name = "start"
+        self.active = False
+        self.swarm: Child | None = None  # there is no phase before it is ready
+        self._reports, self._board = reports, board
+        self._guard = MemoryGuard(
+            reserve_bytes=start["memory_reserve_bytes"],
+            cap_bytes=start.get("memory_cap_bytes"),
+            baseline_bytes=read_headroom(),
+        )
+        rate = start["swarm"].get("ramp_rate")
+        # A slow ramp has its own pace.
+        self._patience_seconds = start.get("no_progress_seconds", NO_PROGRESS_SECONDS) + (2 / rate if rate else 0.0)
+        self._patience = Patience(seconds=self._patience_seconds, since=0.0)
+        self._stopped_by: str | None = None  # why the running phase is being cut short
+        self._broken: str | None = None  # why no load may be put on any more
+        self._deadline = _NEVER
+        self._next_guard = self._next_progress = 0.0
+
+    @property
+    def started(self) -> bool:
+        """Tell whether all processes have become ready."""
+        return self.swarm is not None
+
+    @property
+    def draining(self) -> bool:
+        """Tell whether the swarm was asked to leave, so that its end is no accident."""
+        return self.name in ("drain", "done")
+
+    def begin(self, name: str, now: float) -> None:
+        """Begin a phase; one that is still running ends first."""
+        if self.active:
+            self.end(None if self.name == "hold" else "caller")
+        self.name = self._board.phase = name
+        self.active, self._stopped_by = True, None
+        self._patience = Patience(seconds=self._patience_seconds, since=now)
+        self._deadline = now + DRAIN_SECONDS if name == "drain" else _NEVER
+        self._next_guard = now
+        self._reports.event("phase_started", phase=name)
+        if self.swarm is None or self.swarm.ended or (self._broken and name in LOADED):
+            self.end(self._broken)
+        else:
+            self.swarm.send({"cmd": name, **({"passes": 1} if name == "verify" else {})})
+
+    def cut(self, stopped_by: str, now: float) -> None:
+        """End the running phase early; the first reason counts."""
+        if not self.active or self._stopped_by:
+            return
+        self._stopped_by = stopped_by
+        if self.name == "ramp" and self.swarm and not self.swarm.ended:
+            self.swarm.send({"cmd": "halt"})
+            self._deadline = now + HALT_SECONDS
+        else:
+            self.end(stopped_by)
+
+    def swarm_says_done(self, name: str) -> None:
+        """Take the swarm's word that it has done what a phase asked for; a late word is ignored."""
+        if self.active and name == self.name:
+            self.end(self._stopped_by)
+
+    def lost(self, role: str, now: float) -> None:
+        """Act on the unexpected death of a process."""
+        self._broken = self._broken or f"{role}_died"
+        if self.name in LOADED:
+            self.cut(self._broken, now)
+
+    def swarm_ended(self) -> None:
+        """Act on the end of the swarm, after which nobody else could end a phase."""
+        if self.active:
+            self.end(self._stopped_by or self._broken)
+
+    def end(self, stopped_by: str | None) -> None:
+        """Report the end of the running phase, with what failed so far and the counts."""
+        self.active, self._deadline = False, _NEVER
+        table = [
+            {"phase": phase, "errno": number, "name": errorcode.get(number, str(number)), "count": count}
+            for (phase, number), count in sorted(self._board.failures().items())
+        ]
+        if table:
+            self._reports.event("failures", table=table)
+        self._reports.event("phase_ended", phase=self.name, stopped_by=stopped_by, **self.counts())
+        if self.name == "drain":
+            self.name = self._board.phase = "done"
+
+    def tick(self, now: float) -> bool:
+        """Do what is due; False when memory is so short that everything has to stop at once."""
+        if not self.active:
+            return True
+        safe = True
+        if now >= self._deadline:
+            self.end(self._stopped_by or "no_progress")
+        elif self.name in LOADED and now >= self._next_guard:
+            self._next_guard = now + GUARD_SECONDS
+            safe = self._watch(now)
+        if self.active and now >= self._next_progress:
+            self._next_progress = now + PROGRESS_SECONDS
+            self._reports.figure("progress", phase=self.name, headroom_bytes=read_headroom(), **self.counts())
+        return safe
+
+    def _watch(self, now: float) -> bool:
+        """Compare memory and progress with their bounds."""
+        ramping = self.name == "ramp"
+        breach = None if self._stopped_by else self._guard.check(read_headroom(), ramping=ramping)
+        if breach is not None:
+            open_now = self._board.total(words.OPEN, ROLE_SWARM)
+            self._reports.event(breach.event, **breach.fields, connections_open=open_now)
+            self.cut(breach.stopped_by, now)
+            return ramping
+        # A ramp that only fails does not move either: it is the opened connections that count.
+        moving = {"ramp": words.OPENED, "verify": words.VERIFIED}.get(self.name)
+        if moving is not None and self._patience.over(self._board.total(moving, ROLE_SWARM), now):
+            self.cut("no_progress", now)
+        return True
+
+    def counts(self) -> dict[str, int]:
+        """Return the connections and messages as the swarm counts them."""
+        rows = self._board.of(ROLE_SWARM)
+        return {
+            "connections_open": sum(row[words.OPEN] for row in rows),
+            "connections_failed": sum(row[words.FAILED] for row in rows),
+            "connections_closed": sum(row[words.CLOSED] for row in rows),
+            "connections_verified": sum(row[words.VERIFIED] for row in rows),
+            "messages_sent": sum(row[words.SENT] for row in rows),
+            "messages_received": sum(row[words.RECEIVED] for row in rows),
+        }

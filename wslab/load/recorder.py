@@ -1,0 +1,226 @@
+"""The recorder: writes what the board, the processes and the kernel count, once a second.
+
+Started by the supervisor as `python -m wslab.load.recorder SPEC_JSON`, with the board's descriptor inherited. It
+writes `samples.csv` and `latency.csv` into the run folder, a row at a time, and each sample to stdout as a JSON line.
+
+1. Samples are due at whole multiples of the interval since the epoch of the run. A late wake-up does not shift the
+   ones after it, a missed one is skipped, and `recorder_late_seconds` tells how late each was.
+2. Samples besides the schedule: one at once at the start, one whenever the board's phase changes (seen within
+   `POLL_SECONDS`, and labelled with the phase that begins), one at the end. A ramp of half a second is thus bounded
+   by samples, and two rows may be close together: rates are for the reader to take over windows that are long enough.
+3. PSS is dear, so its cells are empty but for: once before the ramp for each set of processes, at once on entering
+   hold and verify, and every `PSS_SECONDS` during these.
+4. End of file on stdin is the end: one last sample, exit 0. Nothing else is: SIGINT belongs to the caller, and a
+   reader of stdout that is slow or gone does not keep a row from the disk.
+5. `swarm_lag_seconds_max` is taken from the board and set back to zero, so each row has the maximum since the last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from wslab.core.histogram import BUCKETS, bucket_seconds
+from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, Column, header, to_cells
+from wslab.load import board as words
+from wslab.load.board import Board
+from wslab.load.reports import Reports
+from wslab.machine.counters import Counters
+from wslab.machine.process import raise_fd_limit
+from wslab.machine.procfs import read_rss
+from wslab.machine.watch import Group
+
+# How soon a change of phase is noticed; looking costs one word of shared memory.
+POLL_SECONDS = 0.05
+# One reading of PSS keeps a core busy for about 20 ms per 100 small processes.
+PSS_SECONDS = 5.0
+
+_ROLES = {"server": words.ROLE_SERVER, "swarm": words.ROLE_SWARM}
+_ROLE_WORDS = {
+    "connections_open": words.OPEN,
+    "connections_opened": words.OPENED,
+    "connections_failed": words.FAILED,
+    "connections_closed": words.CLOSED,
+    "messages_sent": words.SENT,
+    "messages_received": words.RECEIVED,
+}
+_HISTOGRAMS = {"handshake": words.HANDSHAKE, "roundtrip": words.ROUNDTRIP}
+_PSS_PHASES = ("hold", "verify")
+
+
+class Table:
+    """A CSV file that takes whole rows: each is on its way to the disk before the next is made.
+
+    Args:
+        path: the file, replaced if it exists.
+        columns: its columns; the header is written at once.
+    """
+
+    def __init__(self, path: Path, columns: tuple[Column, ...]) -> None:
+        self.columns = columns
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._write([header(columns)])
+
+    def append(self, *records: dict[str, Any]) -> None:
+        """Write records as rows; none of the values holds a comma or a quote."""
+        self._write([to_cells(record, self.columns) for record in records])
+
+    def _write(self, rows: list[list[str]]) -> None:
+        data = "".join(",".join(cells) + "\n" for cells in rows).encode()
+        while data:  # A disk that is nearly full takes a part first and then refuses, which is raised.
+            data = data[os.write(self._fd, data) :]
+
+
+class Recorder:
+    """Takes samples of one run.
+
+    Args:
+        board: the counters of the load.
+        epoch: monotonic time that `elapsed_seconds` counts from.
+    """
+
+    def __init__(self, board: Board, epoch: float) -> None:
+        self._board = board
+        self._epoch = epoch
+        self._counters = Counters()
+        self._groups = {side: Group() for side in _ROLES}
+        # Its parent is the supervisor; after the supervisor's end the kernel would name another one.
+        self._supervisor = os.getppid()
+        self._buckets = {kind: [0] * BUCKETS for kind in _HISTOGRAMS}
+        self._pss_of: frozenset[int] = frozenset()
+        self._pss_phase = ""
+        self._pss_at = 0.0
+
+    def sample(self, due: float | None = None) -> dict[str, Any]:
+        """Return one sample of everything.
+
+        Args:
+            due: monotonic time at which it was due; None for one besides the schedule.
+        """
+        now = time.monotonic()
+        phase = self._board.phase
+        record: dict[str, Any] = {
+            "elapsed_seconds": round(now - self._epoch, 6),
+            "unix_seconds": round(time.time(), 6),
+            "phase": phase,
+        }
+        for side, role in _ROLES.items():
+            record |= self._side(side, role, now)
+        record |= self._counters.read()
+        record["supervisor_rss_bytes"] = read_rss(self._supervisor)
+        if self._pss_is_due(phase, now):
+            for side, group in self._groups.items():
+                record[f"{side}_pss_bytes"] = group.pss_bytes()
+        record["recorder_cpu_seconds"] = round(time.process_time(), 6)
+        record["recorder_late_seconds"] = 0.0 if due is None else round(max(0.0, now - due), 6)
+        return record
+
+    def latencies(self, elapsed_seconds: float) -> list[dict[str, Any]]:
+        """Return what was added to each latency bucket since the last call, buckets without additions left out."""
+        records = []
+        for kind, first_word in _HISTOGRAMS.items():
+            counts = self._board.histogram(first_word)
+            before, self._buckets[kind] = self._buckets[kind], counts
+            records += [
+                {
+                    "elapsed_seconds": elapsed_seconds,
+                    "kind": kind,
+                    "bucket_seconds": bucket_seconds(index),
+                    "count": count - before[index],
+                }
+                for index, count in enumerate(counts)
+                if count > before[index]
+            ]
+        return records
+
+    def _side(self, side: str, role: int, now: float) -> dict[str, Any]:
+        counts = [_take(row) for row in self._board.of(role)]
+        values: dict[str, Any] = {**self._groups[side].read([row[words.PID] for row in counts if row[words.PID]], now)}
+        values |= {name: sum(row[word] for row in counts) for name, word in _ROLE_WORDS.items()}
+        values["pss_bytes"] = None
+        if side == "server":
+            values["shards_at_limit"] = sum(row[words.AT_LIMIT] for row in counts)
+            return {f"server_{name}": value for name, value in values.items()}
+        values["connections_pending"] = sum(row[words.PENDING] for row in counts)
+        values["connections_verified"] = sum(row[words.VERIFIED] for row in counts)
+        values["messages_failed"] = sum(row[words.MESSAGES_FAILED] for row in counts)
+        values["lag_seconds_max"] = max((row[words.LAG_US] for row in counts), default=0) / 1e6
+        return {f"swarm_{name}": value for name, value in values.items()}
+
+    def _pss_is_due(self, phase: str, now: float) -> bool:
+        """Tell whether this sample reads PSS, and note that it does."""
+        living = frozenset[int]().union(*(group.living for group in self._groups.values()))
+        entered, self._pss_phase = phase != self._pss_phase, phase
+        if phase in _PSS_PHASES:
+            due = entered or now - self._pss_at >= PSS_SECONDS
+        else:
+            # The ramp may follow the start so soon that only its first sample sees the processes: rule 3.
+            due = (phase == "start" or (phase == "ramp" and entered)) and living != self._pss_of
+        if due:
+            self._pss_of, self._pss_at = living, now
+        return due
+
+
+def main(argv: list[str]) -> int:
+    """Record until stdin ends.
+
+    Args:
+        argv: the specification as JSON: `run_dir`, `board_fd`, `epoch_monotonic` and `interval_seconds` (1.0).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    raise_fd_limit()
+    spec = json.loads(argv[1])
+    epoch, interval = float(spec["epoch_monotonic"]), float(spec.get("interval_seconds", 1.0))
+    board = Board.attach(spec["board_fd"])
+    recorder = Recorder(board, epoch)
+    reports = Reports(sys.stdout.fileno(), epoch)
+    samples = Table(Path(spec["run_dir"]) / "samples.csv", SAMPLE_COLUMNS)
+    latency = Table(Path(spec["run_dir"]) / "latency.csv", LATENCY_COLUMNS)
+
+    def record(due: float | None = None) -> str:
+        sample = recorder.sample(due)
+        samples.append(sample)
+        reports.figure("sample", **sample)
+        latency.append(*recorder.latencies(sample["elapsed_seconds"]))
+        return str(sample["phase"])
+
+    phase = record()
+    due = next_due(time.monotonic(), epoch, interval)
+    while not _ended(min(POLL_SECONDS, due - time.monotonic())):
+        if time.monotonic() >= due:
+            phase = record(due)
+            due = next_due(time.monotonic(), epoch, interval)
+        elif board.phase != phase:
+            phase = record()
+    record()
+    reports.flush(seconds=1.0)
+    return 0
+
+
+def _take(row: memoryview[int]) -> list[int]:
+    """Return the counters of a process, and let its largest lag start anew with nothing in between."""
+    counts: list[int] = row[: words.FAILURES].tolist()
+    row[words.LAG_US] = 0
+    return counts
+
+
+def next_due(now: float, epoch: float, interval: float) -> float:
+    """Return the first multiple of `interval` after `epoch` that is still to come; all in seconds."""
+    return epoch + (int((now - epoch) / interval) + 1) * interval
+
+
+def _ended(seconds: float) -> bool:
+    """Wait at most `seconds` for stdin and tell whether it has ended; what is sent there is not for us."""
+    ready, _, _ = select.select([0], [], [], max(0.0, seconds))
+    return bool(ready) and not os.read(0, 65536)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,186 @@
+"""Make an enclosure on this machine, say how to enter it, and take it down without a trace.
+
+1. Everything is in a log before it is made. On leaving it is undone in reverse order; after a death of the caller
+   by the supervisor, by the next isolation, or by `wslab clean`, whichever comes first.
+2. A setting of the whole machine is claimed first, so two isolations cannot take each other's value for the machine's.
+3. The limits that a run is judged by are those found inside, by a process that has entered.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from types import TracebackType
+from typing import Any
+
+from wslab.core.enclosure import CONNTRACK_MAX, ROLES, Enclosure
+from wslab.core.quantities import BadInput
+from wslab.machine.cgroups import Group, groups_of
+from wslab.machine.netns import create_netns, find_nft, look_from_inside, netns_path
+from wslab.machine.procfs import read_status
+from wslab.machine.sysctls import claim_sysctl, read_sysctl, sysctl_path, write_sysctl
+from wslab.machine.undo import UndoLog, undo_orphaned
+
+# What a bound of one role is read along with; the tighter role's are shown.
+_BOUNDS = (
+    ("fd_hard", "fd_soft"),
+    ("nproc_soft",),
+    ("memory_cgroup_limit_bytes", "memory_cgroup_used_bytes"),
+    ("pids_cgroup_max", "pids_cgroup_used"),
+)
+_CAP_SETGID, _CAP_SETUID, _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 6, 7, 12, 21
+# The connections that this machine tracks itself must stay below this share of a lowered table.
+_TRACKED_SHARE = 0.5
+_CONNTRACK_COUNT = "net.netfilter.nf_conntrack_count"
+
+_log = logging.getLogger(__name__)
+
+
+def obstacle(enclosure: Enclosure) -> str:
+    """Return one line that says why an enclosure cannot be made here; empty when nothing is known to be in the way."""
+    text = (read_status() or {}).get("CapEff")
+    capabilities = int(text, 16) if text else 0
+
+    def lacks(*bits: int) -> bool:
+        return not all(capabilities >> bit & 1 for bit in bits)
+
+    if enclosure.needs_root and os.geteuid() != 0:
+        return "it takes root to make this enclosure"
+    if enclosure.netns and lacks(_CAP_NET_ADMIN, _CAP_SYS_ADMIN):
+        return "a network namespace takes the capabilities SYS_ADMIN and NET_ADMIN"
+    if enclosure.uid is not None and lacks(_CAP_SETGID, _CAP_SETUID):
+        return "another user takes the capabilities SETUID and SETGID"
+    if enclosure.processes_limit and os.geteuid() == 0 and not enclosure.uid:
+        return "processes_limit does not bind root, so it takes a uid"
+    if enclosure.nft and find_nft() is None:
+        return "nft is not installed; on Debian and Ubuntu this helps: apt install nftables"
+    for name in enclosure.global_sysctls:
+        if not os.access(sysctl_path(name), os.W_OK):
+            return f"{name} cannot be written from here"
+    try:
+        groups_of(enclosure, "wslab")
+    except OSError as problem:
+        return str(problem)
+    return _too_much_tracked(enclosure)
+
+
+def _too_much_tracked(enclosure: Enclosure) -> str:
+    most = enclosure.global_sysctls.get(CONNTRACK_MAX)
+    if most is None:
+        return ""
+    tracked = int(read_sysctl(_CONNTRACK_COUNT))
+    if tracked <= _TRACKED_SHARE * most:
+        return ""
+    return f"{tracked:,} connections of this machine are tracked, too many for {CONNTRACK_MAX} {most:,}"
+
+
+class Isolation:
+    """An enclosure on this machine, for as long as the context lasts.
+
+    Args:
+        enclosure: what is bound.
+        name: what its parts are named by; one that nobody else has by default.
+
+    Raises:
+        BadInput: on entering, when it cannot be made; one line says why, and nothing of it is left.
+    """
+
+    def __init__(self, enclosure: Enclosure, name: str = "") -> None:
+        self.enclosure = enclosure
+        self.name = name or f"wslab-{secrets.token_hex(4)}"
+        self._log = UndoLog(self.name)
+        self._groups: list[Group] = []
+        self._claims: list[int] = []
+
+    def __enter__(self) -> Isolation:
+        _say(undo_orphaned())
+        refused = obstacle(self.enclosure)
+        if refused:
+            raise BadInput(f"the enclosure cannot be made: {refused}")
+        try:
+            self._make()
+        except OSError as problem:
+            self._take_down()
+            raise BadInput(f"the enclosure cannot be made: {problem}") from problem
+        except BaseException:
+            self._take_down()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._take_down()
+        except KeyboardInterrupt:  # Impatience must not leave the machine changed.
+            self._take_down()
+            raise
+
+    def spec(self, role: str) -> dict[str, Any]:
+        """Return what the specification of a process gets, so that it is started inside.
+
+        Args:
+            role: `server`, `swarm`, or another one, such as `recorder`, that only shares the network namespace.
+        """
+        entry: dict[str, Any] = {"netns": netns_path(self.name) if self.enclosure.netns else None}
+        if role not in ROLES:
+            return {"enclosure": entry}
+        entry |= {
+            "cgroups": [str(group.path) for group in self._groups if group.role == role],
+            "fd_limit": self.enclosure.fd_limit.get(role),
+            "processes_limit": self.enclosure.processes_limit.get(role),
+            "cpus": list(self.enclosure.cpus.get(role, ())),
+        }
+        return {"enclosure": entry, "uid": self.enclosure.uid}
+
+    def read_host(self) -> dict[str, Any]:
+        """Return the limits as the load finds them, see `wslab.machine.procfs.read_host`.
+
+        A process has entered and looked for each end. Where the ends are bound differently, the tighter bound is given.
+
+        Raises:
+            BadInput: it cannot be entered.
+        """
+        try:
+            host = look_from_inside(self.spec("recorder")["enclosure"])
+            for role in ROLES:
+                spec = self.spec(role)
+                seen = look_from_inside(spec["enclosure"], spec["uid"])
+                for bound, *along in _BOUNDS:
+                    if seen[bound] is not None and (host[bound] is None or 0 <= seen[bound] < host[bound]):
+                        host |= {key: seen[key] for key in (bound, *along)}
+                host["uid"] = seen["uid"]
+        except OSError as problem:
+            raise BadInput(f"the enclosure cannot be entered: {problem}") from problem
+        if self.enclosure.netns:
+            host["conntrack_tracking"] = self.enclosure.tracks_connections
+        return host
+
+    def _make(self) -> None:
+        for group in groups_of(self.enclosure, self.name):
+            self._log.note("cgroup", path=str(group.path))
+            group.make()
+            self._groups.append(group)
+        if self.enclosure.netns:
+            self._log.note("netns", name=self.name)
+            create_netns(self.name, self.enclosure.sysctls, self.enclosure.nft)
+        # Last, and so the first to be undone: this is what others could notice.
+        for name, value in self.enclosure.global_sysctls.items():
+            try:
+                self._claims.append(claim_sysctl(name))
+            except BlockingIOError as problem:
+                raise OSError(f"another run has {name} changed at the moment") from problem
+            self._log.note("sysctl", name=name, before=read_sysctl(name), written=str(value))
+            write_sysctl(name, value)
+
+    def _take_down(self) -> None:
+        while self._claims:
+            os.close(self._claims.pop())
+        _say(self._log.undo())
+        self._groups.clear()
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        _log.warning("%s", line)

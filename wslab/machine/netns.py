@@ -1,0 +1,131 @@
+"""A network namespace with nothing in it but loopback: made, set up and looked at from inside.
+
+What enters a namespace never comes back, and the caller may have threads. So both is done by a process of its own,
+this module run as a program: it takes a JSON object on stdin and answers with one on stdout.
+
+- `{"create": name, "sysctls": {...}, "nft": "..."}` makes the namespace, and answers `{}`.
+- `{"look": entry, "uid": ...}` enters what `wslab.machine.entering` takes, and answers with the limits found there.
+
+An answer with `error` is one line that says what went wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wslab.machine.entering import become, enter, enter_netns
+from wslab.machine.procfs import read_host
+from wslab.machine.sysctls import sysctl_path, write_sysctl
+
+NETNS_FOLDER = "/run/netns"
+# nft is for administrators, and its folder is not in everybody's path.
+_PATH = "/usr/sbin:/sbin:/usr/local/sbin"
+_ANSWER_SECONDS = 30.0
+_LOOPBACK_INDEX = 1
+
+
+def netns_path(name: str) -> str:
+    """Return where a namespace of this name can be entered."""
+    return f"{NETNS_FOLDER}/{name}"
+
+
+def find_nft() -> str | None:
+    """Return the nft program, or None when it is not installed."""
+    return shutil.which("nft") or shutil.which("nft", path=_PATH)
+
+
+def create_netns(name: str, sysctls: Mapping[str, str | int], nft: str) -> None:
+    """Make a namespace with loopback up, its settings written and its rules loaded.
+
+    Raises:
+        OSError: that is not possible; the text says why in one line.
+    """
+    _ask({"create": name, "sysctls": dict(sysctls), "nft": nft})
+
+
+def look_from_inside(entry: Mapping[str, Any], uid: int | None = None) -> dict[str, Any]:
+    """Return the limits of `read_host` as a process finds them that has entered.
+
+    Raises:
+        OSError: it cannot be entered.
+    """
+    return _ask({"look": dict(entry), "uid": uid})
+
+
+def _ask(question: dict[str, Any]) -> dict[str, Any]:
+    # Started in the folder of the package, where -m looks first: the same package is found, installed or not.
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "wslab.machine.netns"]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(question), capture_output=True, text=True, cwd=root, timeout=_ANSWER_SECONDS
+        )
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except subprocess.TimeoutExpired as problem:
+        raise OSError(f"a namespace was not ready within {_ANSWER_SECONDS:.0f} s") from problem
+    except ValueError as problem:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        raise OSError(f"nothing can be done in a namespace: {last[0]}") from problem
+    if "error" in answer:
+        raise OSError(answer["error"])
+    return answer
+
+
+# In the process of its own
+
+
+def _create(question: Mapping[str, Any]) -> dict[str, Any]:
+    from pyroute2 import IPRoute, netns
+
+    netns.create(question["create"])
+    enter_netns(netns_path(question["create"]))
+    with IPRoute() as route:
+        route.link("set", index=_LOOPBACK_INDEX, state="up")
+    for name, value in question["sysctls"].items():
+        if not sysctl_path(name).exists():
+            raise FileNotFoundError(f"a network namespace has no setting {name} of its own")
+        try:
+            write_sysctl(name, value)
+        except OSError as problem:
+            raise OSError(f"{name} = {value} is refused by the kernel: {problem.strerror}") from problem
+    if question["nft"]:
+        _load_rules(question["nft"])
+    return {}
+
+
+def _load_rules(rules: str) -> None:
+    nft = find_nft()
+    if nft is None:
+        raise FileNotFoundError("nft is not installed; on Debian and Ubuntu this helps: apt install nftables")
+    done = subprocess.run([nft, "-f", "-"], input=rules, capture_output=True, text=True)
+    if done.returncode:
+        first = done.stderr.strip().splitlines()[:1] or [f"exit status {done.returncode}"]
+        raise OSError(f"nft refuses the rules: {first[0]}")
+
+
+def _look(question: Mapping[str, Any]) -> dict[str, Any]:
+    enter(question["look"])
+    if question["uid"] is not None:
+        become(question["uid"])
+    return read_host()
+
+
+def main() -> int:
+    """Answer the question on stdin."""
+    question = json.loads(sys.stdin.read())
+    try:
+        answer = (_create if "create" in question else _look)(question)
+    except OSError as problem:
+        answer = {"error": " ".join(str(problem).split())}
+    sys.stdout.write(json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

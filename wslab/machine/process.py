@@ -1,0 +1,89 @@
+"""What a process asks of the kernel about itself, and how it tells another process from its successor.
+
+1. Imported by every load process: it pulls in `os` and `resource` and nothing else.
+2. Nothing here fails because a privilege is missing: the caller gets what the kernel grants and reads how much that is.
+3. A pid alone names nobody, because the kernel uses it again; a pid together with its start time names one process.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+
+# Positions after the closing bracket of the command in /proc/PID/stat, see proc_pid_stat(5): fields 3 and 22.
+_STATE = 0
+_START_TICKS = 19
+_DEAD_STATES = (b"Z", b"X", b"x")
+
+
+def raise_fd_limit() -> int:
+    """Raise the soft limit on descriptors to the hard one and return the soft limit in force.
+
+    The kernel refuses any hard limit above `fs.nr_open`, also one that was granted before `fs.nr_open` was lowered;
+    the limit is then brought down to it. Where that is refused as well, it stays as it was.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (hard, _nr_open()):
+        if 0 <= wanted <= soft:
+            break
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+        except (OSError, ValueError):
+            continue
+        break
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def prefer_as_oom_victim(score: int = 900) -> None:
+    """Make this process the first to be killed when memory ends, so that the notebook is not.
+
+    Args:
+        score: -1000 (never) to 1000 (first); raising it needs no privilege. A refusal is ignored.
+    """
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(score))
+    except OSError:
+        pass
+
+
+def lower_priority(nice: int) -> None:
+    """Add `nice` to this process's niceness; a refusal is ignored."""
+    try:
+        os.nice(nice)
+    except OSError:
+        pass
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot, or None when there is no such process.
+
+    The value does not change while the process lives. A zombie still has one.
+    """
+    fields = _stat_fields(pid)
+    return int(fields[_START_TICKS]) if fields else None
+
+
+def alive(pid: int, ticks: int) -> bool:
+    """Tell whether the process that had this pid and start time still runs; a zombie does not."""
+    fields = _stat_fields(pid)
+    return bool(fields) and int(fields[_START_TICKS]) == ticks and fields[_STATE] not in _DEAD_STATES
+
+
+def _stat_fields(pid: int) -> list[bytes]:
+    """Return the fields of /proc/PID/stat that follow the command, or nothing when the process is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            text = file.read(4096)
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    # The command may hold spaces and brackets of its own, so only the last bracket ends it.
+    return text[text.rindex(b")") + 1 :].split()
+
+
+def _nr_open() -> int:
+    try:
+        with open("/proc/sys/fs/nr_open", "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0

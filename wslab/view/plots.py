@@ -1,0 +1,80 @@
+"""The figures: each a function from recorded runs to a figure, drawn again at any time without load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wslab.view.plots_frame import Plot, image_bytes, save_figure
+from wslab.view.plots_run import (
+    FLOOR_SERVER,
+    connections_over_time,
+    cpu_memory_over_time,
+    latency,
+    memory_over_connections,
+)
+from wslab.view.plots_stages import stages_overview, where_things_break
+
+if TYPE_CHECKING:
+    from wslab.lab.runs import Run
+
+__all__ = [
+    "FLOOR_SERVER",
+    "RUN_FIGURES",
+    "Plot",
+    "connections_over_time",
+    "cpu_memory_over_time",
+    "image_bytes",
+    "latency",
+    "memory_over_connections",
+    "run_figures",
+    "save_figure",
+    "save_run_figures",
+    "stages_overview",
+    "where_things_break",
+]
+
+# The figures of one run: file name, what to conclude from it, function.
+RUN_FIGURES: tuple[tuple[str, str, Callable[[Run], Plot]], ...] = (
+    (
+        "connections",
+        "A straight climb to the line that was asked for is a stage that held; the rate below shows whether opening "
+        "got slower with every connection, long before anything failed.",
+        connections_over_time,
+    ),
+    (
+        "cpu-memory",
+        "Who used the cores, and how far memory was from its reserve. A swarm at its limit beside an idle server "
+        "measures the swarm.",
+        cpu_memory_over_time,
+    ),
+    (
+        "memory",
+        "What one more connection costs. The distance to the floor is the price of WebSocket; the kernel's share is "
+        "the price of TCP, and no process shows it.",
+        memory_over_connections,
+    ),
+    (
+        "latency",
+        "The share of handshakes and messages that waited long. Round trips count from the moment a message was due, "
+        "so a stall shows.",
+        latency,
+    ),
+)
+
+
+def run_figures(run: Run) -> list[tuple[str, str, Plot]]:
+    """Draw the figures of one run for which it recorded anything, as (file name, what to conclude, figure)."""
+    drawn = []
+    for name, words, draw in RUN_FIGURES:
+        recorded = run.latency if draw is latency else run.samples
+        if len(recorded) > 1:
+            drawn.append((name, words, draw(run)))
+    return drawn
+
+
+def save_run_figures(run: Run) -> list[Path]:
+    """Write all figures of a run as SVG and PNG into its folder `figures` and return their paths."""
+    folder = run.run_dir / "figures"
+    return [path for name, _, plot in run_figures(run) for path in save_figure(plot, folder, name)]

@@ -1,0 +1,186 @@
+"""The frame that all figures share: style, colours, axes in readable units, captions, files.
+
+1. A figure is made without pyplot: nothing global is changed, nothing stays open, no display is needed.
+2. One colour a quantity, from the Okabe-Ito palette, the same in every figure.
+3. Every figure carries its machine, kernel, date and run below, so that it can be published alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import log2
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from wslab.lab.display import bytes_text, count_text, seconds_text
+
+STYLE = Path(__file__).with_name("wslab.mplstyle")
+STAGE_LINES = (10_000, 100_000, 700_000, 1_000_000)
+COLOURS = {
+    "total": "#000000",
+    "connections": "#000000",
+    "server": "#0072b2",
+    "swarm": "#e69f00",
+    "kernel": "#009e73",
+    "headroom": "#56b4e9",
+    "handshake": "#cc79a7",
+    "roundtrip": "#332288",
+    "floor": "#777777",
+    "break": "#d55e00",
+}
+SHORT_LOG_SPAN = 150
+P = ParamSpec("P")
+
+
+class BinaryLocator(MaxNLocator):
+    """Places ticks at round numbers of KiB, MiB or GiB instead of round numbers of bytes."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        """Return the ticks from `vmin` to `vmax`, in bytes."""
+        unit = 1024.0 ** max(0, int(log2(max(abs(vmin), abs(vmax), 1.0)) // 10))
+        return [tick * unit for tick in super().tick_values(vmin / unit, vmax / unit)]
+
+
+class Plot(Figure):
+    """A figure that shows itself in a notebook, whatever backend is set, and leaves no text beside the image."""
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
+        width, height = (round(inches * 100) for inches in self.get_size_inches())
+        image = base64.b64encode(image_bytes(self, "png")).decode("ascii")
+        return {"image/png": image, "text/plain": repr(self)}, {"image/png": {"width": width, "height": height}}
+
+    def __repr__(self) -> str:
+        return f"Plot({self.get_suptitle()!r})"
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Apply the project's style on top of matplotlib's defaults, for as long as the context lasts."""
+    with matplotlib.style.context(STYLE, after_reset=True):
+        yield
+
+
+def figure(draw: Callable[P, Plot]) -> Callable[P, Plot]:
+    """Make a drawing function draw in the project's style."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Plot:
+        with styled():
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def new_plot(title: str, caption: str, *, rows: int = 1, columns: int = 1, size: tuple[float, float]) -> Plot:
+    """Return an empty figure with its title above and its caption below; its axes are in `.axes`.
+
+    Args:
+        title: what it shows.
+        caption: machine, kernel, date and run.
+        rows: axes stacked over each other; they share their x axis.
+        columns: axes beside each other.
+        size: width and height in inches.
+    """
+    plot = Plot(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08))
+    plot.subplots(rows, columns, sharex=rows > 1)
+    plot.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    plot.supxlabel(caption, x=0.01, ha="left", fontsize=8, color="#555555")
+    return plot
+
+
+def count_axis(ax: Axes, which: str, label: str, *, log: bool = False) -> None:
+    """Show counts as `700k` on the axis `which` ("x" or "y")."""
+    _unit_axis(ax, which, label, count_text, log=log)
+
+
+def bytes_axis(ax: Axes, which: str, label: str, *, log: bool = False) -> None:
+    """Show bytes as KiB or GiB, with ticks at powers of two."""
+    _unit_axis(ax, which, label, bytes_text, log=log, base=2.0)
+
+
+def seconds_axis(ax: Axes, which: str, label: str, *, log: bool = False) -> None:
+    """Show seconds as µs, ms or s."""
+    _unit_axis(ax, which, label, seconds_text, log=log)
+
+
+def _unit_axis(
+    ax: Axes, which: str, label: str, text: Callable[[float], str], *, log: bool, base: float = 10.0
+) -> None:
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    if log:
+        (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+        low, high = ax.get_xlim() if which == "x" else ax.get_ylim()
+        if not 0 < low < high:  # Nothing to show; an axis without numbers cannot be drawn.
+            low, high = 1.0, 10.0
+            (ax.set_xlim if which == "x" else ax.set_ylim)(low, high)
+        # Powers of ten alone would leave a short axis with one labelled tick.
+        subs = (1.0, 2.0, 5.0) if base == 10.0 and high < SHORT_LOG_SPAN * low else (1.0,)
+        axis.set_major_locator(LogLocator(base=base, subs=subs, numticks=9))
+        axis.set_minor_formatter(NullFormatter())
+    elif base == 2.0:
+        axis.set_major_locator(BinaryLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    axis.set_label_text(label)
+
+
+def stage_lines(ax: Axes, *, labels: bool = True) -> None:
+    """Draw the named stages as thin vertical lines, each named above the axes, where they fall inside."""
+    low, high = ax.get_xlim()
+    for connections in STAGE_LINES:
+        if low <= connections <= high:
+            ax.axvline(connections, color="#aaaaaa", linewidth=0.9, linestyle=(0, (2, 3)), zorder=1, gid="stage")
+            if labels:
+                ax.annotate(
+                    count_text(connections),
+                    (connections, 1.0),
+                    xycoords=ax.get_xaxis_transform(),
+                    xytext=(0, 3),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=8,
+                    color="#666666",
+                )
+
+
+def side_legend(ax: Axes) -> None:
+    """Put the legend to the right of the axes, where it can hide nothing; none when there is nothing to name."""
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), alignment="left")
+
+
+def note(ax: Axes, text: str) -> None:
+    """Say in the middle of the axes why they show little or nothing."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color="#666666", gid="note")
+
+
+def image_bytes(plot: Figure, kind: str) -> bytes:
+    """Return a figure as the bytes of a PNG or SVG file; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    metadata: Mapping[str, str | None] = {"Date": None} if kind == "svg" else {"Software": None}
+    with styled():
+        plot.savefig(buffer, format=kind, metadata=dict(metadata))
+    return buffer.getvalue()
+
+
+def save_figure(plot: Figure, folder: str | Path, name: str, kinds: Iterable[str] = ("svg", "png")) -> list[Path]:
+    """Write a figure as `folder/name.svg` and `folder/name.png`.
+
+    Returns:
+        The paths written; the folder is made when it is missing.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    paths = [target / f"{name}.{kind}" for kind in kinds]
+    for path in paths:
+        path.write_bytes(image_bytes(plot, path.suffix[1:]))
+    return paths

@@ -1,0 +1,193 @@
+"""The report: recorded runs as one HTML file that opens offline, with figures and tables beside it as files.
+
+1. The page holds everything it shows: figures are embedded, there is no script and nothing is loaded from anywhere.
+2. Figures are also written as SVG and PNG, the table as CSV, for whoever writes a text of their own.
+3. Runs under `runs/` get a `report.html` and `figures/` of their own; those that come with the project stay.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from wslab.lab import store
+from wslab.lab.display import bytes_text, outcome_badge, rate_text, seconds_text, whole_text
+from wslab.lab.runs import Run, runs_table
+from wslab.view.plots import (
+    FLOOR_SERVER,
+    Plot,
+    image_bytes,
+    memory_over_connections,
+    run_figures,
+    save_figure,
+    stages_overview,
+    where_things_break,
+)
+
+_STYLE = Path(__file__).with_name("report.css")
+_COLUMNS = ("stage", "server", "outcome", "open", "opened", "a connection", "round trip 99 %", "date", "what broke")
+
+
+def report(runs: Run | Sequence[Run], out: str | Path = "") -> Path:
+    """Write the report of recorded runs.
+
+    Args:
+        runs: the runs, oldest first.
+        out: folder for the report, or the name of an `.html` file; empty for `report` in the project's data folder.
+
+    Returns:
+        The path of the page.
+    """
+    chosen = [runs] if isinstance(runs, Run) else list(runs)
+    target = Path(out) if str(out) else store.data_folder() / "report"
+    page = target if target.suffix == ".html" else target / "index.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    details = [_details(run) for run in chosen]
+    runs_table(chosen).to_csv(page.parent / "runs.csv")
+    body = [_heading(chosen)]
+    for name, (heading, words), plot in _overview_figures(chosen):
+        image = _figure(_render(plot, page.parent / "figures", name), heading)
+        body.append(f"<h2>{escape(heading)}</h2><p>{escape(words)}</p>{image}")
+    body += ["<h2>All runs</h2>", _table(chosen), "<h2>Run by run</h2>", *reversed(details)]
+    page.write_text(_page("How many WebSocket connections this machine holds", body), encoding="utf-8")
+    return page
+
+
+def run_report(run: Run) -> Path:
+    """Write `report.html` and `figures/` into a run folder and return the path of the page."""
+    return _write_run_page(run, _run_body(run, run.run_dir / "figures"))
+
+
+CEILINGS = (
+    "Where things break",
+    "Each bar ends where that limit ends a climb on this machine, lowest first; to the right stands what lifts it. "
+    "Grey limits do not apply as the stage was planned. Circles and crosses are measured.",
+)
+STAGES = (
+    "What a stage costs",
+    "Bytes per connection are the sum of both ends and the kernel. The dashed line is the raw-TCP floor: the same "
+    "processes without WebSocket. Bytes that stay level and a rate that does not fall mean that nothing got worse "
+    "with the number.",
+)
+MEMORY = (
+    "Memory over connections",
+    "Straight lines side by side: every further connection costs the same. The kernel's part appears in no process.",
+)
+
+
+def _overview_figures(runs: Sequence[Run]) -> list[tuple[str, tuple[str, str], Plot]]:
+    """Return (file name, (heading, what to conclude), figure) for what several runs show together."""
+    figures = []
+    planned = max((run for run in runs if run.preflight), key=lambda run: run.created_at, default=None)
+    served = [run for run in runs if run.server != FLOOR_SERVER]
+    measured = [run for run in served if run.summary.get("connections_open")]
+    if planned is not None:
+        figures.append(("where-things-break", CEILINGS, where_things_break(planned.preflight, served)))
+    if measured:
+        figures.append(("stages", STAGES, stages_overview(runs)))
+        largest = max(measured, key=lambda run: int(run.summary["connections_open"]))
+        floors = [run for run in runs if run.server == FLOOR_SERVER and run.connections == largest.connections]
+        if len(largest.samples) > 1:
+            plot = memory_over_connections(largest, floor=floors[-1] if floors else None)
+            figures.append(("memory", MEMORY, plot))
+    return figures
+
+
+def _heading(runs: Sequence[Run]) -> str:
+    title = "<h1>How many WebSocket connections this machine holds</h1>"
+    if not runs:
+        return f"{title}<p class=lead>No runs are recorded yet: <code>wslab sweep</code> makes some.</p>"
+    machines = dict.fromkeys(" · ".join(filter(None, (run.machine.line, run.machine.versions))) for run in runs)
+    lines = "".join(f"<div class=quiet>{escape(line)}</div>" for line in machines)
+    return f"{title}<p class=lead>{' '.join(_conclusions(runs))}</p>{lines}"
+
+
+def _conclusions(runs: Sequence[Run]) -> list[str]:
+    """Say in sentences what held, what it cost and what broke first."""
+    served = [run for run in runs if run.server != FLOOR_SERVER]
+    held = [run for run in served if run.outcome == "held"]
+    sentences = []
+    if held:
+        best = max(held, key=lambda run: run.connections)
+        figures = best.summary
+        sentences.append(
+            f"<b>{whole_text(best.connections)} connections held</b>, opened at "
+            f"{rate_text(figures.get('connections_per_second'))}, each taking "
+            f"{bytes_text(figures.get('total_bytes_per_connection'))} with both ends and the kernel counted."
+        )
+    for run in served:
+        if run.outcome == "broke":
+            limits = ", ".join(dict.fromkeys(str(finding.get("limit")) for finding in run.findings)) or "unknown"
+            reached = whole_text(run.summary.get("connections_open"))
+            sentences.append(f"The {run.name} stage broke at {reached}: <b>{escape(limits)}</b>.")
+    return sentences or ["No stage has held yet."]
+
+
+def _table(runs: Sequence[Run]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in _COLUMNS)
+    return f"<div class=scroll><table class=wide><tr>{head}</tr>{''.join(map(_row, runs))}</table></div>"
+
+
+def _row(run: Run) -> str:
+    figures = run.summary
+    limits = ", ".join(dict.fromkeys(str(finding.get("limit")) for finding in run.findings))
+    numbers = (
+        whole_text(figures.get("connections_open")),
+        rate_text(figures.get("connections_per_second")),
+        bytes_text(figures.get("total_bytes_per_connection")),
+        seconds_text(figures.get("roundtrip_seconds_p99")),
+    )
+    cells = [f"<td>{run.name}</td>", f"<td>{escape(run.server)}</td>", f"<td>{outcome_badge(run.outcome)}</td>"]
+    cells += [f"<td class=number>{escape(text)}</td>" for text in numbers]
+    cells += [f"<td>{escape(run.created_at[:10])}</td>", f"<td>{escape(limits)}</td>"]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _details(run: Run) -> str:
+    """Return the part of one run, and give it a page of its own where its folder is the project's to write in."""
+    summary = f"{outcome_badge(run.outcome)} {run.name} · {escape(run.server)} · {escape(run.run_id)}"
+    own = run.run_dir.parent.name == "runs"
+    body = _run_body(run, run.run_dir / "figures" if own else None)
+    if own:
+        _write_run_page(run, body)
+    return f"<details><summary>{summary}</summary><div>{body}</div></details>"
+
+
+def _write_run_page(run: Run, body: str) -> Path:
+    page = run.run_dir / "report.html"
+    title = f"{run.name} connections: {run.outcome}"
+    page.write_text(_page(title, [f"<h1>{escape(title)}</h1>", body]), encoding="utf-8")
+    return page
+
+
+def _run_body(run: Run, folder: Path | None) -> str:
+    drawn = run_figures(run)
+    if run.preflight:
+        drawn.append(("ceilings", CEILINGS[1], where_things_break(run.preflight, [run])))
+    images = [f"<p>{escape(words)}</p>{_figure(_render(plot, folder, name), name)}" for name, words, plot in drawn]
+    return run._repr_html_() + "".join(images)
+
+
+def _render(plot: Plot, folder: Path | None, name: str) -> bytes:
+    """Return a figure as SVG, and write it as SVG and PNG where there is a folder for it."""
+    if folder is None:
+        return image_bytes(plot, "svg")
+    svg, _ = save_figure(plot, folder, name)
+    return svg.read_bytes()
+
+
+def _figure(svg: bytes, words: str) -> str:
+    """Return a figure as an embedded image: ids of several SVGs in one page would clash."""
+    data = base64.b64encode(svg).decode("ascii")
+    return f'<figure><img alt="{escape(words)}" src="data:image/svg+xml;base64,{data}"></figure>'
+
+
+def _page(title: str, body: Sequence[str]) -> str:
+    style = _STYLE.read_text(encoding="utf-8")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>\n{style}</style></head>\n<body>{chr(10).join(body)}</body></html>\n"
+    )

@@ -1,0 +1,184 @@
+"""Stages as notebooks: executes the template for one stage or several, and keeps the executed copy with the run.
+
+papermill executes the template in a Jupyter kernel; the kernel runs the stage and writes the run folder.
+
+1. What became of a stage is read from its manifest, never from the notebook: papermill records a dead kernel as
+   completed cells.
+2. The run that a kernel recorded is the one whose manifest names that kernel's pid as its caller.
+3. An interrupt is passed on to the kernel, so that the stage drains and says `aborted`; a second one ends it at once.
+4. The copy grows under a hidden name and moves into the run folder at the end; where there is no run, none is left.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from wslab.core.quantities import BadInput
+from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
+from wslab.core.stage import Stage, refusal
+from wslab.lab import store
+from wslab.lab.runs import Run
+from wslab.machine.procfs import read_host
+from wslab.view.follow import View, follow
+from wslab.view.kernel import Kernels, count_oom_kills, how_it_died, interrupts_go_to, this_interpreter
+from wslab.view.live import live_view
+from wslab.view.outcomes import Executed, Sweep
+from wslab.view.publish import report
+
+TEMPLATE = "10-stage.ipynb"
+# A starved CPU silences a kernel for far longer than the 4 s that papermill allows.
+IOPUB_SECONDS = 120
+START_SECONDS = 180
+
+
+def sweep(
+    stages: Iterable[int | float | str | Stage],
+    keep_going: bool = False,
+    *,
+    template: Path | None = None,
+    **parameters: Any,
+) -> Sweep:
+    """Run stages one after the other, each as an executed notebook in its run folder, and write a report.
+
+    Args:
+        stages: connections of each stage, such as `["10k", "100k"]`.
+        keep_going: go on after a stage that did not hold; an interrupt always ends the sweep.
+        template: another notebook than the project's template.
+        **parameters: further parameters of every stage.
+
+    Raises:
+        BadInput: a parameter is unknown or cannot be used; nothing was started then.
+    """
+    asked = [Stage.of(**{**parameters, "connections": getattr(stage, "connections", stage)}) for stage in stages]
+    template = template or notebook_template()
+    check_parameters(template, Stage().as_dict())
+    executed: list[Executed] = []
+    for stage in asked:
+        executed.append(run_notebook(stage, template))
+        outcome = executed[-1].outcome
+        if outcome == ABORTED or (outcome != HELD and not keep_going):
+            break
+    done = Sweep(executed=tuple(executed), skipped=tuple(stage.name for stage in asked[len(executed) :]))
+    if not done.runs:
+        return done
+    data_dir = store.data_folder(asked[0].data_dir)
+    return Sweep(executed=done.executed, skipped=done.skipped, report=str(report(done.runs, data_dir / "report")))
+
+
+def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str], View] | None = None) -> Executed:
+    """Execute the template for one stage and keep the executed copy in the run folder.
+
+    Args:
+        stage: what is asked for; its fields are the notebook's parameters.
+        template: another notebook than the project's template.
+        view: makes a live view from the prefix of its lines; the one that suits unless given.
+
+    Returns:
+        What became of it, also where the notebook or its kernel died, or the machine is far too small for it.
+
+    Raises:
+        BadInput: the template lacks a parameter, or the data folder cannot be written.
+    """
+    template = template or notebook_template()
+    data_dir = store.data_folder(stage.data_dir)
+    parameters = stage.as_dict() | {"data_dir": str(data_dir)}
+    check_parameters(template, parameters)
+    store.check_writable(data_dir)
+    refused = refusal(stage, read_host())
+    if refused:
+        return Executed(stage=stage.name, outcome=BROKE, reason=f"not started: {refused}")
+    runs = data_dir / "runs"
+    known = {path.name for path in runs.iterdir()}
+    copy = runs / f".executing-{secrets.token_hex(4)}.ipynb"
+    kernels: Kernels = []
+    kills = count_oom_kills()
+
+    def find() -> Path | None:
+        return _run_of(runs, kernels[-1].pid, known) if kernels else None
+
+    show = view(f"{stage.name}: ") if view else live_view(prefix=f"{stage.name}: ")
+    try:
+        with interrupts_go_to(kernels) as interrupts, follow(find, show, stage.connections):
+            problem = _execute(template, copy, parameters, kernels)
+        death = how_it_died(kernels[-1].poll() if kernels else None, count_oom_kills() - kills)
+        run_dir = find()
+        if run_dir is None:
+            reason = "stopped by the user" if interrupts else death or problem or "the notebook recorded no run"
+            return Executed(stage=stage.name, outcome=ABORTED if interrupts else CRASHED, reason=reason)
+        if copy.is_file():
+            os.replace(copy, run_dir / "stage.ipynb")
+        return _recorded(stage, run_dir, death, problem)
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def notebook_template() -> Path:
+    """Return the template of a stage.
+
+    Raises:
+        BadInput: the project's notebooks are not there.
+    """
+    project = store.project_folder()
+    if project is None:
+        raise BadInput(f"notebooks/{TEMPLATE} is not here: run this inside a checkout of the project")
+    return project / "notebooks" / TEMPLATE
+
+
+def check_parameters(template: Path, parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters that a template does not declare; papermill would only warn.
+
+    Raises:
+        BadInput: names the parameters and the template.
+    """
+    unknown = sorted(set(parameters) - set(papermill.inspect_notebook(str(template))))
+    if unknown:
+        raise BadInput(f"unknown parameter {', '.join(unknown)}: {template.name} does not declare it")
+
+
+def _execute(template: Path, copy: Path, parameters: dict[str, Any], kernels: Kernels) -> str:
+    """Execute the template and return what went wrong in it, in one line."""
+    try:
+        papermill.execute_notebook(
+            str(template),
+            str(copy),
+            parameters=parameters,
+            progress_bar=False,
+            start_timeout=START_SECONDS,
+            iopub_timeout=IOPUB_SECONDS,
+            kernel_manager_class=this_interpreter(kernels),
+            cwd=str(template.parent),
+        )
+    except PapermillExecutionError as error:
+        return f"the notebook stopped at cell {error.exec_count}: {error.ename}: {error.evalue}"
+    except Exception as error:
+        # nbclient and zmq tell of a dead kernel in many ways; the manifest and the exit status say what it was.
+        return f"the notebook could not be executed: {type(error).__name__}: {' '.join(str(error).split())}"
+    return ""
+
+
+def _recorded(stage: Stage, run_dir: Path, death: str, problem: str) -> Executed:
+    """Return the outcome of a recorded run, and complete its manifest where its kernel could not."""
+    run = Run.load(run_dir)
+    if death and run.outcome == CRASHED and not run.manifest.get("ended_at"):
+        ends = {"outcome": CRASHED, "reason": death, "ended_at": store.utc_now()}
+        store.write_manifest(run_dir, run.manifest | ends)
+        run, problem = Run.load(run_dir), ""
+    reason = "; ".join(filter(None, (run.reason, problem)))
+    return Executed(stage=stage.name, outcome=run.outcome, reason=reason, run=run)
+
+
+def _run_of(runs: Path, pid: int, known: set[str]) -> Path | None:
+    """Return the newest run folder, not known before, that this process has recorded."""
+    for folder in sorted((path for path in runs.iterdir() if path.name not in known), reverse=True):
+        if (folder / store.MANIFEST).is_file():
+            caller = store.read_manifest(folder).get("caller") or {}
+            if caller.get("pid") == pid:
+                return folder
+    return None
