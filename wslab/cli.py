@@ -26,6 +26,8 @@ BAD_INPUT, CRASHED, INTERRUPTED = 2, 3, 130
 DEFAULT_STAGES = "10k,100k,700k,1M"
 # Parameters that make no sense where the server is somebody else's.
 SERVER_PARAMETERS = ("server", "server_shards", "memory_cap")
+# Parameters that no kernel setting depends on; and the target, which has another default there.
+UNTUNED_PARAMETERS = ("connections", "server", "ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune")
 
 
 class Parser(argparse.ArgumentParser):
@@ -116,6 +118,21 @@ def serve(options: argparse.Namespace) -> int:
         text = json.dumps(line) if options.json else f"{options.kind} serves at {serving.url}; Ctrl-C ends it"
         print(text, flush=True)
         return serving.wait()
+
+
+def tune(options: argparse.Namespace) -> int:
+    """Say which kernel settings a target needs."""
+    from wslab.lab.tune import tune as look
+    from wslab.lab.tuned import apply, revert
+
+    found = None if options.revert else look(**given(options))
+    for path in found.write(options.write) if found and options.write else []:
+        say(f"written: {path}")
+    if found and options.apply and found.settings:
+        say(found.difference() + "\n")
+    result = revert() if found is None else apply(found, options.all) if options.apply else found
+    print_json(result.as_dict()) if options.json else print(result.text())
+    return result.status
 
 
 def runs(options: argparse.Namespace) -> int:
@@ -225,6 +242,14 @@ def build_parser() -> Parser:
     swarming.add_argument("url", metavar="URL", help="a ws:// URL")
     swarming.add_argument(CONSENT_OPTION, action="store_true", help="dial a target that is not loopback")
     add_parameters(swarming, without=SERVER_PARAMETERS)
+    tuning = add(tune, "wslab tune --connections 2M")
+    tuning.add_argument("--connections", metavar="N", default=argparse.SUPPRESS, help="default what the memory holds")
+    doing = tuning.add_mutually_exclusive_group()
+    doing.add_argument("--apply", action="store_true", help="write what is needed; it asks nothing more")
+    doing.add_argument("--revert", action="store_true", help="put back what was written")
+    tuning.add_argument("--all", action="store_true", help="with --apply: what is recommended, too")
+    tuning.add_argument("--write", default="", metavar="DIR", help="write the files to keep into this folder")
+    add_parameters(tuning, without=UNTUNED_PARAMETERS)
     with_data_dir(add(runs, "wslab runs"))
     reporting = with_data_dir(add(report, "wslab report --out report"))
     reporting.add_argument("--out", default="", metavar="DIR", help="folder for the report; default data/report")
@@ -241,8 +266,11 @@ def add_parameters(parser: Parser, without: tuple[str, ...] = ()) -> None:
     for parameter in PARAMETERS:
         if parameter.name in without:
             continue
+        # A flag may stand without a value.
+        flag: dict[str, Any] = {"nargs": "?", "const": True} if isinstance(parameter.default, bool) else {}
         option = parser.add_argument(
             "--" + parameter.name.replace("_", "-"),
+            **flag,
             metavar="X",
             default=argparse.SUPPRESS,
             help=f"{parameter.help}, such as {parameter.example} (default {parameter.default or 'none'})".replace(

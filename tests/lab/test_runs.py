@@ -108,6 +108,9 @@ def test_the_table_of_runs_has_one_row_a_run_with_plain_numbers(tmp_path: Path) 
     assert list(table["connections_open"]) == [10_000, 100_000]
     assert list(table["stage"]) == ["10k", "100k"]
     assert list(runs_table([]).columns) == list(table.columns)
+    full = runs_table(runs, full=True)
+    assert set(table.columns) < set(full.columns)
+    assert list(full["server_shards"]) == [6, 6]
 
 
 def test_ceilings_are_listed_with_those_that_bind_first() -> None:

@@ -99,6 +99,21 @@ def test_the_last_part_of_a_request_is_not_remembered_as_a_request(bench: Bench)
     assert other.answer()[0] == 400
 
 
+def test_a_refused_request_is_refused_again(bench: Bench) -> None:
+    for _ in range(2):
+        peer, fd = bench.connect()
+        bench.shard.greet(fd, REQUEST.replace(b"13", b"12"))
+        assert peer.answer()[0] == 400
+
+
+def test_a_known_request_is_not_taken_out_of_the_one_that_it_is_a_part_of(bench: Bench) -> None:
+    bench.open()
+    peer, fd = bench.connect()
+    bench.shard.greet(fd, b"POST / HTTP/1.1\r\nX: ")
+    bench.shard.greet(fd, REQUEST)
+    assert peer.answer()[0] == 405
+
+
 def test_a_key_in_another_place_is_judged_anew(bench: Bench) -> None:
     bench.open()
     line = b"Sec-WebSocket-Key: " + KEY + b"\r\n"
@@ -248,6 +263,15 @@ def test_a_close_is_answered_and_followed_by_the_end(server: Program, payload: b
         assert peer.rest() == b""
 
 
+def test_the_end_follows_the_last_word_at_once_while_the_server_still_listens(bench: Bench) -> None:
+    peer, fd = bench.open()
+    bench.shard.talk(fd, frame(8, b"\x03\xe8"))
+    assert peer.rest() == frame(8, b"\x03\xe8", masked=False)
+    assert (bench.shard.held, list(bench.shard.leaving)) == (1, [fd])
+    bench.shard.close(fd)
+    assert (bench.shard.held, bench.shard.leaving, bench.shard.closed) == (0, {}, 1)
+
+
 def test_a_client_that_was_told_to_leave_and_stays_is_closed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard, "LEAVING_SECONDS", 0.05)
     monkeypatch.setattr(shard, "TICK_SECONDS", 0.05)
@@ -390,12 +414,14 @@ def test_a_shard_without_epoll_watches_turns_connections_away_and_lives(bench: B
         bench.shard.epoll = NoWatchesLeft(epoll)
         until(lambda: bench.shard.accept() or bench.shard.failed)
         assert peer.rest() == b""
-        assert (bench.shard.held, bench.shard.accepting, bench.row[words.AT_LIMIT]) == (0, False, 1)
+        assert (bench.shard.held, bench.shard.accepting) == (0, False)
+        # It was not its own limit that it met: the errno on the board tells which.
+        assert (bench.row[words.AT_LIMIT], bench.row[words.FAILURES + errno.ENOSPC]) == (0, 1)
         bench.shard.resume()
         assert not bench.shard.accepting
     bench.shard.epoll = epoll
     bench.shard.tick(time.monotonic())
-    assert (bench.shard.accepting, bench.row[words.AT_LIMIT]) == (True, 0)
+    assert bench.shard.accepting
 
 
 @pytest.mark.parametrize("error", sorted(gate.OUT_OF_DESCRIPTORS))
@@ -410,7 +436,7 @@ def test_a_failing_accept_is_not_tried_again_at_once(bench: Bench, error: int) -
 
     bench.shard.listener = failing = Failing()
     bench.shard.accept()
-    assert (failing.calls, bench.shard.accepting) == (1, False)
+    assert (failing.calls, bench.shard.accepting, bench.row[words.FAILURES + error]) == (1, False, 1)
 
 
 # Processes.

@@ -103,8 +103,8 @@ def test_a_member_holds_no_descriptors_of_the_others() -> None:
     # Else a member would keep the pipes of the others open, and nobody would notice the end of the master.
     with Program("-c", PROGRAM) as crew:
         pids = crew.wait_for("ready")["pids"]
-        counts = [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids[1:]]
-        assert counts == [4, 4, 4]  # standard input, output and error, and its own commands
+        # Standard input, output and error, and its own commands.
+        until(lambda: [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids[1:]] == [4, 4, 4])
 
 
 def test_an_owner_that_reads_no_events_any_more_does_not_kill_the_master() -> None:

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from isolated import needs
+from wslab.core.enclosure import Enclosure
+
 REPORT = """
 import json, os, resource, sys
 from wslab.machine.entering import become, enter
@@ -52,7 +55,7 @@ def test_a_limit_above_that_of_the_machine_is_the_machines() -> None:
     assert entered(fd_limit=hard + 1)["fd"] == [hard, hard]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+@needs(Enclosure(uid=65534))
 def test_another_user_has_one_group_and_has_loaded_what_he_could_not_load_any_more() -> None:
     found = entered(uid=65534)
     assert found["ids"] == [65534] * 6

@@ -130,3 +130,11 @@ def test_no_ceilings_say_so() -> None:
     plot = plots.where_things_break([])
     assert [text.get_text() for text in plot.axes[0].texts if text.get_gid() == "note"] == ["No ceilings are known."]
     assert plots.image_bytes(plot, "png").startswith(b"\x89PNG")
+
+
+def test_without_a_preflight_the_ceilings_are_those_of_the_largest_stage(tmp_path: Path) -> None:
+    small, large = (Run.load(make_run(tmp_path, n, second=n // 10_000)) for n in (10_000, 100_000))
+    small.preflight = [{**ceiling_rows()[0], "limit": "nr_open"}]
+    ax = plots.where_things_break(measured=[large, small]).axes[0]
+    assert "nr_open" not in bars(ax)
+    assert "conntrack" in bars(ax)

@@ -48,6 +48,7 @@ __all__ = [
 # The websockets library and most servers refuse a larger message unless they are told otherwise.
 MESSAGE_BYTES_MAX = 1 << 20
 LABEL_LENGTH_MAX = 100
+FLAG_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +135,15 @@ def _label(value: object, name: str) -> str:
     return text
 
 
+def _flag(value: object, name: str) -> bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    word = str(value).strip().lower()
+    if word not in FLAG_WORDS:
+        raise refuse(name, value, "true or false")
+    return FLAG_WORDS[word]
+
+
 _PROCESSES = _word_or("auto", parse_count, 'a whole number of at least 1, such as 4, or "auto"')
 _RATE = _word_or("max", _number("", above=True), 'connections per second above 0, such as 5000, or "max"')
 _CAP = _word_or("none", _memory_cap, 'a size in bytes, such as 16GiB, or "none"')
@@ -164,6 +174,7 @@ class Stage:
     )
     data_dir: str = _parameter("", _path, "folder of the recorded runs; empty is the project's own", "/tmp/data")
     label: str = _parameter("", _label, "a remark that is kept with the run", "after tuning")
+    tune: bool = _parameter(False, _flag, "write the kernel settings it needs, and put them back at its end", "true")
 
     @classmethod
     def of(cls, **parameters: Any) -> Stage:

@@ -6,6 +6,7 @@
    side as they come, and the figures are computed from what is on the disk.
 3. An interrupt drains, saves and returns a run that says `aborted`. A second one skips the draining.
 4. Only a programmer's error leaves as an exception, after the run was saved as `crashed`.
+5. The machine is changed only when the stage says `tune`, or runs in an enclosure; either is undone at its end.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from wslab.lab import store
 from wslab.lab.fleet import Fleet, FleetEnded
 from wslab.lab.isolating import Place, place_for
 from wslab.lab.manifest import new_manifest
+from wslab.lab.tuned import tuned
 from wslab.lab.verdict import verdict
 from wslab.machine.procfs import read_host
 
@@ -79,9 +81,12 @@ def run_stage(
         raise BadInput(refused)
     data_dir = store.data_folder(stage.data_dir)
     store.check_writable(data_dir)
-    with place_for(stage, host, resolve(stage, host), enclosure, target) as place:
-        experiment = Experiment(stage, place, data_dir, on_event=on_event, target=target, commands=commands or {})
-        experiment.run()
+    with tuned(stage) as changes:
+        host = read_host() if changes else host
+        with place_for(stage, host, resolve(stage, host), enclosure, target) as place:
+            experiment = Experiment(stage, place, data_dir, on_event=on_event, target=target, commands=commands or {})
+            experiment.note("tuning", [change.as_dict() for change in changes])
+            experiment.run()
 
     from wslab.lab.runs import Run  # It imports pandas, which takes longer than starting a fleet.
 
@@ -121,6 +126,10 @@ class Experiment:
         self._seen: set[str] = set()
         self._manifest = new_manifest(stage, self.plan, self.host, self.run_dir, target)
         self._manifest["enclosure"] = place.enclosure
+
+    def note(self, key: str, value: Any) -> None:
+        """Have the manifest say something more about this run."""
+        self._manifest[key] = value
 
     def run(self) -> None:
         """Run the stage and save the outcome; see the rules of the module."""

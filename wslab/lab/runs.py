@@ -50,6 +50,7 @@ FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("server_shards", "server shards", plain_text),
     ("swarm_workers", "swarm workers", plain_text),
 )
+MAIN_FIGURES = ("connections_open", "connections_per_second", "total_bytes_per_connection")
 
 
 class Run:
@@ -202,22 +203,22 @@ def load_run(run: str | Path, data_dir: str | Path | None = None) -> Run:
     return Run.load(store.data_folder(data_dir or "") / "runs" / str(run))
 
 
-def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
-    """Return one row a run, index `run_id`: stage, outcome, first finding and the summary's figures as numbers."""
-    rows = [
-        {
-            "run_id": run.run_id,
-            "created_at": run.created_at,
-            "stage": run.name,
-            "server": run.server,
-            "outcome": run.outcome,
-            "finding": run.findings[0].get("limit") if run.findings else "",
-            **{key: run.summary.get(key) for key, _, _ in FIGURES},
-        }
-        for run in runs
-    ]
-    columns = ["run_id", "created_at", "stage", "server", "outcome", "finding", *(key for key, _, _ in FIGURES)]
-    return pd.DataFrame(rows, columns=columns).set_index("run_id")
+def runs_table(runs: Iterable[Run], *, full: bool = False) -> pd.DataFrame:
+    """Return one row a run, index `run_id`: stage, outcome, first finding and the summary's figures as numbers.
+
+    Args:
+        runs: the runs, in the order of the rows.
+        full: all figures of the summary, instead of those that tell stages apart at a glance.
+    """
+    keys = [key for key, _, _ in FIGURES if full or key in MAIN_FIGURES]
+    columns = ["run_id", "created_at", "stage", "server", "outcome", "finding", *keys]
+    rows = []
+    for run in runs:
+        first = run.findings[0].get("limit") if run.findings else ""
+        about = (run.run_id, run.created_at, run.name, run.server, run.outcome, first)
+        rows.append([*about, *(run.summary.get(key) for key in keys)])
+    table = pd.DataFrame(rows, columns=columns).set_index("run_id")
+    return table if full else table.drop(columns="created_at")
 
 
 def ceilings_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -63,12 +63,12 @@ class Tuning:
     """The settings of this machine, and the journal of those that were written.
 
     Args:
-        root: where the sysctls are; any folder of the same shape.
+        root: where the sysctls are, any folder of the same shape; None for this machine's.
         journal: the file of the journal; None for this user's.
     """
 
-    def __init__(self, root: Path = SYSCTLS, journal: Path | None = None) -> None:
-        self._root, self.journal = root, Journal(journal)
+    def __init__(self, root: Path | None = None, journal: Path | None = None) -> None:
+        self._root, self.journal = root or SYSCTLS, Journal(journal)
 
     def read(self, key: str) -> str | None:
         """Return a setting, several numbers with one space between them; None when it is not there."""

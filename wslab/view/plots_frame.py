@@ -26,6 +26,8 @@ from wslab.lab.display import bytes_text, count_text, seconds_text
 
 STYLE = Path(__file__).with_name("wslab.mplstyle")
 STAGE_LINES = (10_000, 100_000, 700_000, 1_000_000)
+# 700k and 1M are close on a long axis: their names lean away from each other, by so many points.
+LEANING = {700_000: ("right", 7), 1_000_000: ("left", -3)}
 COLOURS = {
     "total": "#000000",
     "connections": "#000000",
@@ -140,13 +142,14 @@ def stage_lines(ax: Axes, *, labels: bool = True) -> None:
         if low <= connections <= high:
             ax.axvline(connections, color="#aaaaaa", linewidth=0.9, linestyle=(0, (2, 3)), zorder=1, gid="stage")
             if labels:
+                side, shift = LEANING.get(connections, ("center", 0))
                 ax.annotate(
                     count_text(connections),
                     (connections, 1.0),
                     xycoords=ax.get_xaxis_transform(),
-                    xytext=(0, 3),
+                    xytext=(shift, 3),
                     textcoords="offset points",
-                    ha="center",
+                    ha=side,
                     fontsize=8,
                     color="#666666",
                 )

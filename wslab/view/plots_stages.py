@@ -24,20 +24,26 @@ TITLE_WIDTH = 44
 LIFT_LINES = 2
 # Inches: what title, axis, key and caption take together, and how far below the axes the key begins.
 FRAME_HEIGHT, KEYS_BELOW = 2.1, 0.55
+# A single stage would otherwise be one bar as wide as the figure.
+SLOTS = 3
 FLOOR_LABEL = "floor, raw TCP"
 FREE, ROOT, NOT_BINDING = "#56b4e9", "#0072b2", "#d4d4d4"
 ROW_FIELDS = ("limit", "scope", "side", "title", "ceiling_connections", "binding", "note", "lift", "needs_root")
 
 
 @figure
-def where_things_break(ceilings: Iterable[Any], measured: Sequence[Run] = (), caption: str = "") -> Plot:
+def where_things_break(ceilings: Iterable[Any] | None = None, measured: Sequence[Run] = (), caption: str = "") -> Plot:
     """Draw every limit's ceiling in connections on this machine, lowest first, and what runs reached.
 
     Args:
-        ceilings: rows of a preflight, as records or as mappings; those without a number are left out.
+        ceilings: rows of a preflight, as records or as mappings; those without a number are left out. None takes those
+            of the largest stage that was measured.
         measured: recorded runs; where a limit broke, its bar is marked, and the top line shows all of them.
         caption: machine and kernel; taken from the last measured run when empty.
     """
+    if ceilings is None:
+        planned = max((run for run in measured if run.preflight), key=lambda run: run.connections, default=None)
+        ceilings = planned.preflight if planned else ()
     rows = sorted((row for row in map(_as_row, ceilings) if row["ceiling_connections"]), key=_ceiling)
     runs = sorted(measured, key=_reached)
     caption = caption or (runs[-1].caption if runs else "")
@@ -201,6 +207,7 @@ def stages_overview(runs: Sequence[Run]) -> Plot:
     for ax in (memory, rate):
         ax.set_xticks(range(len(shown)), names)
         ax.set_xlabel("stage: connections asked for")
+        ax.set_xlim(-0.6, max(len(shown), SLOTS) - 0.4)
         ax.grid(visible=False, axis="x")
         ax.margins(y=0.12)
         drawn = sorted(zip(*ax.get_legend_handles_labels(), strict=True), key=lambda pair: pair[1] == FLOOR_LABEL)

@@ -45,7 +45,7 @@ def report(runs: Run | Sequence[Run], out: str | Path = "") -> Path:
     page = target if target.suffix == ".html" else target / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     details = [_details(run) for run in chosen]
-    runs_table(chosen).to_csv(page.parent / "runs.csv")
+    runs_table(chosen, full=True).to_csv(page.parent / "runs.csv")
     body = [_heading(chosen)]
     for name, (heading, words), plot in _overview_figures(chosen):
         image = _figure(_render(plot, page.parent / "figures", name), heading)
@@ -80,11 +80,10 @@ MEMORY = (
 def _overview_figures(runs: Sequence[Run]) -> list[tuple[str, tuple[str, str], Plot]]:
     """Return (file name, (heading, what to conclude), figure) for what several runs show together."""
     figures = []
-    planned = max((run for run in runs if run.preflight), key=lambda run: run.created_at, default=None)
     served = [run for run in runs if run.server != FLOOR_SERVER]
     measured = [run for run in served if run.summary.get("connections_open")]
-    if planned is not None:
-        figures.append(("where-things-break", CEILINGS, where_things_break(planned.preflight, served)))
+    if any(run.preflight for run in served):
+        figures.append(("where-things-break", CEILINGS, where_things_break(measured=served)))
     if measured:
         figures.append(("stages", STAGES, stages_overview(runs)))
         largest = max(measured, key=lambda run: int(run.summary["connections_open"]))
@@ -165,7 +164,7 @@ def _write_run_page(run: Run, body: str) -> Path:
 def _run_body(run: Run, folder: Path | None) -> str:
     drawn = run_figures(run)
     if run.preflight:
-        drawn.append(("ceilings", CEILINGS[1], where_things_break(run.preflight, [run])))
+        drawn.append(("ceilings", CEILINGS[1], where_things_break(measured=[run])))
     images = [f"<p>{escape(words)}</p>{_figure(_render(plot, folder, name), name)}" for name, words, plot in drawn]
     return run._repr_html_() + "".join(images)
 

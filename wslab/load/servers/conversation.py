@@ -84,8 +84,6 @@ class Conversation:
             for event in self.protocol.events_received():
                 if isinstance(event, Frame):
                     self.receive_frame(event)
-            if self.protocol.state is not State.OPEN:
-                break
         self.waiting = data[start:]
 
     def split_request(self, data: bytes) -> tuple[bytes, bytes]:

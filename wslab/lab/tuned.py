@@ -1,0 +1,116 @@
+"""Settings written and put back on request: by `wslab tune`, or by a stage for as long as it runs.
+
+1. What is needed is written; what is only recommended, when that is asked for.
+2. Only sysctls are written. A limit of a process or of a control group is made where that is started, and memory
+   nowhere: for those there is a command, a file, or a sentence.
+3. What cannot be written is told, and a stage goes on without it: the limit is then its result.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from wslab.core.plan import resolve
+from wslab.core.remedies import NEEDED, SYSCTL, Setting
+from wslab.core.remedy_text import command
+from wslab.core.stage import Stage
+from wslab.lab.tune import Tune, settings_for
+from wslab.machine.procfs import read_host
+from wslab.machine.tuning import Change, Tuning, everything, new_session
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """What became of settings that were written or put back.
+
+    Attributes:
+        changes: the sysctls.
+        elsewhere: settings that are no sysctls and have to be made where processes are started.
+        status: 0, or 1 when something could not be written.
+        nothing: what to say when there was nothing to do.
+    """
+
+    changes: tuple[Change, ...]
+    elsewhere: tuple[Setting, ...] = ()
+    status: int
+    nothing: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--apply` and `--revert` add to the JSON."""
+        return {
+            "changes": [change.as_dict() for change in self.changes],
+            "elsewhere": [setting.as_dict() for setting in self.elsewhere],
+            "done": self.status == 0,
+        }
+
+    def text(self) -> str:
+        """Return one line a setting."""
+        lines = [
+            f"{change.key}: {change.note}" if change.note else f"{change.key}: {change.before} -> {change.after}"
+            for change in self.changes
+        ]
+        lines += [f"{item.key}: cannot be set from here; start from: {command(item)}" for item in self.elsewhere]
+        return "\n".join(lines) or self.nothing
+
+
+def apply(found: Tune, recommended: bool = False, tuning: Tuning | None = None) -> Tuned:
+    """Write the sysctls that are needed; `revert` puts them back.
+
+    Args:
+        found: what is needed.
+        recommended: write the recommended ones too.
+        tuning: where to write; this machine by default.
+    """
+    asked = found.settings if recommended else tuple(found.needed)
+    changes = (tuning or Tuning()).apply(_sysctls(asked))
+    elsewhere = tuple(setting for setting in asked if setting.kind != SYSCTL)
+    missing = {setting.key for setting in elsewhere} | {change.key for change in changes if not change.done}
+    failed = any(setting.key in missing for setting in found.needed)
+    nothing = "nothing to write" if found.needed or recommended else f"{found.sentence}: nothing written"
+    return Tuned(changes=tuple(changes), elsewhere=elsewhere, status=int(failed), nothing=nothing)
+
+
+def revert(tuning: Tuning | None = None) -> Tuned:
+    """Put back every setting that wslab has written, newest first."""
+    tuning = tuning or Tuning()
+    changes = tuning.revert(everything)
+    failed = not all(change.done for change in changes)
+    nothing = f"nothing to put back, according to {tuning.journal.path}"
+    return Tuned(changes=tuple(changes), status=int(failed), nothing=nothing)
+
+
+@contextmanager
+def tuned(stage: Stage, tuning: Tuning | None = None) -> Iterator[list[Change]]:
+    """Write what a stage needs while the block runs and put it back at its end; nothing unless the stage asks for it.
+
+    Settings that a stage left behind because its process was killed are put back first.
+    """
+    if not stage.tune:
+        yield []
+        return
+    tuning, session = tuning or Tuning(), new_session()
+    try:
+        tuning.revert(lambda entry: entry.abandoned)
+        host = read_host()
+        needed = [item for item in settings_for(stage, host, resolve(stage, host)) if item.rank == NEEDED]
+        changes = tuning.apply(_sysctls(needed), session)
+        _warn(changes)
+        yield changes
+    finally:
+        _warn(tuning.revert(lambda entry: entry.session == session))
+
+
+def _sysctls(settings: Sequence[Setting]) -> dict[str, str]:
+    return {setting.key: str(setting.needed) for setting in settings if setting.kind == SYSCTL}
+
+
+def _warn(changes: Sequence[Change]) -> None:
+    for change in changes:
+        if not change.done:
+            _log.warning("%s: %s", change.key, change.note)
