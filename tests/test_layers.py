@@ -30,6 +30,7 @@ LIBRARIES = {
     "numpy": ["lab/runs.py", "view/*"],
     "matplotlib": ["view/plots*.py"],
     "papermill": ["view/workbook.py"],
+    "jupyter_client": ["view/kernel.py"],
     "nbformat": ["view/*"],
     "nbconvert": ["view/*"],
     "IPython": ["view/*", "lab/runs.py"],

@@ -82,8 +82,7 @@ def stage(options: argparse.Namespace) -> int:
     from wslab.lab.experiment import run_stage
     from wslab.view.live import live_view
 
-    run = run_stage(on_event=live_view(), **given(options))
-    return report_run(run, options.json)
+    return report_run(run_stage(on_event=live_view(), **given(options)), options.json)
 
 
 def swarm(options: argparse.Namespace) -> int:
@@ -307,7 +306,11 @@ def say(line: str) -> None:
 
 
 def report_run(run: Any, as_json: bool) -> int:
-    """Print what came of a run and return its exit status."""
+    """Write the page and the figures of a run, print what came of it and return its exit status."""
+    from wslab.view.publish import run_report
+
+    if run.outcome in ("held", "broke"):
+        run_report(run)
     if as_json:
         print_json(run.as_dict())
     else:

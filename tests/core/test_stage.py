@@ -50,6 +50,11 @@ def test_the_defaults_are_small_and_safe() -> None:
         ("label", None, ""),
         ("label", 7, "7"),
         ("label", "nach dem Tuning ✓", "nach dem Tuning ✓"),
+        ("tune", None, False),
+        ("tune", True, True),
+        ("tune", "Yes", True),
+        ("tune", "false", False),
+        ("tune", 1, True),
     ],
 )
 def test_a_parameter_is_read_from_text_and_from_numbers(name: str, value: Any, expected: Any) -> None:
@@ -87,6 +92,8 @@ def test_a_parameter_is_read_from_text_and_from_numbers(name: str, value: Any, e
         ("data_dir", 5, "path"),
         ("label", "two\nlines", "one line"),
         ("label", "x" * 101, "one line"),
+        ("tune", "maybe", "true or false"),
+        ("tune", 2, "true or false"),
     ],
 )
 def test_a_bad_value_is_refused_with_name_value_and_what_is_accepted(name: str, value: Any, accepted: str) -> None:

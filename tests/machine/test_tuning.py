@@ -177,7 +177,7 @@ def test_a_setting_that_has_gone_is_dropped(tuning: Tuning, root: Path) -> None:
 def test_what_may_not_be_written_is_told_and_the_others_are_written(tuning: Tuning, root: Path) -> None:
     changes = tuning.apply({"fs.nr_open": "200", "kernel.osrelease": "9", "net.core.somaxconn": "4096"})
     assert [change.done for change in changes] == [True, False, True]
-    assert changes[1].note == "cannot be written: Permission denied"
+    assert changes[1].note.startswith("cannot be written: ")
     assert [entry.key for entry in tuning.journal.entries()] == ["fs.nr_open", "net.core.somaxconn"]
     tuning.revert()
     assert kernel(root) == VALUES

@@ -168,7 +168,7 @@ CAPACITIES: tuple[Limit, ...] = (
     Limit(
         name="memory_reserve",
         side="machine",
-        title="the same, less the reserve at which the ramp stops",
+        title="memory above the reserve, where the ramp stops",
         reads="/proc/meminfo, less the parameter memory_reserve",
         key="memory_headroom_bytes",
         supply=memory_above_reserve,

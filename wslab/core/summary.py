@@ -28,6 +28,8 @@ from wslab.core.timeline import (
 QUANTILES = {"p50": 0.50, "p99": 0.99, "p999": 0.999}
 # A shorter hold has too few messages for a rate.
 HOLD_SECONDS_MIN = 1.0
+# With fewer, what the rest of the machine does to the kernel's memory is larger than what the connections do.
+KERNEL_CONNECTIONS_MIN = 2000
 # A rank like 0.07 * 100 comes out just above 7; it must not take the next latency for it.
 ROUNDING = 1e-6
 
@@ -139,9 +141,11 @@ def _bytes_per_connection(samples: Sequence[Record], phases: Sequence[Phase], op
         for side in ("server", "swarm"):
             size = plateau.get(f"{side}_pss_bytes")
             size = plateau.get(f"{side}_rss_bytes") if size is None else size
-            ends[f"{side}_user"] = None if size is None else size / count
+            # No process of this end is ours where the target is somebody else's server.
+            ends[f"{side}_user"] = size / count if size and plateau.get(f"{side}_processes") != 0 else None
         now, then = plateau.get("memory_kernel_bytes"), (baseline or {}).get("memory_kernel_bytes")
-        ends["kernel"] = None if now is None or then is None else (now - then) / count
+        if now is not None and then is not None and count >= KERNEL_CONNECTIONS_MIN:
+            ends["kernel"] = (now - then) / count
     parts = [part for part in ends.values() if part is not None]
     ends["total"] = sum(parts) if len(parts) == len(ends) else None
     return {f"{name}_bytes_per_connection": size for name, size in ends.items()}

@@ -72,8 +72,7 @@ class Dialler(Connections):
         self.state = bytearray(self.epoll.fileno() + task.connections + 64)
         self.dialled = self.open = self.opened = self.failed = self.closed = 0
         self.failures_in_a_row = 0
-        self.dialling = False
-        self.began = 0.0
+        self.dialling, self.began = False, 0.0
 
     def dial_what_is_due(self, now: float) -> float:
         """Dial up to a burst of connections; return the seconds until more are due."""
@@ -187,10 +186,9 @@ class Dialler(Connections):
 
     def exchange_of(self, fd: int, key: bytes | None) -> Exchange | Parts:
         """Return the exchange of a connection in transition, made when there is none yet."""
-        exchange = self.exchanges.get(fd)
-        if exchange is None:
-            exchange = self.exchanges[fd] = self.dialect.exchange(key, self.task.message_bytes)
-        return exchange
+        if fd not in self.exchanges:
+            self.exchanges[fd] = self.dialect.exchange(key, self.task.message_bytes)
+        return self.exchanges[fd]
 
     # Failures.
 
@@ -241,8 +239,7 @@ class Dialler(Connections):
 
     def record(self, histogram: int, seconds: float) -> None:
         """Add a latency to a histogram of the board; `bucket_of` written out, as this runs for every answer."""
-        if not MIN_SECONDS <= seconds <= MAX_SECONDS:
-            seconds = MIN_SECONDS if seconds < MIN_SECONDS else MAX_SECONDS
+        seconds = MIN_SECONDS if seconds < MIN_SECONDS else seconds if seconds < MAX_SECONDS else MAX_SECONDS
         self.row[histogram + int(log(seconds) * SCALE + OFFSET)] += 1
 
     def note_lag(self, seconds: float) -> None:

@@ -54,11 +54,16 @@ def sweep(
         **parameters: further parameters of every stage.
 
     Raises:
-        BadInput: a parameter is unknown or cannot be used; nothing was started then.
+        BadInput: a parameter is unknown or cannot be used, or a stage is out of reach of this machine's memory;
+            nothing was started then.
     """
     asked = [Stage.of(**{**parameters, "connections": getattr(stage, "connections", stage)}) for stage in stages]
     template = template or notebook_template()
     check_parameters(template, Stage().as_dict())
+    host = read_host()
+    for stage in asked:
+        if too_large := refusal(stage, host):
+            raise BadInput(too_large)
     executed: list[Executed] = []
     for stage in asked:
         executed.append(run_notebook(stage, template))
