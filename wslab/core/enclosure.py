@@ -105,8 +105,8 @@ class Enclosure:
 
     @property
     def tracks_connections(self) -> bool:
-        """Whether its rules are stateful, so that the kernel tracks the connections in the namespace."""
-        return re.search(r"\b(ct|nat|masquerade)\b", self.nft) is not None
+        """Whether its rules are stateful and exempt nothing, so that the kernel tracks the connections inside."""
+        return re.search(r"\b(ct|nat|masquerade)\b", self.nft) is not None and "notrack" not in self.nft
 
     def as_dict(self) -> dict[str, Any]:
         """Return what it binds, for the manifest of a run; what is as on the machine is left out."""

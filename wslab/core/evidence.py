@@ -104,6 +104,8 @@ class Evidence:
             source_addresses=tuple(addresses),
             pending_max=int(self.plan.get("pending_max") or 1),
             memory_reserve_bytes=int(self.plan.get("memory_reserve_bytes") or 0),
+            destinations=int(self.plan.get("destinations") or 1),
+            ports_at_bind=bool(self.plan.get("ports_at_bind")),
         )
 
     def values(self, column: str) -> list[float]:

@@ -14,7 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wslab.core.plan import FDS_RESERVED, Plan, ports_per_address, process_capacity
+from wslab.core.plan import (
+    FDS_RESERVED,
+    MASTER_BYTES,
+    MEMBER_BYTES,
+    Plan,
+    ports_per_address,
+    process_capacity,
+)
 
 Host = Mapping[str, Any]
 
@@ -75,7 +82,12 @@ def open_files_of_one(host: Host, plan: Plan) -> int | None:
 
 
 def ports(host: Host, plan: Plan) -> int:
-    """Return the ports that all source addresses have towards one listener."""
+    """Return the ports that all source addresses have towards the listener, at each of its addresses."""
+    return bound_ports(host, plan) * plan.destinations
+
+
+def bound_ports(host: Host, plan: Plan) -> int:
+    """Return the ports of all source addresses, whatever they are used for."""
     return ports_per_address(host) * len(plan.source_addresses)
 
 
@@ -91,13 +103,37 @@ def memory_above_reserve(host: Host, plan: Plan) -> int | None:
     return None if headroom is None else max(0, int(headroom) - plan.memory_reserve_bytes)
 
 
+def group_of_both(host: Host, plan: Plan) -> int | None:
+    """Return what is left of a control group that holds both ends."""
+    return None if host.get("memory_cgroup_of") else left_of(host, "memory_cgroup_limit_bytes", "memory_cgroup_used_bytes")
+
+
+def group_of(role: str) -> Callable[[Host, Plan], int | None]:
+    """Return the supply of a control group that holds one end alone: what its processes leave to connections."""
+
+    def supply(host: Host, plan: Plan) -> int | None:
+        left = left_of(host, "memory_cgroup_limit_bytes", "memory_cgroup_used_bytes")
+        if left is None or host.get("memory_cgroup_of") != role:
+            return None
+        processes = plan.shards if role == "server" else plan.workers
+        return max(0, left - MASTER_BYTES - processes * MEMBER_BYTES)
+
+    return supply
+
+
 def processes_hold(host: Host, plan: Plan) -> int | None:
     """Return how many connections the processes that may be forked can hold; each end takes half of them."""
+    most = processes_room(host)
+    return None if most is None else most // 2 * process_capacity(host)
+
+
+def processes_room(host: Host) -> int | None:
+    """Return how many processes may be forked; None when nothing is known to limit them."""
     counts = [host.get("pid_max"), host.get("threads_max"), left_of(host, "pids_cgroup_max", "pids_cgroup_used")]
     # RLIMIT_NPROC does not bind root.
     counts.append(host.get("nproc_soft") if host.get("uid") else None)
     known = [int(count) for count in counts if count is not None and count >= 0]
-    return min(known) // 2 * process_capacity(host) if known else None
+    return min(known, default=None)
 
 
 def tracking_unlikely(host: Host, plan: Plan) -> str:
@@ -120,7 +156,7 @@ def root_exempt(host: Host, plan: Plan) -> str:
 
 def port_chosen_late(host: Host, plan: Plan) -> str:
     """Say why ports are not taken by bind."""
-    return "the swarm sets IP_BIND_ADDRESS_NO_PORT"
+    return "" if plan.ports_at_bind else "the swarm sets IP_BIND_ADDRESS_NO_PORT"
 
 
 def single_process(host: Host, plan: Plan) -> str:

@@ -12,7 +12,10 @@ from wslab.core.limit import (
     ONE_PROCESS,
     PLANNED,
     Limit,
+    bound_ports,
     bucket_entries,
+    group_of,
+    group_of_both,
     left_of,
     memory_above_reserve,
     open_files_of_one,
@@ -24,7 +27,12 @@ from wslab.core.limit import (
     slows_only,
     tracking_unlikely,
 )
-from wslab.core.plan import BYTES_PER_CONNECTION, process_capacity
+from wslab.core.plan import (
+    BYTES_PER_CONNECTION,
+    SERVER_GROUP_BYTES_PER_CONNECTION,
+    SWARM_GROUP_BYTES_PER_CONNECTION,
+    process_capacity,
+)
 from wslab.core.rate_table import RATES
 
 CAPACITIES: tuple[Limit, ...] = (
@@ -111,7 +119,7 @@ CAPACITIES: tuple[Limit, ...] = (
         title="ports of all source addresses when bind takes one at once",
         reads="/proc/sys/net/ipv4/ip_local_port_range",
         key="port_low",
-        supply=ports,
+        supply=bound_ports,
         exempt=port_chosen_late,
         lift="setsockopt IP_BIND_ADDRESS_NO_PORT (24) before bind, so that connect chooses the port",
     ),
@@ -182,10 +190,27 @@ CAPACITIES: tuple[Limit, ...] = (
         title="memory of the control group",
         reads="cgroup v2 memory.max and memory.current; v1 memory.limit_in_bytes and memory.usage_in_bytes",
         key="memory_cgroup_limit_bytes",
-        supply=lambda host, plan: left_of(host, "memory_cgroup_limit_bytes", "memory_cgroup_used_bytes"),
+        supply=group_of_both,
         units_per_connection=BYTES_PER_CONNECTION,
         lift="raise the memory limit of the container or control group",
         needs_root=True,
+    ),
+    *(
+        Limit(
+            name="memory_cgroup",
+            side=role,
+            title=f"memory of the control group of the {role} alone",
+            reads="cgroup v2 memory.max and memory.current; v1 memory.limit_in_bytes and memory.usage_in_bytes",
+            key="memory_cgroup_limit_bytes",
+            supply=group_of(role),
+            units_per_connection=bytes_per_connection,
+            lift="raise the memory limit of the container or control group",
+            needs_root=True,
+        )
+        for role, bytes_per_connection in (
+            ("server", SERVER_GROUP_BYTES_PER_CONNECTION),
+            ("swarm", SWARM_GROUP_BYTES_PER_CONNECTION),
+        )
     ),
     Limit(
         name="process_limit",

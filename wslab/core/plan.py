@@ -26,6 +26,14 @@ KERNEL_BYTES_PER_CONNECTION = 8400
 USER_BYTES_PER_CONNECTION = 500
 BYTES_PER_CONNECTION = KERNEL_BYTES_PER_CONNECTION + USER_BYTES_PER_CONNECTION
 
+# What a control group is charged that holds one end alone, measured the same way over 500 to 16,000 connections. The
+# rest of what a connection costs is charged to nobody.
+SERVER_GROUP_BYTES_PER_CONNECTION = 1490
+SWARM_GROUP_BYTES_PER_CONNECTION = 4175
+# And its processes: the first of an end, and each shard or worker that it forks.
+MASTER_BYTES = 13 << 20
+MEMBER_BYTES = 5 << 19
+
 # Connections from one source address. A third of the usual port range: the kernel finds a free port at the first try.
 ADDRESS_SPAN = 8000
 
@@ -48,6 +56,8 @@ class Plan:
         source_addresses: loopback addresses that the swarm dials from.
         pending_max: handshakes that all workers together may have in flight.
         memory_reserve_bytes: memory of the machine that the ramp leaves alone.
+        destinations: addresses of the server that the swarm dials.
+        ports_at_bind: whether bind takes a port at once, which then is taken towards all destinations.
     """
 
     connections: int
@@ -58,6 +68,8 @@ class Plan:
     source_addresses: tuple[str, ...]
     pending_max: int
     memory_reserve_bytes: int = 0
+    destinations: int = 1
+    ports_at_bind: bool = False
 
 
 def resolve(stage: Stage, host: Mapping[str, Any]) -> Plan:

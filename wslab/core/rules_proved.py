@@ -70,15 +70,19 @@ def ports(run: Evidence) -> Findings:
     if not run.errors("connect", "EADDRNOTAVAIL"):
         return
     addresses = len(run.layout.source_addresses)
-    each = ports_per_address(run.limits)
+    each = ports_per_address(run.limits) * run.layout.destinations
     errors = run.quote_errors("connect", "EADDRNOTAVAIL")
-    space = f"{each:,} ports × {counted(addresses, 'source address', 'es')} = {each * addresses:,}"
+    space = f"{each:,} ports{_towards(run)} × {counted(addresses, 'source address', 'es')} = {each * addresses:,}"
     waiting = run.before("tcp_time_wait") or 0
     if run.asked <= each * addresses < run.asked + waiting:
         text = f"{errors}; {run.quote('tcp_time_wait')} when the ramp began; {space}"
         yield finding(run, "time_wait", "kernel", text)
     else:
         yield finding(run, "ephemeral_ports", "swarm", f"{errors}; {space} for {run.asked:,} connections")
+
+
+def _towards(run: Evidence) -> str:
+    return f" towards {run.layout.destinations} addresses" if run.layout.destinations > 1 else ""
 
 
 def bind_ports(run: Evidence) -> Findings:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,7 @@ def run_stage(
     operate_target: bool = False,
     commands: Mapping[str, Sequence[str]] | None = None,
     enclosure: Enclosure | None = None,
+    specs: Mapping[str, Mapping[str, Any]] | None = None,
     **parameters: Any,
 ) -> Run:
     """Run one stage and return what was recorded.
@@ -63,6 +64,7 @@ def run_stage(
         operate_target: the caller's word that a target outside loopback is theirs to load.
         commands: programs to start instead of the built-in ones, by role (`server`, `swarm`, `recorder`).
         enclosure: bounds to run in, made for this run and taken down after it; None for the machine as it is.
+        specs: what to change in the specifications of the processes, by role, to break a limit on purpose.
         **parameters: fields of `Stage`, as text or numbers; they override those of `stage`.
 
     Returns:
@@ -84,7 +86,10 @@ def run_stage(
     with tuned(stage) as changes:
         host = read_host() if changes else host
         with place_for(stage, host, resolve(stage, host), enclosure, target) as place:
-            experiment = Experiment(stage, place, data_dir, on_event=on_event, target=target, commands=commands or {})
+            own = {role: {"command": list(command)} for role, command in (commands or {}).items()}
+            own |= {role: {**own.get(role, {}), **spec} for role, spec in (specs or {}).items()}
+            place = replace(place, plan=as_dialled(place.plan, own.get("swarm", {})))
+            experiment = Experiment(stage, place, data_dir, on_event=on_event, target=target, own=own)
             experiment.note("tuning", [change.as_dict() for change in changes])
             experiment.run()
 
@@ -106,7 +111,7 @@ class Experiment:
         data_dir: the data folder.
         on_event: called with every event.
         target: URL of a server that runs already, or empty.
-        commands: programs to start instead of the built-in ones, by role.
+        own: what the specifications of the processes have of their own, by role; see `start_command`.
     """
 
     def __init__(
@@ -117,11 +122,11 @@ class Experiment:
         *,
         on_event: Callable[[Event], None] | None,
         target: str,
-        commands: Mapping[str, Sequence[str]],
+        own: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self.stage, self.place, self.host, self.plan = stage, place, place.host, place.plan
         self.run_dir = store.create_run(data_dir, stage.name)
-        self._on_event, self._target, self._commands = on_event, target, commands
+        self._on_event, self._target, self._own = on_event, target, own
         self._started = False
         self._seen: set[str] = set()
         self._manifest = new_manifest(stage, self.plan, self.host, self.run_dir, target)
@@ -161,7 +166,7 @@ class Experiment:
             raise error
 
     def _conduct(self, fleet: Fleet) -> None:
-        start = start_command(self.stage, self.plan, target=self._target, commands=self._commands)
+        start = start_command(self.stage, self.plan, target=self._target, own=self._own)
         fleet.send("start", run_dir=str(self.run_dir), **self.place.put_into(start))
         self._wait(fleet, "started")
         self._started = True
@@ -238,10 +243,18 @@ class Experiment:
 
 
 def start_command(
-    stage: Stage, plan: Plan, *, target: str = "", commands: Mapping[str, Sequence[str]] | None = None
+    stage: Stage, plan: Plan, *, target: str = "", own: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, Any]:
-    """Return what the supervisor is told to start, without the run folder."""
-    own = {role: {"command": list(command)} for role, command in (commands or {}).items()}
+    """Return what the supervisor is told to start, without the run folder.
+
+    Args:
+        stage: what is asked for.
+        plan: its layout.
+        target: URL of a server that runs already, or empty.
+        own: what overrides the specification of `server`, `swarm` or `recorder`, such as a `command` to start instead
+            of the built-in one; under `supervisor`, what the supervisor itself is told.
+    """
+    own = own or {}
     server = {"kind": stage.server, "host": "127.0.0.1", "port": 0, "shards": plan.shards, "backlog": BACKLOG}
     swarm = {
         "connections": stage.connections,
@@ -255,9 +268,16 @@ def start_command(
         "handshake_timeout_seconds": HANDSHAKE_TIMEOUT_SECONDS,
     }
     return {
-        "server": None if target else server | own.get("server", {}),
-        "swarm": swarm | ({"url": target} if target else {}) | own.get("swarm", {}),
-        "recorder": own.get("recorder", {}),
+        "server": None if target else server | dict(own.get("server", {})),
+        "swarm": swarm | ({"url": target} if target else {}) | dict(own.get("swarm", {})),
+        "recorder": dict(own.get("recorder", {})),
         "memory_reserve_bytes": stage.memory_reserve,
         "memory_cap_bytes": None if stage.memory_cap == "none" else stage.memory_cap,
+        **own.get("supervisor", {}),
     }
+
+
+def as_dialled(plan: Plan, swarm: Mapping[str, Any]) -> Plan:
+    """Return the plan with what a swarm's specification changes about the ports that it takes."""
+    destinations = len(swarm.get("destination_addresses") or ()) or plan.destinations
+    return replace(plan, destinations=destinations, ports_at_bind=bool(swarm.get("bind_without_no_port")))

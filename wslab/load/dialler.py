@@ -107,9 +107,10 @@ class Dialler(Connections):
             dialling = _socket.socket(task.family, STREAM_NONBLOCKING, 0)
             dialling.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, LINGER_ZERO)
             if task.sources:
-                dialling.setsockopt(_socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+                if not task.ports_at_bind:
+                    dialling.setsockopt(_socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
                 dialling.bind((task.sources[self.dialled % len(task.sources)], 0))
-            error = dialling.connect_ex(task.address)
+            error = dialling.connect_ex(task.address if not task.destinations else self.destination())
         except OSError as failure:
             self.fail(CONNECT, failure.errno or 0)
             return
@@ -136,6 +137,10 @@ class Dialler(Connections):
             self.fail(CONNECT, failure.errno or 0)
         else:
             self.upgrading[fd] = (at, now, remembered)
+
+    def destination(self) -> tuple[object, ...]:
+        """Return the address of the server that is dialled next, so that every source meets every one of them."""
+        return self.task.destinations[self.dialled // max(1, len(self.task.sources)) % len(self.task.destinations)]
 
     def connected(self, fd: int) -> None:
         """Send the request on a connection that was still under way when it was dialled."""

@@ -109,7 +109,8 @@ def tasks_of(spec: dict[str, Any]) -> list[Task]:
     """Cut the load of a SPEC into one task a worker.
 
     Keys used: `url`, `connections`, `workers`, `ramp_rate` (connections/s or None), `message_rate`, `message_bytes`,
-    `source_addresses`, `pending_max`, `handshake_timeout_seconds` and `echo_timeout_seconds`.
+    `source_addresses`, `pending_max`, `handshake_timeout_seconds` and `echo_timeout_seconds`. To break limits on
+    purpose also `destination_addresses` (of the server, instead of the URL's) and `bind_without_no_port`.
     """
     host, port, _, _ = parse_url(spec["url"])
     family, _, _, _, address = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)[0]
@@ -126,6 +127,8 @@ def tasks_of(spec: dict[str, Any]) -> list[Task]:
                 address=address,
                 connections=share,
                 sources=sources,
+                destinations=tuple((there, port) for there in spec.get("destination_addresses") or ()),
+                ports_at_bind=bool(spec.get("bind_without_no_port")),
                 pending_max=max(1, spec.get("pending_max", 1024) // lanes),
                 window=max(1, WINDOW // lanes),
                 rate=rate / lanes if rate else None,
@@ -150,9 +153,12 @@ def main() -> int:
     try:
         master = Master(spec, board)
         master.crew.fork(spec["workers"])
-    except (OSError, ValueError) as error:
-        emit("error", message=f"the swarm cannot start: {error}")
+    except OSError as error:
+        emit("error", message=f"cannot start worker {len(master.crew.pids) + 1} of {spec['workers']}: {error.strerror}")
         return 1  # Workers that were forked already leave when their pipes end with this process.
+    except ValueError as error:
+        emit("error", message=f"the swarm cannot start: {error}")
+        return 1
     board.enter(master.first_row + spec["workers"], ROLE_SWARM)  # The master's own row: what it takes counts too.
     emit("ready", pids=[os.getpid(), *master.crew.pids])
     master.crew.watch(master.on_command, master.on_tick)

@@ -12,6 +12,8 @@ class Task:
         family, address: where to dial, as `socket.connect` takes it.
         connections: how many to open.
         sources: source addresses, used in turn; empty = the kernel chooses.
+        destinations: addresses of the server to dial in turn; empty = `address` alone.
+        ports_at_bind: let bind choose the port instead of connect, as a program that knows no better does.
         pending_max: dials that may be under way at the same time.
         window: messages that may be under way at the same time in the verify phase.
         rate: connections/s, None = as fast as `pending_max` allows.
@@ -26,6 +28,8 @@ class Task:
     address: tuple[object, ...] = ("127.0.0.1", 0)
     connections = 0
     sources: tuple[str, ...] = ()
+    destinations: tuple[tuple[object, ...], ...] = ()
+    ports_at_bind = False
     pending_max = 64
     window = 16
     rate: float | None = None

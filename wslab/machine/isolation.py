@@ -147,9 +147,14 @@ class Isolation:
             for role in ROLES:
                 spec = self.spec(role)
                 seen = look_from_inside(spec["enclosure"], spec["uid"])
+                # The groups are new: who has looked was alone in them, and has left.
+                seen |= {"memory_cgroup_used_bytes": 0} if role in self.enclosure.memory_bytes else {}
+                seen |= {"pids_cgroup_used": 0} if role in self.enclosure.processes else {}
                 for bound, *along in _BOUNDS:
                     if seen[bound] is not None and (host[bound] is None or 0 <= seen[bound] < host[bound]):
                         host |= {key: seen[key] for key in (bound, *along)}
+                        if bound == "memory_cgroup_limit_bytes":
+                            host["memory_cgroup_of"] = role
                 host["uid"] = seen["uid"]
         except OSError as problem:
             raise BadInput(f"the enclosure cannot be entered: {problem}") from problem
