@@ -5,8 +5,6 @@ The names below are loaded when they are first used, so that a load process impo
 
 from __future__ import annotations
 
-from importlib import import_module
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wslab.core.stage import STAGES as STAGES
@@ -43,6 +41,8 @@ __all__ = list(_WHERE)
 def __getattr__(name: str) -> object:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # A load process needs no name from here, and so no importlib.
+
     module = import_module(_WHERE[name])
     value: object = module if _WHERE[name].endswith(f".{name}") and not hasattr(module, name) else getattr(module, name)
     globals()[name] = value

@@ -21,7 +21,7 @@ def test_every_machine_column_is_read_from_the_captured_tree() -> None:
 
 def test_memory_columns_add_up_to_the_whole_memory() -> None:
     values, table = Counters(CAPTURED).read(), read_meminfo(CAPTURED)
-    parts = ("memory_free_bytes", "memory_cache_bytes", "memory_anon_bytes", "memory_kernel_bytes")
+    parts = ("memory_free_bytes", "memory_cache_bytes", "memory_anon_bytes", "memory_kernel_bytes", "proc_cache_bytes")
     assert sum(values[part] for part in parts) + table["Shmem"] + table["SwapCached"] == table["MemTotal"]
     assert values["memory_headroom_bytes"] == values["memory_free_bytes"] + values["memory_cache_bytes"]
 

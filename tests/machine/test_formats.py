@@ -148,3 +148,20 @@ def test_malformed_text_is_refused_by_the_name_of_its_file(
 ) -> None:
     with pytest.raises(ValueError, match=f"malformed .*{name}"):
         parse(text)
+
+
+SLABINFO = """\
+slabinfo - version: 2.1
+# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables <limit> <batchcount> …
+sock_inode_cache    2060   2067    832   39    8 : tunables    0    0    0 : slabdata     53     53      0
+proc_inode_cache    1000   1150    696   23    4 : tunables    0    0    0 : slabdata     50     50      0
+dentry             21000  21000    192   21    1 : tunables    0    0    0 : slabdata   1000   1000      0
+"""
+
+
+def test_what_listing_proc_leaves_in_the_slab_is_its_inodes_and_a_dentry_for_each() -> None:
+    assert formats.parse_proc_cache(SLABINFO) == 50 * 4 * formats.PAGE_BYTES + 1000 * 192
+
+
+def test_a_kernel_that_names_its_caches_otherwise_has_no_proc_cache_to_tell_of() -> None:
+    assert formats.parse_proc_cache("\n".join(SLABINFO.splitlines()[:3])) == 0

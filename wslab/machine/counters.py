@@ -65,18 +65,19 @@ def _pick(columns: Mapping[str, str], table: Mapping[str, int | float] | None) -
     return {column: None if table is None else table.get(name) for column, name in columns.items()}
 
 
-def _memory(table: dict[str, int] | None) -> Values:
+def _memory(table: dict[str, int] | None, proc_cache: int | None) -> Values:
     values = _pick(_MEMORY, table)
     headroom = cache = kernel = None
     if table is not None:
         headroom = headroom_bytes(table)
         cache = headroom - table["MemFree"]
         file_pages = table["Buffers"] + table["Cached"] + table.get("SwapCached", 0)
-        kernel = table["MemTotal"] - table["MemFree"] - file_pages - table.get("AnonPages", 0)
+        kernel = table["MemTotal"] - table["MemFree"] - file_pages - table.get("AnonPages", 0) - (proc_cache or 0)
     return values | {
         "memory_headroom_bytes": headroom,
         "memory_cache_bytes": cache,
         "memory_kernel_bytes": kernel,
+        "proc_cache_bytes": proc_cache,
     }
 
 
@@ -102,6 +103,7 @@ class Counters:
         self._pressures = pressures
         self._stat = OpenFile(root / "stat")
         self._meminfo = OpenFile(root / "meminfo")
+        self._slabinfo = OpenFile(root / "slabinfo")
         self._vmstat = OpenFile(root / "vmstat")
         self._sockstat = OpenFile(root / "net/sockstat")
         self._netstat = OpenFile(root / "net/netstat")
@@ -115,7 +117,8 @@ class Counters:
     def read(self) -> Values:
         """Return all machine-wide columns of a sample as they are now."""
         values = _pick(_CPU, _parsed(self._stat, formats.parse_stat))
-        values |= _memory(_parsed(self._meminfo, formats.parse_meminfo))
+        proc_cache = _parsed(self._slabinfo, formats.parse_proc_cache)
+        values |= _memory(_parsed(self._meminfo, formats.parse_meminfo), proc_cache)
         values |= _sockets(_parsed(self._sockstat, formats.parse_sockstat))
         values["file_handles"] = (_parsed(self._file_nr, formats.parse_file_nr) or (None,))[0]
         values |= _pick(_NETSTAT, _parsed(self._netstat, formats.parse_netstat))
