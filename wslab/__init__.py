@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wslab.core.stage import STAGES as STAGES
     from wslab.core.stage import Stage as Stage
+    from wslab.lab.breaks import run_breaks as run_breaks
     from wslab.lab.experiment import run_stage as run_stage
     from wslab.lab.preflight import preflight as preflight
     from wslab.lab.runs import Run as Run
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "STAGES": "wslab.core.stage",
     "Stage": "wslab.core.stage",
+    "run_breaks": "wslab.lab.breaks",
     "run_stage": "wslab.lab.experiment",
     "preflight": "wslab.lab.preflight",
     "Run": "wslab.lab.runs",

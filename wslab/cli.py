@@ -1,9 +1,10 @@
-"""The command line: argument parsing, and what is printed; the work is done in the rooms.
+"""The command line: each command calls the rooms and prints what comes of it; what can be typed is in `cli_arguments`.
 
 1. Every command takes `--json`: standard output is then one JSON document and nothing else, progress goes to standard
-   error.
+   error. What is refused leaves standard output empty.
 2. Exit status: 0 held or done, 1 broke, 2 bad input, 3 crashed, 130 interrupted.
 3. Heavy imports stand inside the commands that need them, so that `wslab --help` answers at once.
+4. A relative path counts from where the command was typed; in the rooms it counts from the project.
 """
 
 from __future__ import annotations
@@ -17,49 +18,47 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from wslab.core.quantities import BadInput, parse_count
-from wslab.core.stage import PARAMETERS, SERVER_KINDS
-from wslab.core.target import CONSENT_OPTION
+from wslab.cli_arguments import BAD_INPUT, parse
+from wslab.cli_output import EXIT_STATUS, print_json, report_run, say, show
+from wslab.core.quantities import BadInput, parse_count, refuse
+from wslab.core.stage import PARAMETERS, Stage
 
-EXIT_STATUS = {"held": 0, "broke": 1, "crashed": 3, "aborted": 130}
-BAD_INPUT, CRASHED, INTERRUPTED = 2, 3, 130
-DEFAULT_STAGES = "10k,100k,700k,1M"
-# Parameters that make no sense where the server is somebody else's.
-SERVER_PARAMETERS = ("server", "server_shards", "memory_cap")
-# Parameters that no kernel setting depends on; and the target, which has another default there.
-UNTUNED_PARAMETERS = ("connections", "server", "ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune")
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in one line."""
-
-    def error(self, message: str) -> Any:
-        """Print one line and leave with status 2."""
-        self.exit(BAD_INPUT, f"{self.prog}: {message}\n")
+CRASHED, INTERRUPTED = EXIT_STATUS["crashed"], EXIT_STATUS["aborted"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    if not hasattr(options, "command"):
-        parser.print_help()
-        return 0
-    # Being terminated ends things in the same good order as Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A script's background jobs start with SIGINT ignored; what asks a load to stop must stop it there, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, end_like_interrupt)
     try:
-        status: int = options.command(options)
+        options = parse(arguments)
+        status = 0 if options is None else COMMANDS[options.command](options)
         sys.stdout.flush()
         return status
     except BadInput as error:
-        print(f"wslab: {error}", file=sys.stderr)
+        say(f"wslab: {' '.join(str(error).split())}")
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("wslab: interrupted", file=sys.stderr)
+        say("wslab: interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:
+        say(f"wslab: {error}")
+        return CRASHED
+    except Exception:
+        # A programmer's error: its traceback is wanted, Python's exit status for it would say that a limit broke.
+        sys.excepthook(*sys.exc_info())
+        return CRASHED
+
+
+def end_like_interrupt(number: int, frame: Any) -> None:
+    """Have a request to terminate end things in the same good order as Ctrl-C, whoever handles that just now."""
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler):
+        handler(signal.SIGINT, frame)
 
 
 # Commands.
@@ -69,12 +68,7 @@ def preflight(options: argparse.Namespace) -> int:
     """Say what this machine allows."""
     from wslab.lab.preflight import preflight as look
 
-    result = look(**({"connections": options.connections} if options.connections else {}))
-    if options.json:
-        print_json(result.as_dict())
-    else:
-        print(result.text())
-    return 0
+    return show(look(options.connections), options.json)
 
 
 def stage(options: argparse.Namespace) -> int:
@@ -91,32 +85,42 @@ def swarm(options: argparse.Namespace) -> int:
     from wslab.view.live import live_view
 
     target = {"target": options.url, "operate_target": options.i_operate_this_target}
-    run = run_stage(on_event=live_view(), **target, **given(options))
-    return report_run(run, options.json)
+    if not options.url:
+        raise refuse("URL", options.url, "a URL such as ws://127.0.0.1:9000/path")
+    return report_run(run_stage(on_event=live_view(), **target, **given(options)), options.json)
 
 
 def sweep(options: argparse.Namespace) -> int:
     """Run several stages through the notebook."""
+    if options.breaks:
+        return sweep_breaks(options)
+    counts = parse_counts(options.stages, "stages")
+    Stage.of(**given(options))  # Refused at once: loading papermill takes seconds.
     from wslab.view.workbook import sweep as run_sweep
 
-    result = run_sweep(options.stages.split(","), keep_going=options.keep_going, **given(options))
-    if options.json:
-        print_json(result.as_dict())
-    else:
-        print(result.text())
-    return EXIT_STATUS[result.outcome]
+    result = run_sweep(counts, keep_going=options.keep_going, **given(options))
+    return show(result, options.json, EXIT_STATUS[result.outcome])
+
+
+def sweep_breaks(options: argparse.Namespace) -> int:
+    """Break limits on purpose."""
+    from wslab.view.workbook import sweep_breaks as break_limits
+
+    atlas = break_limits(options.breaks, given(options).get("data_dir", ""), say=say)
+    return show(atlas, options.json, atlas.status)
 
 
 def serve(options: argparse.Namespace) -> int:
     """Serve until interrupted."""
     from wslab.lab.serving import Serving
 
-    shards = options.shards if options.shards == "auto" else parse_count(options.shards, "shards")
-    with Serving(options.kind, host=options.host, port=options.port, shards=shards) as serving:
+    with Serving(options.kind, host=options.host, port=options.port, shards=options.shards) as serving:
         line = {"url": serving.url, "pids": serving.pids}
         text = json.dumps(line) if options.json else f"{options.kind} serves at {serving.url}; Ctrl-C ends it"
         print(text, flush=True)
-        return serving.wait()
+        how = serving.wait()
+    say(f"wslab: {how}")
+    return CRASHED
 
 
 def tune(options: argparse.Namespace) -> int:
@@ -130,15 +134,14 @@ def tune(options: argparse.Namespace) -> int:
     if found and options.apply and found.settings:
         say(found.difference() + "\n")
     result = revert() if found is None else apply(found, options.all) if options.apply else found
-    print_json(result.as_dict()) if options.json else print(result.text())
-    return result.status
+    return show(result, options.json, result.status)
 
 
 def runs(options: argparse.Namespace) -> int:
     """List recorded runs."""
     from wslab.lab.runs import list_runs, runs_table
 
-    found = list_runs(options.data_dir or None)
+    found = list_runs(absolute(options.data_dir))
     if options.json:
         print_json([run.as_dict() for run in found])
     elif not found:
@@ -149,11 +152,20 @@ def runs(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write the report of recorded runs."""
+    """Write the report of recorded runs; where there are none yet, of those that come with the project."""
     from wslab.lab.runs import list_runs
+    from wslab.lab.store import data_folder
     from wslab.view.publish import report as publish
 
-    path = publish(list_runs(options.data_dir or None), options.out)
+    folder = data_folder(absolute(options.data_dir))
+    found = list_runs(folder, or_reference=not options.data_dir)
+    if not found:
+        raise BadInput(f"no recorded runs in {folder}; `wslab stage --connections 10k` makes one")
+    out = Path(absolute(options.out) or folder / "report")
+    try:
+        path = publish(found, out)
+    except OSError as problem:
+        raise BadInput(f"out={out} cannot be written: {problem.strerror or problem}") from problem
     print_json({"report": str(path)}) if options.json else print(path)
     return 0
 
@@ -174,173 +186,63 @@ def ps(options: argparse.Namespace) -> int:
 
 
 def clean(options: argparse.Namespace) -> int:
-    """End what earlier runs have left behind."""
+    """End what earlier runs have left behind, and put back the settings of those that were killed."""
     from wslab.lab.registry import clean as end_leftovers
+    from wslab.lab.tuned import revert
 
-    ended = end_leftovers()
+    ended, reverted = end_leftovers(), revert(abandoned=True)
     if options.json:
-        print_json({"ended": [process.as_dict() for process in ended]})
+        print_json({"ended": [process.as_dict() for process in ended], **reverted.as_dict()})
     else:
-        print(f"ended {len(ended)} processes" if ended else "nothing was left behind")
-    return 0
+        said = [f"ended {len(ended)} process{'es' * (len(ended) != 1)}"] if ended else []
+        said += [reverted.text()] if reverted.changes else []
+        print("\n".join(said) or "nothing was left behind")
+    return reverted.status
 
 
 def bench(options: argparse.Namespace) -> int:
     """Measure the lean server against the floor."""
     from wslab.lab.bench import bench as measure
 
-    counts = [parse_count(text, "connections") for text in options.connections.split(",")]
+    counts = parse_counts(options.connections, "connections")
     result = measure(counts, parse_count(options.repetitions, "repetitions"), say=say)
-    if options.json:
-        print_json(result.as_dict())
-    else:
-        print(result.text())
-    return 0
+    return show(result, options.json, EXIT_STATUS[result.outcome])
 
 
-# Arguments.
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    command.__name__: command
+    for command in (preflight, stage, sweep, serve, swarm, tune, runs, report, ps, clean, bench)
+}
 
 
-def build_parser() -> Parser:
-    """Return the parser of the whole command line."""
-    parser = Parser(
-        prog="wslab",
-        description="How many WebSocket connections can this server hold on this machine, what breaks first, "
-        "and what do I change?",
-        epilog="example: wslab stage --connections 100k",
-    )
-    parser.add_argument("--version", action="version", version=f"wslab {version()}")
-    parser.add_argument(
-        "--print-completion", action=PrintCompletion, help="print a completion script for bash, zsh or tcsh"
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
-
-    def add(command: Callable[[argparse.Namespace], int], example: str) -> Parser:
-        summary = (command.__doc__ or "").rstrip(".")
-        added = commands.add_parser(
-            command.__name__, help=summary[0].lower() + summary[1:], description=summary, epilog=f"example: {example}"
-        )
-        added.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
-        added.set_defaults(command=command)
-        return added
-
-    add(preflight, "wslab preflight --connections 3M").add_argument(
-        "--connections", metavar="N", help="say whether so many fit, such as 700k"
-    )
-    add_parameters(add(stage, "wslab stage --connections 1M --hold-seconds 30"))
-    sweeping = add(sweep, "wslab sweep --stages 10k,100k")
-    sweeping.add_argument("--stages", default=DEFAULT_STAGES, metavar="LIST", help="default %(default)s")
-    sweeping.add_argument("--keep-going", action="store_true", help="go on after a stage that broke")
-    add_parameters(sweeping, without=("connections",))
-    serving = add(serve, "wslab serve lean --port 9000")
-    serving.add_argument("kind", metavar="KIND", help="server kind: " + ", ".join(SERVER_KINDS))
-    serving.add_argument("--host", default="127.0.0.1", help="default %(default)s")
-    serving.add_argument("--port", default="0", help="default %(default)s: any that is free")
-    serving.add_argument("--shards", default="auto", metavar="N", help="server processes; default one a core")
-    swarming = add(swarm, "wslab swarm ws://127.0.0.1:9000 --connections 10k")
-    swarming.add_argument("url", metavar="URL", help="a ws:// URL")
-    swarming.add_argument(CONSENT_OPTION, action="store_true", help="dial a target that is not loopback")
-    add_parameters(swarming, without=SERVER_PARAMETERS)
-    tuning = add(tune, "wslab tune --connections 2M")
-    tuning.add_argument("--connections", metavar="N", default=argparse.SUPPRESS, help="default what the memory holds")
-    doing = tuning.add_mutually_exclusive_group()
-    doing.add_argument("--apply", action="store_true", help="write what is needed; it asks nothing more")
-    doing.add_argument("--revert", action="store_true", help="put back what was written")
-    tuning.add_argument("--all", action="store_true", help="with --apply: what is recommended, too")
-    tuning.add_argument("--write", default="", metavar="DIR", help="write the files to keep into this folder")
-    add_parameters(tuning, without=UNTUNED_PARAMETERS)
-    with_data_dir(add(runs, "wslab runs"))
-    reporting = with_data_dir(add(report, "wslab report --out report"))
-    reporting.add_argument("--out", default="", metavar="DIR", help="folder for the report; default data/report")
-    add(ps, "wslab ps")
-    add(clean, "wslab clean")
-    benching = add(bench, "wslab bench --connections 100k --repetitions 5")
-    benching.add_argument("--connections", default="10k,100k", metavar="LIST", help="default %(default)s")
-    benching.add_argument("--repetitions", default="5", metavar="N", help="default %(default)s")
-    return parser
-
-
-def add_parameters(parser: Parser, without: tuple[str, ...] = ()) -> None:
-    """Add the parameters of a stage as options; they are parsed where notebooks' parameters are, by `Stage.of`."""
-    for parameter in PARAMETERS:
-        if parameter.name in without:
-            continue
-        # A flag may stand without a value.
-        flag: dict[str, Any] = {"nargs": "?", "const": True} if isinstance(parameter.default, bool) else {}
-        option = parser.add_argument(
-            "--" + parameter.name.replace("_", "-"),
-            **flag,
-            metavar="X",
-            default=argparse.SUPPRESS,
-            help=f"{parameter.help}, such as {parameter.example} (default {parameter.default or 'none'})".replace(
-                "%", "%%"
-            ),
-        )
-        if parameter.name == "server":
-            option.complete = {"bash": "", "zsh": ""}  # type: ignore[attr-defined]
-
-
-def with_data_dir(parser: Parser) -> Parser:
-    """Add the option for where recorded runs are."""
-    parser.add_argument("--data-dir", default="", metavar="DIR", help="folder of the recorded runs")
-    return parser
+# What was typed.
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:
     """Return the stage parameters that were given on the command line."""
     names = {parameter.name for parameter in PARAMETERS}
-    return {name: value for name, value in vars(options).items() if name in names}
+    parameters = {name: value for name, value in vars(options).items() if name in names}
+    if "data_dir" in parameters:
+        parameters["data_dir"] = absolute(parameters["data_dir"])
+    return parameters
 
 
-# Output.
+def absolute(path: str) -> str:
+    """Return a path that was typed as an absolute one; nothing stays nothing."""
+    return os.path.abspath(os.path.expanduser(path)) if path else ""
 
 
-def print_json(document: Any) -> None:
-    """Print one JSON document on standard output."""
-    print(json.dumps(document, indent=2, default=str))
+def parse_counts(text: str, name: str) -> list[int]:
+    """Return the numbers of a list such as `10k,100k`.
 
-
-def say(line: str) -> None:
-    """Print a line of progress on standard error."""
-    print(line, file=sys.stderr, flush=True)
-
-
-def report_run(run: Any, as_json: bool) -> int:
-    """Write the page and the figures of a run, print what came of it and return its exit status."""
-    from wslab.view.publish import run_report
-
-    if run.outcome in ("held", "broke"):
-        run_report(run)
-    if as_json:
-        print_json(run.as_dict())
-    else:
-        print(run.text())
-    return EXIT_STATUS[run.outcome]
-
-
-def version() -> str:
-    """Return the version of the installed package."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
+    Raises:
+        BadInput: it is no such list.
+    """
     try:
-        return installed("wslab")
-    except PackageNotFoundError:
-        return f"(not installed, {Path(__file__).parent})"
-
-
-class PrintCompletion(argparse.Action):
-    """Prints a shell completion script; the library for it is loaded only then."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(metavar="SHELL", choices=("bash", "zsh", "tcsh"), **settings)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        """Print the script for the shell that was named."""
-        import shtab
-
-        print(shtab.complete(parser, _[1]))
-        parser.exit(0)
+        return [parse_count(part, name) for part in text.split(",")]
+    except BadInput:
+        accepted = "whole numbers from 1 to 1G with commas between them, such as 10k,100k,1M"
+        raise refuse(name, text, accepted) from None
 
 
 if __name__ == "__main__":

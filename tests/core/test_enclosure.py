@@ -60,6 +60,10 @@ def test_it_takes_root_for_what_the_kernel_gives_to_root_alone(bounds: dict[str,
         ("", False),
         ("table inet t { chain c { type filter hook input priority 0; tcp dport 22 accept; }; }", False),
         ("table inet t { chain c { type filter hook input priority 0; ct state invalid drop; }; }", True),
+        (
+            "table inet t { chain i { ct state new; } chain o { type filter hook output priority raw; notrack; } }",
+            False,
+        ),
     ],
 )
 def test_only_stateful_rules_make_the_kernel_track(rules: str, tracked: bool) -> None:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from core.hosts import GIB, host
 from wslab.core.limits import LIMITS, ONE_PROCESS, PLANNED, Ceiling, ceilings, fits
-from wslab.core.plan import BYTES_PER_CONNECTION, resolve
+from wslab.core.plan import (
+    BYTES_PER_CONNECTION,
+    FLEET_BYTES,
+    MASTER_BYTES,
+    MEMBER_BYTES,
+    SERVER_GROUP_BYTES,
+    SWARM_GROUP_BYTES,
+    resolve,
+)
 from wslab.core.stage import Stage
 
+MIB = 1 << 20
 SIDES = {"server", "swarm", "kernel", "machine"}
 NAMES = {
     "fd_limit nr_open file_max ephemeral_ports bind_ports conntrack conntrack_buckets accept_queue syn_queue "
@@ -63,7 +73,7 @@ def test_the_table_has_every_limit_by_its_name() -> None:
         ("conntrack_buckets", {}, 262_144),  # 4 × 65,536
         ("epoll_watches", {}, 2_745_755),  # 5,491,511 / 2
         ("memory_machine", {}, 22 * GIB // BYTES_PER_CONNECTION),
-        ("memory_reserve", {"memory_reserve": "2GiB"}, 20 * GIB // BYTES_PER_CONNECTION),
+        ("memory_reserve", {"memory_reserve": "2GiB"}, (20 * GIB - FLEET_BYTES) // BYTES_PER_CONNECTION),
         ("memory_reserve", {"memory_reserve": "30GiB"}, 0),
         (
             "memory_cgroup",
@@ -71,6 +81,16 @@ def test_the_table_has_every_limit_by_its_name() -> None:
             GIB // BYTES_PER_CONNECTION,
         ),
         ("memory_cgroup", {}, None),
+        (
+            "memory_cgroup",
+            {"memory_cgroup_limit_bytes": 400 * MIB, "memory_cgroup_of": "server"},
+            (400 * MIB - MASTER_BYTES - 6 * MEMBER_BYTES) // SERVER_GROUP_BYTES,
+        ),
+        (
+            "memory_cgroup",
+            {"memory_cgroup_limit_bytes": 400 * MIB, "memory_cgroup_of": "swarm"},
+            (400 * MIB - MASTER_BYTES - 6 * MEMBER_BYTES) // SWARM_GROUP_BYTES,
+        ),
         ("process_limit", {"pid_max": 100}, 50 * 19_936),
         ("process_limit", {"pids_cgroup_max": 30, "pids_cgroup_used": 10}, 10 * 19_936),
         ("process_limit", {"nproc_soft": 10}, 16_384 * 19_936),  # RLIMIT_NPROC does not bind root.
@@ -192,11 +212,20 @@ def test_whether_a_stage_fits_is_said_in_one_sentence(
     assert fit.fits == (not fit.broken)
 
 
+def test_ports_are_counted_for_each_destination_unless_bind_takes_them() -> None:
+    here = host()
+    plan = replace(resolve(Stage.of(connections="100k", source_addresses=1), here), destinations=2)
+    found = {item.limit: item for item in ceilings(here, plan)}
+    assert found["ephemeral_ports"].ceiling_connections == 2 * 28_232
+    assert (found["bind_ports"].ceiling_connections, found["bind_ports"].binding) == (28_232, False)
+    assert {item.limit: item for item in ceilings(here, replace(plan, ports_at_bind=True))}["bind_ports"].binding
+
+
 def test_all_limits_in_the_way_are_told_lowest_first() -> None:
     here = host()
     fit = fits(here, resolve(Stage.of(connections="3M"), here))
     assert [item.limit for item in fit.broken] == ["memory_reserve", "memory_machine", "epoll_watches"]
-    assert "memory above the reserve ends at 2.53M" in fit.sentence
+    assert "memory above the reserve ends at 2.52M" in fit.sentence
     assert "; memory ends at 2.65M" in fit.sentence
 
 

@@ -322,9 +322,9 @@ def heard(peer: socket.socket) -> tuple[int, bytes]:
 
 
 @contextmanager
-def scripted(script: Callable[[socket.socket], None]) -> Iterator[str]:
+def scripted(script: Callable[[socket.socket], None], host: str = "127.0.0.1") -> Iterator[str]:
     """Run a server that does with each connection what the script says; yield its ws:// URL."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    listener = socket.create_server((host, 0), backlog=64)
     threads: list[threading.Thread] = []
 
     def serve(peer: socket.socket) -> None:

@@ -179,6 +179,23 @@ def test_source_addresses_are_used_in_turn() -> None:
         assert sorted(sources) == ["127.0.0.2"] * 3 + ["127.0.3.4"] * 3
 
 
+def test_the_servers_addresses_are_dialled_in_turn_by_every_source() -> None:
+    pairs: list[tuple[str, str]] = []
+
+    def script(peer: socket.socket) -> None:
+        pairs.append((peer.getpeername()[0], peer.getsockname()[0]))
+        peer.sendall(upgraded(peer))
+        peer.recv(1)
+
+    sources, destinations = ["127.0.0.2", "127.0.0.3"], ["127.0.0.1", "127.1.0.1"]
+    with (
+        scripted(script, host="0.0.0.0") as url,
+        swarming(url, 8, source_addresses=sources, destination_addresses=destinations) as swarm,
+    ):
+        swarm.run("ramp")
+        assert sorted(pairs) == sorted(2 * [(source, there) for source in sources for there in destinations])
+
+
 # Servers that are odd, but within their rights.
 
 

@@ -23,7 +23,9 @@ def test_memory_columns_add_up_to_the_whole_memory() -> None:
     values, table = Counters(CAPTURED).read(), read_meminfo(CAPTURED)
     parts = ("memory_free_bytes", "memory_cache_bytes", "memory_anon_bytes", "memory_kernel_bytes", "proc_cache_bytes")
     assert sum(values[part] for part in parts) + table["Shmem"] + table["SwapCached"] == table["MemTotal"]
-    assert values["memory_headroom_bytes"] == values["memory_free_bytes"] + values["memory_cache_bytes"]
+    assert values["memory_headroom_bytes"] == sum(
+        values[part] for part in ("memory_free_bytes", "memory_cache_bytes", "proc_cache_bytes")
+    )
 
 
 def test_columns_are_none_where_nothing_can_be_read(tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ MALFORMED = [
     (formats.parse_meminfo, "meminfo", "MemTotal: many kB\n"),
     (formats.parse_meminfo, "meminfo", "MemTotal: 5 kB\n"),
     (formats.parse_meminfo, "meminfo", ""),
+    (formats.parse_cpu_lists, "zoneinfo", "  count: many\n"),
     (formats.parse_pid_stat, "PID/stat", "77 sleep S 1"),
     (formats.parse_pid_stat, "PID/stat", "77 (sleep) S 1 2\n"),
     (formats.parse_statm, "PID/statm", "730"),
@@ -148,6 +149,12 @@ def test_malformed_text_is_refused_by_the_name_of_its_file(
 ) -> None:
     with pytest.raises(ValueError, match=f"malformed .*{name}"):
         parse(text)
+
+
+def test_pages_that_cpus_keep_free_are_summed_and_their_bounds_are_not() -> None:
+    text = "Node 0, zone Normal\n  pages free 9\n  pagesets\n    cpu: 0\n"
+    text += "              count:    30\n              high:     900\n    cpu: 1\n              count:    12\n"
+    assert formats.parse_cpu_lists(text) == 42 * formats.PAGE_BYTES
 
 
 SLABINFO = """\

@@ -79,6 +79,13 @@ class Evidence:
         return open_at_plateau(self.phases, self.samples)
 
     @cached_property
+    def reached(self) -> int:
+        """The most connections that had been opened, with those that were lost again while the ramp went on."""
+        ramp = last_phase(self.phases, "ramp")
+        lost = int(ramp.end.get("connections_closed") or 0) if ramp else 0
+        return self.opened + lost
+
+    @cached_property
     def active(self) -> list[Record]:
         """The samples from the last one before the ramp up to the drain."""
         first = next((i for i, sample in enumerate(self.samples) if sample.get("phase") not in (None, "start")), 0)

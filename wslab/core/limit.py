@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from wslab.core.plan import (
+    BYTES_PER_CONNECTION,
     FDS_RESERVED,
+    FLEET_BYTES,
     MASTER_BYTES,
     MEMBER_BYTES,
+    SERVER_GROUP_BYTES,
+    SWARM_GROUP_BYTES,
     Plan,
     ports_per_address,
     process_capacity,
@@ -100,25 +104,21 @@ def bucket_entries(host: Host, plan: Plan) -> int | None:
 def memory_above_reserve(host: Host, plan: Plan) -> int | None:
     """Return the memory that the ramp may use."""
     headroom = host.get("memory_headroom_bytes")
-    return None if headroom is None else max(0, int(headroom) - plan.memory_reserve_bytes)
+    # Shards and workers are in what a connection takes.
+    return None if headroom is None else max(0, int(headroom) - plan.memory_reserve_bytes - FLEET_BYTES)
 
 
-def group_of_both(host: Host, plan: Plan) -> int | None:
-    """Return what is left of a control group that holds both ends."""
-    return None if host.get("memory_cgroup_of") else left_of(host, "memory_cgroup_limit_bytes", "memory_cgroup_used_bytes")
+def group_memory(host: Host, plan: Plan) -> int | None:
+    """Return what is left of the memory of a control group.
 
-
-def group_of(role: str) -> Callable[[Host, Plan], int | None]:
-    """Return the supply of a control group that holds one end alone: what its processes leave to connections."""
-
-    def supply(host: Host, plan: Plan) -> int | None:
-        left = left_of(host, "memory_cgroup_limit_bytes", "memory_cgroup_used_bytes")
-        if left is None or host.get("memory_cgroup_of") != role:
-            return None
-        processes = plan.shards if role == "server" else plan.workers
-        return max(0, left - MASTER_BYTES - processes * MEMBER_BYTES)
-
-    return supply
+    A group with one end alone in it is charged for that end's part of each connection, and for its processes: what is
+    left is given as the memory that both ends would take for as many connections.
+    """
+    left, role = left_of(host, "memory_cgroup_limit_bytes", "memory_cgroup_used_bytes"), host.get("memory_cgroup_of")
+    if left is None or not role:
+        return left
+    processes, each = (plan.shards, SERVER_GROUP_BYTES) if role == "server" else (plan.workers, SWARM_GROUP_BYTES)
+    return max(0, left - MASTER_BYTES - processes * MEMBER_BYTES) // each * BYTES_PER_CONNECTION
 
 
 def processes_hold(host: Host, plan: Plan) -> int | None:

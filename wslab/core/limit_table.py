@@ -14,8 +14,7 @@ from wslab.core.limit import (
     Limit,
     bound_ports,
     bucket_entries,
-    group_of,
-    group_of_both,
+    group_memory,
     left_of,
     memory_above_reserve,
     open_files_of_one,
@@ -27,12 +26,7 @@ from wslab.core.limit import (
     slows_only,
     tracking_unlikely,
 )
-from wslab.core.plan import (
-    BYTES_PER_CONNECTION,
-    SERVER_GROUP_BYTES_PER_CONNECTION,
-    SWARM_GROUP_BYTES_PER_CONNECTION,
-    process_capacity,
-)
+from wslab.core.plan import BYTES_PER_CONNECTION, process_capacity
 from wslab.core.rate_table import RATES
 
 CAPACITIES: tuple[Limit, ...] = (
@@ -190,27 +184,10 @@ CAPACITIES: tuple[Limit, ...] = (
         title="memory of the control group",
         reads="cgroup v2 memory.max and memory.current; v1 memory.limit_in_bytes and memory.usage_in_bytes",
         key="memory_cgroup_limit_bytes",
-        supply=group_of_both,
+        supply=group_memory,
         units_per_connection=BYTES_PER_CONNECTION,
         lift="raise the memory limit of the container or control group",
         needs_root=True,
-    ),
-    *(
-        Limit(
-            name="memory_cgroup",
-            side=role,
-            title=f"memory of the control group of the {role} alone",
-            reads="cgroup v2 memory.max and memory.current; v1 memory.limit_in_bytes and memory.usage_in_bytes",
-            key="memory_cgroup_limit_bytes",
-            supply=group_of(role),
-            units_per_connection=bytes_per_connection,
-            lift="raise the memory limit of the container or control group",
-            needs_root=True,
-        )
-        for role, bytes_per_connection in (
-            ("server", SERVER_GROUP_BYTES_PER_CONNECTION),
-            ("swarm", SWARM_GROUP_BYTES_PER_CONNECTION),
-        )
     ),
     Limit(
         name="process_limit",

@@ -26,16 +26,21 @@ KERNEL_BYTES_PER_CONNECTION = 8400
 USER_BYTES_PER_CONNECTION = 500
 BYTES_PER_CONNECTION = KERNEL_BYTES_PER_CONNECTION + USER_BYTES_PER_CONNECTION
 
-# What a control group is charged that holds one end alone, measured the same way over 500 to 16,000 connections. The
-# rest of what a connection costs is charged to nobody.
-SERVER_GROUP_BYTES_PER_CONNECTION = 1490
-SWARM_GROUP_BYTES_PER_CONNECTION = 4175
+# What a control group that holds one end alone is charged for a connection, measured the same way over 500 to 16,000
+# connections. The rest of what a connection costs is charged to nobody.
+SERVER_GROUP_BYTES = 1490
+SWARM_GROUP_BYTES = 4175
 # And its processes: the first of an end, and each shard or worker that it forks.
 MASTER_BYTES = 13 << 20
+# Supervisor, recorder and the first processes of both ends, which share much of their memory.
+FLEET_BYTES = 38 << 20
 MEMBER_BYTES = 5 << 19
 
 # Connections from one source address. A third of the usual port range: the kernel finds a free port at the first try.
 ADDRESS_SPAN = 8000
+
+# Source addresses that a swarm is told of: enough for 100 million connections, and few enough for a command line.
+ADDRESSES_MOST = 4096
 
 # Handshakes in flight over all workers: a quarter of the default somaxconn, far from overflowing the accept queue.
 PENDING_MOST = 1024
@@ -84,6 +89,7 @@ def resolve(stage: Stage, host: Mapping[str, Any]) -> Plan:
     shards, workers = min(shards, connections), min(workers, connections)
     span = min(ADDRESS_SPAN, max(1, ports_per_address(host) // 2))
     addresses = -(-connections // span) if stage.source_addresses == "auto" else int(stage.source_addresses)
+    addresses = min(addresses, ADDRESSES_MOST)
     queue = host.get("somaxconn") or 2 * PENDING_MOST
     return Plan(
         connections=connections,
@@ -147,10 +153,20 @@ def refusal(stage: Stage, host: Mapping[str, Any]) -> str | None:
     The reserve is left out: a stage that would eat into it is stopped by it, and that is a result.
     """
     holds = memory_holds(host)
-    if holds is None or stage.connections <= holds:
+    if holds is None:
         return None
-    need = format_bytes(estimate_bytes(stage.connections))
-    return (
-        f"connections={format_count(stage.connections)} needs about {need} of memory; "
-        f"this machine can hold about {about_count(holds)}"
-    )
+    if stage.connections > holds:
+        need = format_bytes(estimate_bytes(stage.connections))
+        return (
+            f"connections={format_count(stage.connections)} needs about {need} of memory; "
+            f"this machine can hold about {about_count(holds)}"
+        )
+    # Processes that were asked for; those of `auto` are part of what a connection costs.
+    asked = [("server_shards", stage.server_shards), ("swarm_workers", stage.swarm_workers)]
+    for name, count in asked:
+        processes = 0 if count == "auto" else min(int(count), stage.connections)
+        most = holds * BYTES_PER_CONNECTION // MEMBER_BYTES
+        if processes > most:
+            need = format_bytes(processes * MEMBER_BYTES)
+            return f"{name}={count} needs about {need} of memory; this machine can hold about {about_count(most)}"
+    return None

@@ -26,7 +26,7 @@ def finding(
     return Finding(
         limit=limit,
         side=side,
-        at_connections=int(run.opened if at is None else at),
+        at_connections=int(run.reached if at is None else at),
         evidence=evidence,
         remedy=remedy or _lift(run, limit, side),
     )

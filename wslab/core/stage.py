@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from wslab.core.plan import Plan, estimate_bytes, memory_holds, refusal, resolve
+from wslab.core.plan import ADDRESSES_MOST, Plan, estimate_bytes, memory_holds, refusal, resolve
 from wslab.core.quantities import (
     BadInput,
     about_count,
@@ -116,6 +116,13 @@ def _message_bytes(value: object, name: str) -> int:
     return parse_bytes(value, name, minimum=1, maximum=MESSAGE_BYTES_MAX)
 
 
+def _addresses(value: object, name: str) -> int:
+    count = parse_count(value, name)
+    if count > ADDRESSES_MOST:
+        raise refuse(name, value, "")
+    return count
+
+
 def _memory_cap(value: object, name: str) -> int:
     return parse_bytes(value, name, minimum=1)
 
@@ -145,6 +152,7 @@ def _flag(value: object, name: str) -> bool:
 
 
 _PROCESSES = _word_or("auto", parse_count, 'a whole number of at least 1, such as 4, or "auto"')
+_ADDRESSES = _word_or("auto", _addresses, f'a whole number from 1 to {ADDRESSES_MOST}, or "auto"')
 _RATE = _word_or("max", _number("", above=True), 'connections per second above 0, such as 5000, or "max"')
 _CAP = _word_or("none", _memory_cap, 'a size in bytes, such as 16GiB, or "none"')
 
@@ -167,7 +175,7 @@ class Stage:
         0.01, _number("messages per second, 0 or more"), "messages per second and connection while they are held", "0.1"
     )
     message_bytes: int = _parameter(32, _message_bytes, "payload of a message in bytes", "1KiB")
-    source_addresses: int | str = _parameter("auto", _PROCESSES, "loopback addresses that the clients dial from", "16")
+    source_addresses: int | str = _parameter("auto", _ADDRESSES, "loopback addresses that the clients dial from", "16")
     memory_cap: int | str = _parameter("none", _CAP, "stop the ramp when the load uses so much memory", "16GiB")
     memory_reserve: int = _parameter(
         1 << 30, parse_bytes, "stop the ramp when the machine has only so much memory left", "2GiB"

@@ -176,7 +176,9 @@ def _cpu_per_connection(samples: Sequence[Record], ramp: Phase | None, opened: i
         # Before the ramp there may be no process yet, and so no CPU time.
         start = _cpu_seconds(before, side) or 0.0
         end = _cpu_seconds(after, side)
-        costs[f"{side}_cpu_seconds_per_connection"] = None if end is None or not opened else (end - start) / opened
+        # Nothing was used by processes that are not ours.
+        known = end is not None and bool(opened) and (after or {}).get(f"{side}_processes") != 0
+        costs[f"{side}_cpu_seconds_per_connection"] = ((end or 0.0) - start) / opened if known else None
     return costs
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 SCHEMES = ("ws", "tcp")
 DEFAULT_PORT = 80
 CONSENT_OPTION = "--i-operate-this-target"
+_OCTETS = frozenset(map(str, range(256)))
 
 
 def parse_url(url: str) -> tuple[str, int, str, str]:
@@ -26,7 +27,9 @@ def parse_url(url: str) -> tuple[str, int, str, str]:
     if not colon or "]" in port:
         host, port = authority, str(DEFAULT_PORT)
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not found or scheme not in SCHEMES or not host or set(host) & set(" []@#") or not _is_port(port):
+    # What goes into the request must not end its line early, nor be a fragment, which is the client's own business.
+    plain = url.isascii() and url.isprintable() and not set(url) & set(" #")
+    if not found or not plain or scheme not in SCHEMES or not host or set(host) & set("[]@") or not _is_port(port):
         raise _refuse(f"target {url!r} is not usable; expected a URL such as ws://127.0.0.1:9000/path")
     return host, int(port), path if path.startswith("/") else "/" + path, authority
 
@@ -37,7 +40,8 @@ def is_loopback(host: str) -> bool:
     Other names are not looked up: what a name stands for can change between the check and the dial.
     """
     parts = host.split(".")
-    numeric = len(parts) == 4 and all(part.isdecimal() and int(part) < 256 for part in parts)
+    # With a leading zero it is an octal number for some, and a name for others.
+    numeric = len(parts) == 4 and all(part in _OCTETS for part in parts)
     return host in ("localhost", "::1") or (numeric and int(parts[0]) == 127)
 
 
@@ -53,7 +57,7 @@ def check_target(url: str, consent: bool) -> None:
 
 
 def _is_port(text: str) -> bool:
-    return text.isdecimal() and 0 < int(text) < 65536
+    return len(text) < 6 and text.isdecimal() and 0 < int(text) < 65536
 
 
 def _refuse(text: str) -> ValueError:

@@ -7,13 +7,18 @@ Each pair gives one ratio; reported are the median and the spread of the ratios,
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from wslab.core.quantities import format_count
+from wslab.core.quantities import BadInput, format_count
+from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
+from wslab.core.stage import Stage, refusal
+from wslab.lab.display import seconds_text
 from wslab.lab.experiment import run_stage
+from wslab.machine.procfs import read_host
 
 LEAN, FLOOR = "lean", "tcp_floor"
 # The figures compared: key of the summary, words.
@@ -22,6 +27,8 @@ ECHOES = ("verify_messages_per_second", "echo messages/s")
 # Only told at the largest count: at a small one it is the kernel's spare slab pages that decide.
 BYTES = ("total_bytes_per_connection", "bytes per connection")
 HOLD_SECONDS = 2.0
+# A stage takes as long without connections as it takes to open and verify so many: starting, holding, stopping.
+START_WEIGHT = 40_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +62,19 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """All ratios of one bench, and the stages that did not hold."""
+    """All ratios of one bench.
+
+    Attributes:
+        ratios: of the stages that held.
+        broken: those that did not, a line each.
+        outcome: the worst of all stages.
+        machine: what the figures hold for.
+        repetitions: how often each pair was measured.
+    """
 
     ratios: tuple[Ratio, ...]
     broken: tuple[str, ...]
+    outcome: str
     machine: str
     repetitions: int
 
@@ -67,6 +83,7 @@ class Bench:
         return {
             "machine": self.machine,
             "repetitions": self.repetitions,
+            "outcome": self.outcome,
             "ratios": [ratio.as_dict() for ratio in self.ratios],
             "broken": list(self.broken),
         }
@@ -80,37 +97,70 @@ class Bench:
         return "\n".join(lines)
 
 
-def bench(counts: Sequence[int], repetitions: int, say: Callable[[str], None] = lambda line: None) -> Bench:
+def bench(
+    counts: Sequence[int],
+    repetitions: int,
+    say: Callable[[str], None] = lambda line: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Bench:
     """Measure lean against floor at each count, and the largest count against the smallest.
 
     Args:
         counts: connections of the stages, such as `[10_000, 100_000]`.
         repetitions: how often each pair is measured.
         say: called with one line of progress a stage.
+        clock: monotonic time in seconds.
+
+    Raises:
+        BadInput: a count is out of reach of this machine's memory; nothing was started then.
+        KeyboardInterrupt: the user stopped it.
     """
     counts = sorted(set(counts))
+    host = read_host()
+    for count in counts:
+        if too_large := refusal(Stage(connections=count), host):
+            raise BadInput(too_large)
     figures: dict[tuple[str, int], list[dict[str, Any]]] = {}
     broken: list[str] = []
+    outcomes: set[str] = set()
     machine = ""
+    steps = schedule(counts, repetitions)
+    started = clock()
     with tempfile.TemporaryDirectory(prefix="wslab-bench-") as folder:
-        for repetition in range(repetitions):
-            # Every other repetition in the other order, so that neither kind always comes second.
-            kinds = (LEAN, FLOOR) if repetition % 2 else (FLOOR, LEAN)
-            for count in counts:
-                for kind in kinds:
-                    run = run_stage(
-                        connections=count, server=kind, hold_seconds=HOLD_SECONDS, message_rate=0, data_dir=folder
-                    )
-                    machine = machine_line(run)
-                    if run.outcome == "aborted":
-                        raise KeyboardInterrupt
-                    if run.outcome != "held":
-                        broken.append(f"{kind} at {format_count(count)}: {run.outcome}, {run.reason}")
-                    figures.setdefault((kind, count), []).append(run.summary)
-                    say(progress_line(repetition, repetitions, kind, count, run.summary))
+        for index, (kind, count) in enumerate(steps):
+            run = run_stage(connections=count, server=kind, hold_seconds=HOLD_SECONDS, message_rate=0, data_dir=folder)
+            if run.outcome == ABORTED:
+                raise KeyboardInterrupt
+            machine = machine_line(run)
+            outcomes.add(run.outcome)
+            held = run.outcome == HELD
+            if not held:
+                broken.append(f"{kind} at {format_count(count)}: {run.outcome}, {run.reason}")
+            # What did not hold has figures of something else; its place is kept, so that pairs stay pairs.
+            figures.setdefault((kind, count), []).append(run.summary if held else {})
+            what = figures_text(run.summary) if held else broken[-1]
+            left = seconds_left(clock() - started, steps, index + 1)
+            say(f"{index + 1}/{len(steps)}  {kind:<10} {format_count(count):>6}  {what}{left}")
     return Bench(
-        ratios=tuple(ratios_of(figures, counts)), broken=tuple(broken), machine=machine, repetitions=repetitions
+        ratios=tuple(ratios_of(figures, counts)),
+        broken=tuple(broken),
+        outcome=next((outcome for outcome in (CRASHED, BROKE) if outcome in outcomes), HELD),
+        machine=machine,
+        repetitions=repetitions,
     )
+
+
+def schedule(counts: Sequence[int], repetitions: int) -> list[tuple[str, int]]:
+    """Return the stages in order: each repetition the other way round, so that nothing always comes second."""
+    once = [(kind, count) for count in counts for kind in (FLOOR, LEAN)]
+    return [step for repetition in range(repetitions) for step in (once[::-1] if repetition % 2 else once)]
+
+
+def seconds_left(elapsed_seconds: float, steps: Sequence[tuple[str, int]], done: int) -> str:
+    """Return how long the rest will take, as far as the stages that are through tell; nothing after the last."""
+    weights = [count + START_WEIGHT for _, count in steps]
+    left = elapsed_seconds / sum(weights[:done]) * sum(weights[done:])
+    return f"  {seconds_text(left)} left" if done < len(steps) else ""
 
 
 def ratios_of(figures: dict[tuple[str, int], list[dict[str, Any]]], counts: Sequence[int]) -> list[Ratio]:
@@ -135,13 +185,9 @@ def ratio(title: str, key: str, above: list[dict[str, Any]], below: list[dict[st
     return Ratio(title=title, values=tuple(a / b for a, b in pairs), of=medians)
 
 
-def progress_line(repetition: int, repetitions: int, kind: str, count: int, summary: dict[str, Any]) -> str:
-    """Return one line about a stage that is through."""
-    rate, messages = summary.get("connections_per_second") or 0, summary.get("verify_messages_per_second") or 0
-    return (
-        f"{repetition + 1}/{repetitions}  {kind:<10} {format_count(count):>6}  {rate:>8,.0f} connections/s"
-        f"  {messages:>8,.0f} messages/s"
-    )
+def figures_text(summary: dict[str, Any]) -> str:
+    """Return what one stage measured, in words."""
+    return "  ".join(f"{summary.get(key) or 0:>8,.0f} {words}" for key, words in (RATE, ECHOES))
 
 
 def machine_line(run: Any) -> str:

@@ -8,22 +8,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wslab.core.breaks import KILL_SHARD, STOP_SHARDS, Break, Trial, find_breaks
+from wslab.core.break_table import find_breaks
+from wslab.core.breaks import KILL_SHARD, STOP_SHARDS, Break, Trial
 from wslab.core.enclosure import Enclosure
 from wslab.core.limit import processes_room
 from wslab.core.records import ABORTED
+from wslab.core.timeline import last_phase, timeline
 from wslab.lab import store
-from wslab.lab.atlas import RESULTS, Atlas, BreakResult
+from wslab.lab.atlas import Atlas, BreakResult
 from wslab.lab.experiment import run_stage
 from wslab.machine.isolation import obstacle
 from wslab.machine.procfs import read_host
@@ -31,18 +32,19 @@ from wslab.machine.procfs import read_host
 if TYPE_CHECKING:
     from wslab.lab.runs import Run
 
-Event = dict[str, Any]
+_FORKED = re.compile(r"cannot start (?:worker|shard) (\d+) of")
 
 
 def run_breaks(
-    breaks: str = "all", data_dir: str = "", *, say: Callable[[str], None] | None = None
+    breaks: str = "all", data_dir: str = "", *, recorded: str = "", say: Callable[[str], None] | None = None
 ) -> Atlas:
     """Break limits on purpose and return what was predicted, measured and named.
 
     Args:
         breaks: names, separated by commas, or `all`.
-        data_dir: the data folder; empty for the project's own. Runs go to a folder of this atlas in `breaks` there.
-        say: called with a line of progress for each break.
+        data_dir: the data folder; empty for the project's own. The runs go to a folder of this atlas in `breaks` there.
+        recorded: folder of an atlas to load instead of breaking anything.
+        say: called with a line of progress at the begin and the end of each break.
 
     Returns:
         The atlas, saved.
@@ -50,22 +52,25 @@ def run_breaks(
     Raises:
         BadInput: there is no such break, or the data folder cannot be written.
     """
+    if recorded:
+        return Atlas.load(recorded)
     chosen = find_breaks(breaks)
     folder = store.data_folder(data_dir) / "breaks" / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     store.check_writable(folder)
-    say = say or (lambda line: None)
-    results: list[BreakResult] = []
+    atlas = Atlas(folder=folder)
     for number, item in enumerate(chosen, 1):
-        say(f"{number}/{len(chosen)} {item.name}: {item.title}")
-        results.append(run_break(item, folder))
-        say(f"{number}/{len(chosen)} {results[-1].line}")
-        atlas = Atlas(folder=folder, results=tuple(results))
+        place = f"{number}/{len(chosen)}"
+        if say and not _reason_to_skip(item):
+            say(f"{place} {item.name}: {item.title}")
+        atlas = replace(atlas, results=(*atlas.results, run_break(item, folder)))
         atlas.save()
+        if say:
+            say(f"{place} {atlas.results[-1].line}")
     return atlas
 
 
 def run_break(item: Break, folder: Path) -> BreakResult:
-    """Run both trials of a break.
+    """Run the trials of a break.
 
     Args:
         item: the break.
@@ -74,27 +79,120 @@ def run_break(item: Break, folder: Path) -> BreakResult:
     Raises:
         KeyboardInterrupt: the user has ended it; nothing is left running.
     """
-    about = {"name": item.name, "limit": item.limit, "side": item.side, "title": item.title, "remedy": item.remedy}
-    about |= {"unit": item.unit, "tolerance": item.tolerance, "then": item.then}
-    reason = item.infeasible or next(filter(None, map(_in_the_way, item.trials)), "")
+    about: dict[str, Any] = {
+        key: getattr(item, key) for key in ("name", "limit", "side", "title", "remedy", "unit", "tolerance", "then")
+    }
+    reason = _reason_to_skip(item)
     if reason or item.broken is None or item.remedied is None:
         return BreakResult(**about, skipped=reason)
     started = time.monotonic()
-    broken = _run(item.broken, folder, f"{item.name}: broken")
-    remedied = _run(item.remedied, folder, f"{item.name}: remedied")
-    predicted, measured = (predict(item, broken), measure(item, broken)) if item.unit else (None, None)
+    broken = run_trial(item.broken, folder, f"{item.name}: broken")
+    between = run_trial(item.between, folder, f"{item.name}: first remedy") if item.between else None
+    remedied = run_trial(item.remedied, folder, f"{item.name}: remedied")
     return BreakResult(
         **about,
         asked=broken.connections,
-        predicted=predicted,
-        measured=measured,
-        outcome=broken.outcome,
+        predicted=predict(item, broken) if item.unit else None,
+        measured=measure(item, broken) if item.unit else None,
         findings=tuple(broken.findings),
-        next_limits=next_limits(item, broken),
-        held=remedied.outcome == "held",
-        remedied_reason=remedied.reason,
-        remedied_findings=tuple(remedied.findings),
-        seconds=time.monotonic() - started,
-        run_dirs=(str(broken.run_dir), str(remedied.run_dir)),
+        next_limit=next_limit(item, broken),
+        then_findings=tuple(between.findings) if between else (),
+        held=remedied.outcome == "held" and not remedied.findings,
+        held_reason=remedied.reason,
+        seconds=round(time.monotonic() - started, 1),
+        run_dirs=tuple(str(run.run_dir) for run in (broken, between, remedied) if run),
         caption=broken.machine.line,
     )
+
+
+def run_trial(trial: Trial, folder: Path, label: str) -> Run:
+    """Run one trial of a break and return its run.
+
+    Raises:
+        KeyboardInterrupt: the user has ended it.
+    """
+    parameters = dict(trial.parameters)
+    if trial.headroom_used_bytes:
+        parameters["memory_reserve"] = int(read_host()["memory_headroom_bytes"] or 0) - trial.headroom_used_bytes
+    run = run_stage(
+        **parameters,
+        data_dir=str(folder),
+        label=label,
+        enclosure=_on_our_cpus(trial.enclosure),
+        specs=trial.specs,
+        on_event=Hand(trial.act) if trial.act else None,
+    )
+    if run.outcome == ABORTED:
+        raise KeyboardInterrupt
+    return run
+
+
+class Hand:
+    """Does to the shards of a server what a trial asks for, as soon as the connections are held.
+
+    Args:
+        act: what to do.
+    """
+
+    def __init__(self, act: str) -> None:
+        self.act = act
+        self.shards: list[int] = []
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Take an event of the run."""
+        if event["event"] == "processes_ready" and event.get("role") == "server":
+            _, *self.shards = event["pids"]
+        elif event["event"] == "phase_started" and event.get("phase") == "hold":
+            for pid in self.shards if self.act == STOP_SHARDS else self.shards[-1:]:
+                os.kill(pid, {STOP_SHARDS: signal.SIGSTOP, KILL_SHARD: signal.SIGKILL}[self.act])
+
+
+def predict(item: Break, run: Run) -> int | None:
+    """Return the count at which the limit was to be met, from what was read before the load was started."""
+    if item.unit == "processes":
+        return processes_room(run.limits)
+    named = [row for row in run.preflight if row["limit"] == item.limit and row["binding"]]
+    # A limit of both ends has a row each; one of a control group has the side of those that are in it.
+    ours = [row for row in named if row["side"] == item.side] or named
+    return min((row["ceiling_connections"] for row in ours), default=None)
+
+
+def measure(item: Break, run: Run) -> int | None:
+    """Return the count at which the limit was met."""
+    if item.unit == "processes":
+        # The one that could not be started makes room for the first one, which forks the others.
+        told = [_FORKED.match(str(event.get("message"))) for event in run.events if event["event"] == "error"]
+        return next((int(match[1]) for match in told if match), None)
+    ramp = last_phase(timeline(run.events), "ramp")
+    # What was lost again, with a process that was killed, had been opened before.
+    return ramp.end["connections_open"] + ramp.end["connections_closed"] if ramp and ramp.end else None
+
+
+def next_limit(item: Break, run: Run) -> str:
+    """Return the limit that was to come next, as the preflight had them in order."""
+    rows = [row for row in run.preflight if row["binding"] and row["limit"] != item.limit]
+    return min(rows, key=lambda row: int(row["ceiling_connections"]))["limit"] if rows else ""
+
+
+def _reason_to_skip(item: Break) -> str:
+    return item.infeasible or next(filter(None, map(_in_the_way, item.trials)), "")
+
+
+def _in_the_way(trial: Trial) -> str:
+    """Return why a trial cannot be made here, empty when nothing is known to be in the way."""
+    enclosure = trial.enclosure
+    if enclosure is None:
+        return ""
+    here = len(os.sched_getaffinity(0))
+    needed = 1 + max((cpu for cpus in enclosure.cpus.values() for cpu in cpus), default=0)
+    if needed > here:
+        return f"it takes {needed} CPUs, and there is {here}"
+    return obstacle(enclosure)
+
+
+def _on_our_cpus(enclosure: Enclosure | None) -> Enclosure | None:
+    """Return the enclosure with its CPUs, which are counted from 0, as they are numbered here."""
+    if enclosure is None or not enclosure.cpus:
+        return enclosure
+    here = sorted(os.sched_getaffinity(0))
+    return replace(enclosure, cpus={role: tuple(here[cpu] for cpu in cpus) for role, cpus in enclosure.cpus.items()})

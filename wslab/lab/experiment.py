@@ -22,12 +22,13 @@ from wslab.core.enclosure import Enclosure
 from wslab.core.records import ABORTED, CRASHED, Finding
 from wslab.core.stage import BadInput, Plan, Stage, refusal, resolve
 from wslab.core.summary import summarize
-from wslab.core.target import check_target, is_loopback, parse_url
+from wslab.core.target import is_loopback, parse_url
 from wslab.core.timeline import timeline
 from wslab.lab import store
 from wslab.lab.fleet import Fleet, FleetEnded
 from wslab.lab.isolating import Place, place_for
 from wslab.lab.manifest import new_manifest
+from wslab.lab.targets import check_dialable
 from wslab.lab.tuned import tuned
 from wslab.lab.verdict import verdict
 from wslab.machine.procfs import read_host
@@ -77,7 +78,7 @@ def run_stage(
     stage = Stage.of(**{**(stage.as_dict() if stage else {}), **parameters})
     host = read_host()
     if target:
-        check_target(target, operate_target)
+        check_dialable(target, operate_target)
     refused = refusal(stage, host)
     if refused:
         raise BadInput(refused)
@@ -91,6 +92,7 @@ def run_stage(
             place = replace(place, plan=as_dialled(place.plan, own.get("swarm", {})))
             experiment = Experiment(stage, place, data_dir, on_event=on_event, target=target, own=own)
             experiment.note("tuning", [change.as_dict() for change in changes])
+            experiment.note("specs", specs or {})
             experiment.run()
 
     from wslab.lab.runs import Run  # It imports pandas, which takes longer than starting a fleet.

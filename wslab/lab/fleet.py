@@ -58,7 +58,7 @@ class Fleet:
                 stderr=log,
                 bufsize=0,
                 cwd=self.run_dir,  # -m looks there first, and no file of the user's can stand in the way
-                env=_environment(),
+                env=child_environment(),
                 start_new_session=True,
             )
         assert self._process.stdout is not None
@@ -175,7 +175,7 @@ class Fleet:
         return f"the supervisor ended ({how})"
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Return an environment in which the same package is found that runs here, installed or not."""
     package_root = str(Path(__file__).resolve().parents[2])
     paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -1,4 +1,10 @@
-"""A server of ours on its own, for clients that are not ours: started, registered, and always stopped."""
+"""A server of ours on its own, for clients that are not ours: started, registered, and always stopped.
+
+1. It is started like a fleet: in a session of its own, with its standard input as lifeline. However the caller ends,
+   the pipe ends too, and the server with it.
+2. What the server itself says when it cannot start is bad input, such as a port in use; a server that dies or says
+   nothing is not.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +14,21 @@ import select
 import subprocess
 import sys
 from types import TracebackType
+from typing import Any
 
-from wslab.core.quantities import BadInput, refuse
+from wslab.core.quantities import BadInput, parse_count, refuse
 from wslab.core.stage import SERVER_KINDS
 from wslab.lab import registry
+from wslab.lab.fleet import child_environment
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
+# Far more than cores to run them; each takes megabytes, and a slip of the finger shall not take the machine.
+SHARDS_MOST = 1024
+
+
+class ServerDied(OSError):
+    """The server ended, or said nothing, before it was ready; the text says which."""
 
 
 class Serving:
@@ -26,8 +40,13 @@ class Serving:
         port: port as a number or as text; 0 is any free one.
         shards: server processes, or `auto` for one a core.
 
+    Attributes:
+        url: where it serves, once it does.
+        pids: its processes, the first one of them being their parent.
+
     Raises:
         BadInput: the kind is unknown, or the address cannot be listened on; one line says why.
+        ServerDied: it did not start.
     """
 
     def __init__(self, kind: str, *, host: str = "127.0.0.1", port: int | str = 0, shards: int | str = "auto") -> None:
@@ -35,42 +54,85 @@ class Serving:
             raise refuse("server", kind, "one of " + ", ".join(SERVER_KINDS))
         if not str(port).isdecimal() or int(port) > 65535:
             raise refuse("port", port, "a port from 0 to 65535")
-        count = len(os.sched_getaffinity(0)) if shards == "auto" else int(shards)
+        if not host or not host.isascii() or not host.isprintable() or " " in host:
+            raise refuse("host", host, "an address of this machine, such as 127.0.0.1")
+        count = len(os.sched_getaffinity(0)) if shards == "auto" else parse_count(shards, "shards")
+        if count > SHARDS_MOST:
+            raise refuse("shards", shards, f'a whole number from 1 to {SHARDS_MOST}, or "auto"')
         self._spec = {"host": host, "port": int(port), "shards": count, "board_fd": None}
         self._module = SERVER_KINDS[kind].module
+        self._process: subprocess.Popen[bytes] | None = None
+        self._registration: registry.Registration | None = None
         self.url = ""
         self.pids: list[int] = []
 
     def __enter__(self) -> Serving:
-        command = [sys.executable, "-m", self._module, json.dumps(self._spec)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        select.select([self._process.stdout], [], [], START_SECONDS)
-        event = json.loads(self._process.stdout.readline() or '{"event": "error", "message": "the server has died"}')
-        if event["event"] != "ready":
-            self.__exit__(None, None, None)
-            raise BadInput(event.get("message", "the server did not start"))
-        self.url, self.pids = event["url"], event["pids"]
-        self._registration = registry.register("server", self.pids[0])
-        self._registration.add("server", self.pids)
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
         return self
-
-    def wait(self) -> int:
-        """Wait until the server ends by itself, which it does not unless it is killed; return the exit status 3."""
-        self._process.wait()
-        return 3
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self.stop()
+
+    def wait(self) -> str:
+        """Wait until the server ends by itself, which it does only when it is killed, and say how it ended."""
+        assert self._process is not None
+        code = self._process.wait()
+        return f"the server ended by itself ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
+
+    def stop(self) -> None:
+        """End the server and wait until it is gone; does nothing the second time."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
         try:
-            self._process.wait(STOP_SECONDS)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        if self.pids:
-            self._registration.remove()
+            pass  # It is killed next.
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            process.stdout.close()
+            if self._registration is not None:
+                registry.end_processes(self._registration.entries())
+                self._registration.remove()
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", self._module, json.dumps(self._spec)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            cwd="/",  # -m looks there first, and no file of the user's can stand in the way
+            env=child_environment(),
+            start_new_session=True,
+        )
+        self._registration = registry.register("server", self._process.pid)
+        event = self._first_event()
+        if event["event"] == "error":
+            raise BadInput(event["message"])
+        self.url, self.pids = event["url"], event["pids"]
+        self._registration.add("server", self.pids)
+
+    def _first_event(self) -> dict[str, Any]:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = b""
+        while not line.endswith(b"\n"):
+            if not select.select([self._process.stdout], [], [], START_SECONDS)[0]:
+                raise ServerDied(f"the server has said nothing for {START_SECONDS:.0f} s")
+            part = self._process.stdout.read(1 << 16)
+            if not part:
+                raise ServerDied(f"the server did not start (exit code {self._process.wait()})")
+            line += part
+        event: dict[str, Any] = json.loads(line.splitlines()[0])
+        return event

@@ -76,10 +76,15 @@ def apply(found: Tune, recommended: bool = False, tuning: Tuning | None = None) 
     return Tuned(changes=tuple(changes), elsewhere=elsewhere, status=int(failed), nothing=nothing)
 
 
-def revert(tuning: Tuning | None = None) -> Tuned:
-    """Put back every setting that wslab has written, newest first."""
+def revert(tuning: Tuning | None = None, *, abandoned: bool = False) -> Tuned:
+    """Put back every setting that wslab has written, newest first.
+
+    Args:
+        tuning: where to write; this machine by default.
+        abandoned: only what stages wrote whose process has died.
+    """
     tuning = tuning or Tuning()
-    changes = tuning.revert(everything)
+    changes = tuning.revert((lambda entry: entry.abandoned) if abandoned else everything)
     failed = not all(change.done for change in changes)
     nothing = f"nothing to put back, according to {tuning.journal.path}"
     return Tuned(changes=tuple(changes), status=int(failed), nothing=nothing)

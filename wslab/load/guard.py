@@ -13,15 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from wslab.machine.procfs import headroom_bytes, read_meminfo
+from wslab.machine import procfs
 
 EMERGENCY_FRACTION = 0.5
 
 
 def read_headroom() -> int:
     """Return the memory that can still be had, in bytes."""
-    meminfo = read_meminfo()
-    return headroom_bytes(meminfo) if meminfo else 0
+    return procfs.read_headroom() or 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -113,7 +113,10 @@ def tasks_of(spec: dict[str, Any]) -> list[Task]:
     purpose also `destination_addresses` (of the server, instead of the URL's) and `bind_without_no_port`.
     """
     host, port, _, _ = parse_url(spec["url"])
-    family, _, _, _, address = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)[0]
+    try:
+        family, _, _, _, address = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ValueError(f"{host} is not known: {error.strerror}") from None
     workers, rate = spec["workers"], spec.get("ramp_rate")
     lanes = min(LANES, workers)
     shares = split(spec["connections"], workers)
@@ -152,14 +155,16 @@ def main() -> int:
     board = Board.create(spec["workers"] + 1) if fd is None else Board.attach(fd)
     try:
         master = Master(spec, board)
-        master.crew.fork(spec["workers"])
-    except OSError as error:
-        emit("error", message=f"cannot start worker {len(master.crew.pids) + 1} of {spec['workers']}: {error.strerror}")
-        return 1  # Workers that were forked already leave when their pipes end with this process.
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         emit("error", message=f"the swarm cannot start: {error}")
         return 1
-    board.enter(master.first_row + spec["workers"], ROLE_SWARM)  # The master's own row: what it takes counts too.
+    workers = spec["workers"]
+    try:
+        master.crew.fork(workers)
+    except OSError as error:
+        emit("error", message=f"cannot start worker {len(master.crew.pids) + 1} of {workers}: {error.strerror}")
+        return 1  # Workers that were forked already leave when their pipes end with this process.
+    board.enter(master.first_row + workers, ROLE_SWARM)  # The master's own row: what it takes counts too.
     emit("ready", pids=[os.getpid(), *master.crew.pids])
     master.crew.watch(master.on_command, master.on_tick)
     master.crew.stop()

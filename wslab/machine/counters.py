@@ -69,8 +69,8 @@ def _memory(table: dict[str, int] | None, proc_cache: int | None) -> Values:
     values = _pick(_MEMORY, table)
     headroom = cache = kernel = None
     if table is not None:
-        headroom = headroom_bytes(table)
-        cache = headroom - table["MemFree"]
+        headroom = headroom_bytes(table, proc_cache)
+        cache = headroom_bytes(table) - table["MemFree"]
         file_pages = table["Buffers"] + table["Cached"] + table.get("SwapCached", 0)
         kernel = table["MemTotal"] - table["MemFree"] - file_pages - table.get("AnonPages", 0) - (proc_cache or 0)
     return values | {
@@ -103,6 +103,7 @@ class Counters:
         self._pressures = pressures
         self._stat = OpenFile(root / "stat")
         self._meminfo = OpenFile(root / "meminfo")
+        self._zoneinfo = OpenFile(root / "zoneinfo")
         self._slabinfo = OpenFile(root / "slabinfo")
         self._vmstat = OpenFile(root / "vmstat")
         self._sockstat = OpenFile(root / "net/sockstat")
@@ -118,7 +119,10 @@ class Counters:
         """Return all machine-wide columns of a sample as they are now."""
         values = _pick(_CPU, _parsed(self._stat, formats.parse_stat))
         proc_cache = _parsed(self._slabinfo, formats.parse_proc_cache)
-        values |= _memory(_parsed(self._meminfo, formats.parse_meminfo), proc_cache)
+        memory = _parsed(self._meminfo, formats.parse_meminfo)
+        if memory is not None:
+            memory["MemFree"] += _parsed(self._zoneinfo, formats.parse_cpu_lists) or 0
+        values |= _memory(memory, proc_cache)
         values |= _sockets(_parsed(self._sockstat, formats.parse_sockstat))
         values["file_handles"] = (_parsed(self._file_nr, formats.parse_file_nr) or (None,))[0]
         values |= _pick(_NETSTAT, _parsed(self._netstat, formats.parse_netstat))

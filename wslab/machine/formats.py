@@ -58,6 +58,13 @@ def parse_meminfo(text: str) -> dict[str, int]:
     return table
 
 
+@naming("zoneinfo")
+def parse_cpu_lists(text: str) -> int:
+    """Return the bytes of free pages that wait in the lists of single CPUs, which `MemFree` leaves out."""
+    counts = [line.split()[1] for line in text.splitlines() if line.lstrip().startswith("count:")]
+    return sum(map(int, counts)) * PAGE_BYTES
+
+
 @naming("PID/stat")
 def parse_pid_stat(text: str) -> tuple[str, float, float, int]:
     """Return state letter, CPU seconds in user and in system mode, and start time in ticks since boot."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wslab.view.plots_breaks import predicted_and_measured
 from wslab.view.plots_frame import Plot, image_bytes, save_figure
 from wslab.view.plots_run import (
     FLOOR_SERVER,
@@ -28,6 +29,7 @@ __all__ = [
     "image_bytes",
     "latency",
     "memory_over_connections",
+    "predicted_and_measured",
     "run_figures",
     "save_figure",
     "save_run_figures",

@@ -184,6 +184,12 @@ def save_figure(plot: Figure, folder: str | Path, name: str, kinds: Iterable[str
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     paths = [target / f"{name}.{kind}" for kind in kinds]
-    for path in paths:
-        path.write_bytes(image_bytes(plot, path.suffix[1:]))
+    layout = plot.get_layout_engine()
+    try:
+        for path in paths:
+            path.write_bytes(image_bytes(plot, path.suffix[1:]))
+            # Finding the places of everything takes as long as drawing it; in the next format they are the same.
+            plot.set_layout_engine("none")
+    finally:
+        plot.set_layout_engine(layout)
     return paths

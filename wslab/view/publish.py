@@ -1,7 +1,7 @@
 """The report: recorded runs as one HTML file that opens offline, with figures and tables beside it as files.
 
 1. The page holds everything it shows: figures are embedded, there is no script and nothing is loaded from anywhere.
-2. Figures are also written as SVG and PNG, the table as CSV, for whoever writes a text of their own.
+2. Figures are also written as SVG and PNG, the table as CSV and as Markdown, for whoever writes a text of their own.
 3. Runs under `runs/` get a `report.html` and `figures/` of their own; those that come with the project stay.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from wslab.lab import store
 from wslab.lab.display import bytes_text, outcome_badge, rate_text, seconds_text, whole_text
 from wslab.lab.runs import Run, runs_table
+from wslab.view.markdown import results_table
 from wslab.view.plots import (
     FLOOR_SERVER,
     Plot,
@@ -46,6 +47,7 @@ def report(runs: Run | Sequence[Run], out: str | Path = "") -> Path:
     page.parent.mkdir(parents=True, exist_ok=True)
     details = [_details(run) for run in chosen]
     runs_table(chosen, full=True).to_csv(page.parent / "runs.csv")
+    (page.parent / "results.md").write_text(results_table(chosen), encoding="utf-8")
     body = [_heading(chosen)]
     for name, (heading, words), plot in _overview_figures(chosen):
         image = _figure(_render(plot, page.parent / "figures", name), heading)

@@ -24,15 +24,20 @@ from wslab.core.quantities import BadInput
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.stage import Stage, refusal
 from wslab.lab import store
+from wslab.lab.atlas import Atlas
+from wslab.lab.breaks import run_breaks
 from wslab.lab.runs import Run
 from wslab.machine.procfs import read_host
 from wslab.view.follow import View, follow
 from wslab.view.kernel import Kernels, count_oom_kills, how_it_died, interrupts_go_to, this_interpreter
 from wslab.view.live import live_view
 from wslab.view.outcomes import Executed, Sweep
+from wslab.view.plots_breaks import predicted_and_measured
+from wslab.view.plots_frame import save_figure
 from wslab.view.publish import report
 
 TEMPLATE = "10-stage.ipynb"
+BREAKS_TEMPLATE = "20-breaks.ipynb"
 # A starved CPU silences a kernel for far longer than the 4 s that papermill allows.
 IOPUB_SECONDS = 120
 START_SECONDS = 180
@@ -124,16 +129,43 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
         copy.unlink(missing_ok=True)
 
 
-def notebook_template() -> Path:
-    """Return the template of a stage.
+def sweep_breaks(breaks: str = "all", data_dir: str = "", *, say: Callable[[str], None]) -> Atlas:
+    """Break limits on purpose, and keep the executed notebook and the figure of the atlas with what was measured.
+
+    The breaks run here, and the notebook only shows them: what a kernel does cannot cost what was measured.
+
+    Args:
+        breaks: names, separated by commas, or `all`.
+        data_dir: the data folder; empty for the project's own.
+        say: called with each line of progress.
+
+    Raises:
+        BadInput: there is no such break, or the data folder cannot be written.
+    """
+    atlas = run_breaks(breaks, data_dir, say=say)
+    save_figure(predicted_and_measured(atlas), atlas.folder / "figures", "breaks")
+    try:
+        template = notebook_template(BREAKS_TEMPLATE)
+    except BadInput as problem:
+        say(str(problem))
+        return atlas
+    parameters = {"breaks": breaks, "data_dir": data_dir, "recorded": str(atlas.folder)}
+    problem_in_it = _execute(template, atlas.folder / "breaks.ipynb", parameters, [])
+    if problem_in_it:
+        say(problem_in_it)
+    return atlas
+
+
+def notebook_template(name: str = TEMPLATE) -> Path:
+    """Return a notebook of the project, the template of a stage by default.
 
     Raises:
         BadInput: the project's notebooks are not there.
     """
     project = store.project_folder()
     if project is None:
-        raise BadInput(f"notebooks/{TEMPLATE} is not here: run this inside a checkout of the project")
-    return project / "notebooks" / TEMPLATE
+        raise BadInput(f"notebooks/{name} is not here: run this inside a checkout of the project")
+    return project / "notebooks" / name
 
 
 def check_parameters(template: Path, parameters: Mapping[str, Any]) -> None:

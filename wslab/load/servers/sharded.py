@@ -38,7 +38,7 @@ def serve(kind: type[Shard], scheme: str) -> int:
     host, port, shards = spec.get("host", "127.0.0.1"), spec.get("port", 0), spec.get("shards", 1)
     try:
         listener = listen(host, port, spec.get("backlog", BACKLOG))
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         emit("error", message=f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}")
         return 1
     fd, first = spec.get("board_fd"), spec.get("board_row", 0)

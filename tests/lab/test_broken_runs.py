@@ -1,0 +1,75 @@
+"""Runs that were broken on purpose on a real machine: the diagnosis names the limit that was lowered, and no other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wslab.core.break_table import BREAKS
+from wslab.core.breaks import Break
+from wslab.core.diagnosis import Evidence, Finding, diagnose
+from wslab.core.plan import loopback_addresses
+from wslab.lab import store
+
+DATA = Path(__file__).parents[1] / "data"
+RECORDED = [item for item in BREAKS if not item.infeasible]
+
+every_break = pytest.mark.parametrize("item", RECORDED, ids=lambda item: item.name)
+
+
+def recorded(name: str, **changes: Any) -> Evidence:
+    """Return what was recorded of a break, with some of the evidence replaced."""
+    folder = DATA / f"broken-{name}"
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    asked, effective, swarm = run["stage"]["asked"], run["stage"]["effective"], run["specs"].get("swarm", {})
+    events = store.read_events(folder)
+    tables = [event["table"] for event in events if event["event"] == "failures"]
+    plan = {
+        "shards": effective["server_shards"],
+        "workers": effective["swarm_workers"],
+        "source_addresses": loopback_addresses(effective["source_addresses"]),
+        "pending_max": effective["pending_max"],
+        "memory_reserve_bytes": asked["memory_reserve"],
+        "destinations": len(swarm.get("destination_addresses") or ()) or 1,
+        "ports_at_bind": swarm.get("bind_without_no_port", False),
+    }
+    parts: dict[str, Any] = {
+        "stage": asked,
+        "plan": plan,
+        "limits": run["limits"],
+        "samples": store.read_samples(folder),
+        "events": events,
+        "failures": tables[-1] if tables else [],
+    }
+    return Evidence(**{**parts, **changes})
+
+
+def names(findings: list[Finding]) -> list[tuple[str, str]]:
+    return [(finding.limit, finding.side) for finding in findings]
+
+
+@every_break
+def test_the_limit_that_was_lowered_is_named_first_and_none_that_was_not(item: Break) -> None:
+    findings = diagnose(recorded(item.name))
+    assert names(findings)[0] == (item.limit, item.side)
+    assert {finding.limit for finding in findings} <= {item.limit, item.then or item.limit}
+    assert all(finding.evidence and finding.remedy for finding in findings)
+
+
+def test_where_the_next_limit_was_met_as_well_it_is_named_next() -> None:
+    findings = diagnose(recorded("fd_limit_before_ports"))
+    assert names(findings) == [("fd_limit", "server"), ("ephemeral_ports", "swarm")]
+
+
+def test_a_limit_that_ended_a_process_is_told_at_the_connections_that_it_had_by_then() -> None:
+    (finding,) = diagnose(recorded("memory_cgroup"))
+    assert finding.at_connections > 15_000
+
+
+@pytest.mark.parametrize("name", ["ephemeral_ports", "bind_ports", "epoll_watches", "fd_limit_swarm"])
+def test_without_its_errno_a_limit_is_not_named(name: str) -> None:
+    (limit,) = {item.limit for item in RECORDED if item.name == name}
+    assert limit not in {finding.limit for finding in diagnose(recorded(name, failures=[]))}

@@ -1,0 +1,455 @@
+"""The command line as a person or a script meets it: what is printed where, which exit status, what is refused how."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import made_runs
+from eventually import eventually
+from wslab import cli
+from wslab.cli_arguments import COMMANDS, build_parser
+from wslab.core.quantities import BadInput
+from wslab.lab import experiment, registry
+from wslab.lab.runs import Run
+from wslab.machine.tuning import Tuning
+from wslab.view import publish
+
+PLENTY = "900M"
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give each test state, data and a current folder of its own, and put the handlers of signals back."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("WSLAB_DATA_DIR", str(tmp_path / "data"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What a command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def wslab(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Return a function that runs one command in this process."""
+
+    def run(*arguments: str) -> Said:
+        try:
+            status = cli.main(arguments)
+        except SystemExit as leaving:
+            status = int(leaving.code or 0)
+        captured = capsys.readouterr()
+        return Said(status=status, out=captured.out, err=captured.err)
+
+    return run
+
+
+def started(*arguments: str, **settings: Any) -> subprocess.Popen[str]:
+    """Start a command as a process of its own."""
+    command = [sys.executable, "-m", "wslab", *arguments]
+    paths = [str(Path(cli.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, **{**pipes, **settings})
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# Help.
+
+
+def test_without_a_command_the_help_is_shown(wslab: Callable[..., Said]) -> None:
+    said = wslab()
+    assert said.status == 0
+    assert all(name in said.out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_with_an_example_that_parses(wslab: Callable[..., Said], name: str) -> None:
+    said = wslab(name, "--help")
+    assert said.status == 0
+    assert "--json" in said.out
+    example = " ".join(said.out.partition("example: ")[2].split())
+    assert build_parser().parse_args(example.split()[1:]).command == name == example.split()[1]
+
+
+def test_every_command_that_can_be_typed_is_there_and_the_other_way_round() -> None:
+    assert list(cli.COMMANDS) == list(COMMANDS)
+
+
+def test_the_help_loads_nothing_heavy() -> None:
+    heavy = {"pandas", "numpy", "matplotlib", "papermill", "websockets", "asyncio", "IPython", "subprocess", "shtab"}
+    code = "import sys, wslab.cli as cli; cli.parse([]); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert heavy.isdisjoint(loaded.stdout.split())
+
+
+def test_a_shell_completes_commands_options_and_server_kinds(wslab: Callable[..., Said], tmp_path: Path) -> None:
+    for shell in ("bash", "zsh", "tcsh"):
+        assert "serve" in wslab("--print-completion", shell).out
+    script = tmp_path / "completion.bash"
+    script.write_text(wslab("--print-completion", "bash").out, "utf-8")
+    words = {"wslab sta": "stage", "wslab serve ": "lean tcp_floor", "wslab stage --memory-c": "--memory-cap"}
+    for typed, completed in words.items():
+        line = f'. {script}; COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _shtab_wslab; echo "${{COMPREPLY[*]}}"'
+        done = subprocess.run(
+            ["bash", "-c", line, "bash", *typed.split(" ")], check=True, capture_output=True, text=True, timeout=20
+        )
+        assert done.stdout.strip() == completed
+
+
+# Refusals: one line, status 2, nothing printed, nothing written, nothing started.
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["stage", "--connections", value] for value in ("-5", "0", "0.5", "nan", "inf", "", "x", "1e400", PLENTY)),
+        *(["preflight", "--connections", value] for value in ("-5", "0.5", "")),
+        *(["sweep", "--stages", value] for value in ("10k,,x", "", "5,-1", "0")),
+        *(["bench", "--connections", value] for value in ("10k,,x", "", f"10k,{PLENTY}")),
+        ["bench", "--repetitions", "0"],
+        ["bench", "--repetitions", "1.5"],
+        ["stage", "--server", "apache"],
+        ["stage", "--server", "apache", "--json"],
+        ["stage", "--conections", "5"],
+        ["stage", "--conn", "5"],
+        ["stage", "surplus"],
+        ["stage", "--hold-seconds"],
+        ["stage", "--hold-seconds", "-1"],
+        ["stage", "--memory-cap", "much"],
+        ["sweep", "--server", "apache"],
+        ["sweep", "--hold-seconds", "nan"],
+        ["serve"],
+        ["serve", "apache"],
+        ["serve", "lean", "--port", "65536"],
+        ["serve", "lean", "--port", "-1"],
+        ["serve", "lean", "--shards", "0"],
+        ["serve", "lean", "--shards", "1G"],
+        ["serve", "lean", "--host", ""],
+        ["swarm"],
+        ["swarm", ""],
+        ["swarm", "ws://example.org"],
+        ["swarm", "ws://example.org", "--json"],
+        ["swarm", "ws://example.org", "--i-operate"],
+        ["swarm", "http://127.0.0.1:9000"],
+        ["swarm", "ws://127.0.0.1:99999"],
+        ["swarm", "ws://127.0.0.1:9000", "--server", "lean"],
+        ["tune", "--connections", "0"],
+        ["tune", "--apply", "--revert"],
+        ["report"],
+        ["report", "--data-dir", "nothing-there"],
+        ["nonsense"],
+        ["--nonsense"],
+        ["--print-completion", "fish"],
+    ],
+    ids=" ".join,
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    wslab: Callable[..., Said], arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wslab.lab.store.reference_folder", lambda: tmp_path / "no-reference")
+    said = wslab(*arguments)
+    assert (said.status, said.out) == (2, "")
+    assert said.err.startswith("wslab")
+    assert said.err.count("\n") == 1
+    assert files_below(tmp_path) == []
+    assert registry.list_processes() == []
+
+
+@pytest.mark.parametrize("place", ["a-file", "a-file/below"])
+@pytest.mark.parametrize("command", [["stage"], ["sweep", "--stages", "5"], ["swarm", "ws://127.0.0.1:9"]])
+def test_a_data_folder_that_cannot_be_written_is_refused(
+    wslab: Callable[..., Said], command: list[str], place: str, tmp_path: Path
+) -> None:
+    (tmp_path / "here" / "a-file").touch()
+    said = wslab(*command, "--data-dir", place)
+    assert (said.status, said.out) == (2, "")
+    assert said.err.splitlines() == [f"wslab: data_dir={tmp_path}/here/{place} cannot be written: Not a directory"]
+    assert files_below(tmp_path) == ["here/a-file"]
+
+
+def test_a_stage_beyond_the_memory_is_told_how_many_it_can_hold(wslab: Callable[..., Said]) -> None:
+    assert (
+        "connections=900M needs about 7.3 TiB of memory; this machine can hold about "
+        in wslab("stage", "--connections", PLENTY).err
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        (["stage", "--conections", "5"], "unknown option --conections of wslab stage: did you mean --connections?"),
+        (["stage", "--conn=5"], "unknown option --conn of wslab stage: did you mean --connections?"),
+        (["--jsn"], "unknown option --jsn: see wslab --help"),
+        (["ps", "all"], "all is one word too many: see wslab ps --help"),
+        (["swarm", "ws://example.org"], "if it is yours to load, add --i-operate-this-target"),
+        (["sweep", "--stages", "10k,,x"], "stages=10k,,x is not accepted: whole numbers"),
+    ],
+)
+def test_a_refusal_says_what_to_type_instead(wslab: Callable[..., Said], typed: list[str], answer: str) -> None:
+    assert answer in wslab(*typed).err
+
+
+def test_a_million_is_a_million_however_it_is_written(wslab: Callable[..., Said]) -> None:
+    answers = [json.loads(wslab("preflight", "--connections", text, "--json").out) for text in ("1e6", "1M", "1000000")]
+    assert {answer["connections"] for answer in answers} == {1_000_000}
+
+
+def test_a_busy_port_is_refused_and_leaves_nothing(wslab: Callable[..., Said]) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        said = wslab("serve", "lean", "--port", str(port))
+    assert (said.status, said.out) == (2, "")
+    assert said.err == f"wslab: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert registry.list_processes() == []
+
+
+# Exit status and output of a stage, with a recorded run in the place of a load.
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Have stages end with a made run of an outcome, and keep what they were asked for."""
+
+    def end_as(outcome: str) -> list[dict[str, Any]]:
+        asked: list[dict[str, Any]] = []
+        made = made_runs.make_run(tmp_path / "made", 1000, outcome=outcome)
+
+        def run_stage(**parameters: Any) -> Run:
+            asked.append(parameters)
+            return Run.load(made)
+
+        monkeypatch.setattr(experiment, "run_stage", run_stage)
+        monkeypatch.setattr(publish, "run_report", lambda run: run.run_dir)
+        return asked
+
+    return end_as
+
+
+@pytest.mark.parametrize(("outcome", "status"), [("held", 0), ("broke", 1), ("crashed", 3), ("aborted", 130)])
+@pytest.mark.parametrize("command", [["stage"], ["swarm", "ws://127.0.0.1:9"]], ids=lambda command: command[0])
+def test_the_exit_status_tells_the_outcome_and_json_is_one_document(
+    wslab: Callable[..., Said], recorded: Any, command: list[str], outcome: str, status: int
+) -> None:
+    recorded(outcome)
+    said = wslab(*command, "--json")
+    assert (said.status, said.err) == (status, "")
+    document = json.loads(said.out)
+    assert document["outcome"] == outcome
+    assert wslab(*command).out.startswith(f"{outcome}: ")
+
+
+def test_a_relative_data_folder_counts_from_where_it_was_typed(
+    wslab: Callable[..., Said], recorded: Any, tmp_path: Path
+) -> None:
+    asked = recorded("held")
+    wslab("stage", "--connections", "1e3", "--data-dir", "mine")
+    assert (asked[0]["data_dir"], asked[0]["connections"]) == (f"{tmp_path}/here/mine", "1e3")
+
+
+def test_consent_to_a_target_is_passed_on_only_when_given(wslab: Callable[..., Said], recorded: Any) -> None:
+    asked = recorded("held")
+    wslab("swarm", "ws://example.org", "--i-operate-this-target")
+    wslab("swarm", "ws://example.org")
+    assert [(given["target"], given["operate_target"]) for given in asked] == [
+        ("ws://example.org", True),
+        ("ws://example.org", False),
+    ]
+
+
+@pytest.mark.parametrize("error", [ValueError("no\nfont"), KeyboardInterrupt()], ids=["failure", "interrupt"])
+def test_figures_that_cannot_be_drawn_change_nothing_about_the_run(
+    wslab: Callable[..., Said], recorded: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(run: Run) -> None:
+        raise error
+
+    recorded("broke")
+    monkeypatch.setattr(publish, "run_report", fail)
+    said = wslab("stage", "--json")
+    assert said.status == 1
+    assert json.loads(said.out)["outcome"] == "broke"
+    assert said.err.count("\n") == 1
+    assert "figures" in said.err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (BadInput("not so"), 2, "wslab: not so"),
+        (KeyboardInterrupt(), 130, "wslab: interrupted"),
+        (OSError(28, "No space left on device"), 3, "wslab: [Errno 28] No space left on device"),
+        (ZeroDivisionError("ours"), 3, "ZeroDivisionError: ours"),
+    ],
+)
+def test_whatever_ends_a_command_has_its_own_status(
+    wslab: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, words: str
+) -> None:
+    def fail(options: Any) -> int:
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "ps", fail)
+    said = wslab("ps", "--json")
+    assert (said.status, said.out) == (status, "")
+    assert said.err.splitlines()[-1] == words
+
+
+def test_output_that_nobody_reads_is_no_failure() -> None:
+    process = started("preflight")
+    assert process.stdout is not None
+    process.stdout.close()
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, "")
+
+
+def test_a_request_to_terminate_goes_where_an_interrupt_would_go() -> None:
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    cli.end_like_interrupt(signal.SIGTERM, None)
+    assert came == [signal.SIGINT]
+
+
+# The other commands.
+
+
+def test_preflight_answers_whether_so_many_fit(wslab: Callable[..., Said]) -> None:
+    assert wslab("preflight", "--connections", "1").out.startswith("1 fits")
+    beyond = json.loads(wslab("preflight", "--connections", PLENTY, "--json").out)
+    assert beyond["fits"] is False
+    assert json.loads(wslab("preflight", "--json").out)["fits"] is None
+
+
+def test_runs_are_listed_from_the_folder_that_was_typed(wslab: Callable[..., Said], tmp_path: Path) -> None:
+    assert wslab("runs").out == "no recorded runs yet; `wslab stage --connections 10k` makes one\n"
+    assert json.loads(wslab("runs", "--json").out) == []
+    made = made_runs.make_run(tmp_path / "here" / "mine", 1000)
+    (listed,) = json.loads(wslab("runs", "--data-dir", "mine", "--json").out)
+    assert listed["run_dir"] == str(made)
+    assert made.name in wslab("runs", "--data-dir", "mine").out
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path]]:
+    """Replace the drawing of a report by a note of what it was asked for."""
+    asked: list[tuple[list[str], Path]] = []
+
+    def report(runs: list[Run], out: Path) -> Path:
+        asked.append(([run.run_id for run in runs], out))
+        return out / "index.html"
+
+    monkeypatch.setattr(publish, "report", report)
+    return asked
+
+
+def test_a_report_stands_beside_its_runs_or_where_it_is_wanted(
+    wslab: Callable[..., Said], published: list[tuple[list[str], Path]], tmp_path: Path
+) -> None:
+    made = made_runs.make_run(tmp_path / "here" / "mine", 1000)
+    here = tmp_path / "here"
+    assert wslab("report", "--data-dir", "mine").out == f"{here}/mine/report/index.html\n"
+    assert json.loads(wslab("report", "--data-dir", "mine", "--out", "o", "--json").out) == {
+        "report": f"{here}/o/index.html"
+    }
+    assert published == [([made.name], here / "mine" / "report"), ([made.name], here / "o")]
+
+
+def test_a_report_without_runs_of_ones_own_shows_those_of_the_project(
+    wslab: Callable[..., Said],
+    published: list[tuple[list[str], Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reference = made_runs.make_run(tmp_path / "made", 1000)
+    monkeypatch.setattr("wslab.lab.store.reference_folder", lambda: reference.parent)
+    assert wslab("report").status == 0
+    assert published[0][0] == [reference.name]
+
+
+def test_a_report_that_cannot_be_written_is_refused(wslab: Callable[..., Said], tmp_path: Path) -> None:
+    made_runs.make_run(tmp_path / "data", 1000)
+    (tmp_path / "here" / "a-file").touch()
+    said = wslab("report", "--out", "a-file/below")
+    assert (said.status, said.out) == (2, "")
+    assert said.err == f"wslab: out={tmp_path}/here/a-file/below cannot be written: Not a directory\n"
+
+
+def test_clean_puts_back_what_a_killed_stage_has_set(
+    wslab: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "sys"
+    (root / "net").mkdir(parents=True)
+    (root / "net" / "harmless").write_text("1\n")
+    (root / "net" / "kept").write_text("1\n")
+    monkeypatch.setattr("wslab.machine.tuning.SYSCTLS", root)
+    tuning = Tuning()
+    tuning.apply({"net.kept": "2"})
+    pid = os.fork()
+    if not pid:
+        tuning.apply({"net.harmless": "2"}, "session")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert wslab("clean").out == "net.harmless: 2 -> 1\n"
+    assert [(root / "net" / name).read_text().strip() for name in ("harmless", "kept")] == ["1", "2"]
+    assert wslab("clean").out == "nothing was left behind\n"
+    assert json.loads(wslab("clean", "--json").out) == {"ended": [], "changes": [], "elsewhere": [], "done": True}
+
+
+def test_ps_says_that_nothing_runs(wslab: Callable[..., Said]) -> None:
+    assert wslab("ps").out == "no processes of wslab run\n"
+    assert json.loads(wslab("ps", "--json").out) == []
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)], ids=lambda value: str(value)
+)
+def test_a_server_serves_until_it_is_ended_and_leaves_nothing(
+    wslab: Callable[..., Said], end: signal.Signals, status: int
+) -> None:
+    # A script's background job, which starts with SIGINT ignored.
+    process = started("serve", "lean", "--json", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    with process:
+        assert process.stdout is not None
+        line = json.loads(process.stdout.readline())
+        assert line["url"].startswith("ws://127.0.0.1:")
+        assert [entry["pid"] for entry in json.loads(wslab("ps", "--json").out)] == line["pids"]
+        process.send_signal(end)
+        out, _ = process.communicate(timeout=5)
+        assert out == ""
+    assert process.returncode == status
+    eventually(lambda: not registry.list_processes(), 5.0)
+
+
+def test_a_server_that_is_killed_ends_the_command_with_a_crash(wslab: Callable[..., Said]) -> None:
+    with started("serve", "tcp_floor", "--json", "--shards", "1") as process:
+        assert process.stdout is not None
+        pids = json.loads(process.stdout.readline())["pids"]
+        os.kill(pids[0], signal.SIGKILL)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 3
+    assert err == "wslab: the server ended by itself (signal 9)\n"
+    eventually(lambda: not registry.list_processes(), 5.0)

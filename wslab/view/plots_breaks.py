@@ -1,0 +1,76 @@
+"""The figure of the break atlas: where each limit was predicted to bind, where it did, and that its remedy held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from wslab.lab.atlas import Atlas, BreakResult
+from wslab.view.plots_frame import COLOURS, Plot, count_axis, figure, new_plot, note
+
+# Inches: what title, axis, key and caption take together, and a row.
+FRAME_HEIGHT, ROW_HEIGHT = 2.1, 0.52
+
+
+@figure
+def predicted_and_measured(atlas: Atlas) -> Plot:
+    """Draw the breaks that have a number: the ceiling predicted, the count at which it broke, and the load that held.
+
+    Args:
+        atlas: what was measured; breaks that were skipped or have no number are left out.
+    """
+    shown = [result for result in atlas.run if result.predicted and result.measured is not None]
+    caption = " · ".join(filter(None, (next((item.caption for item in shown), ""), atlas.folder.name)))
+    height = FRAME_HEIGHT + ROW_HEIGHT * max(3, len(shown))
+    plot = new_plot("Where limits were predicted to break, and where they did", caption, size=(12.0, height))
+    ax = plot.axes[0]
+    for place, result in enumerate(shown):
+        _draw(ax, place, result)
+    count_axis(ax, "x", "connections, or processes where named so, both ends on this machine", log=True)
+    if shown:
+        counts = [count for item in shown for count in (item.predicted, item.measured, item.asked) if count]
+        ax.set_xlim(min(counts) / 2, max(counts) * 2)
+    else:
+        note(ax, "No break with a number was run.")
+    ax.set_yticks(range(len(shown)), [_label(result) for result in shown])
+    ax.set_ylim(max(3, len(shown)) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(visible=False, axis="y")
+    if shown:
+        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4, borderaxespad=0.2)
+    return plot
+
+
+def _label(result: BreakResult) -> str:
+    where = f"{result.side}, processes" if result.unit == "processes" else result.side
+    return f"{result.name}\n{where}" if result.name == result.limit else f"{result.name}\n{result.limit}, {where}"
+
+
+def _draw(ax: Axes, place: int, result: BreakResult) -> None:
+    predicted, measured = float(result.predicted or 0), float(result.measured or 0)
+    tolerance = result.tolerance or 0.0
+    names = {"predicted": "predicted", "break": "broke", "held": "same load held, remedied", "band": "tolerance"}
+    labels = names if place == 0 else dict.fromkeys(names)
+    low = predicted * (1 - tolerance)
+    band: dict[str, Any] = {"color": "#dddddd", "zorder": 1, "gid": f"tolerance {result.name}"}
+    ax.barh(place, 2 * predicted * tolerance, left=low, height=0.7, label=labels["band"], **band)
+    tick: dict[str, Any] = {"markersize": 20, "markeredgewidth": 2, "zorder": 3, "gid": f"predicted {result.name}"}
+    ax.plot([predicted], [place], "|", color=COLOURS["total"], label=labels["predicted"], **tick)
+    cross: dict[str, Any] = {"markersize": 10, "markeredgecolor": "white", "zorder": 5, "gid": f"broke {result.name}"}
+    ax.plot([measured], [place], "X", color=COLOURS["break"], label=labels["break"], **cross)
+    if result.held and result.unit == "connections":
+        circle: dict[str, Any] = {"markersize": 9, "zorder": 4, "gid": f"held {result.name}"}
+        ax.plot([result.asked], [place], "o", color=COLOURS["kernel"], label=labels["held"], **circle)
+    numbers = f"predicted {result.predicted:,}, broke at {result.measured:,} ({result.off_by:.1%} off)"
+    ax.annotate(
+        f"{numbers}\n{'held' if result.held else 'not held'} with {result.remedy}",
+        (1.0, place),
+        xycoords=ax.get_yaxis_transform(),
+        xytext=(10, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8.5,
+        color="#333333",
+        annotation_clip=False,
+    )
