@@ -84,5 +84,5 @@ def test_breaks_are_found_by_name_in_the_order_of_the_table() -> None:
     assert find_breaks() == BREAKS
     assert find_breaks("all,conntrack") == BREAKS
     assert [item.name for item in find_breaks("conntrack, ephemeral_ports")] == ["ephemeral_ports", "conntrack"]
-    with pytest.raises(BadInput, match="conntrak.*conntrack"):
+    with pytest.raises(BadInput, match=r"conntrak.*conntrack"):
         find_breaks("conntrak")

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from core.hosts import GIB, host
-from wslab.core.plan import BYTES_PER_CONNECTION, estimate_bytes, loopback_addresses, memory_holds, refusal, resolve
+from wslab.core.plan import (
+    ADDRESSES_MOST,
+    BYTES_PER_CONNECTION,
+    MEMBER_BYTES,
+    estimate_bytes,
+    loopback_addresses,
+    memory_holds,
+    refusal,
+    resolve,
+)
 from wslab.core.stage import Stage
 
 
@@ -59,6 +68,11 @@ def test_auto_takes_a_source_address_for_every_8000_connections(
     assert len(resolve(Stage.of(connections=connections), host(**changes)).source_addresses) == count
 
 
+def test_a_narrow_port_range_asks_for_no_more_addresses_than_can_be_told_of() -> None:
+    narrow = host(port_low=40_000, port_high=40_009)
+    assert len(resolve(Stage.of(connections="1M"), narrow).source_addresses) == ADDRESSES_MOST
+
+
 def test_source_addresses_are_distinct_and_never_look_like_a_network_or_broadcast() -> None:
     addresses = loopback_addresses(70_000)
     octets = [tuple(map(int, address.split("."))) for address in addresses]
@@ -107,3 +121,12 @@ def test_a_stage_is_refused_exactly_where_memory_ends_whatever_the_reserve() -> 
 
 def test_nothing_is_refused_where_memory_is_not_known() -> None:
     assert refusal(Stage.of(connections="1G"), {}) is None
+
+
+@pytest.mark.parametrize("name", ["server_shards", "swarm_workers"])
+def test_processes_out_of_reach_are_refused_with_what_the_machine_can_hold(name: str) -> None:
+    machine = host(memory_headroom_bytes=3000 * MEMBER_BYTES, memory_cgroup_limit_bytes=None)
+    answer = refusal(Stage.of(connections="100k", **{name: 5000}), machine)
+    assert answer == f"{name}=5000 needs about 12.2 GiB of memory; this machine can hold about 2.99k"
+    assert refusal(Stage.of(connections="100k", **{name: 2500}), machine) is None
+    assert refusal(Stage.of(connections=10, **{name: 5000}), machine) is None  # Ten of them would have something to do.

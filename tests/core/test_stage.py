@@ -74,6 +74,8 @@ def test_a_parameter_is_read_from_text_and_from_numbers(name: str, value: Any, e
         ("server_shards", 1.5, '"auto"'),
         ("swarm_workers", "many", '"auto"'),
         ("source_addresses", -1, '"auto"'),
+        ("source_addresses", 4097, "from 1 to 4096"),
+        ("source_addresses", "1G", "from 1 to 4096"),
         ("ramp_rate", 0, '"max"'),
         ("ramp_rate", -5, '"max"'),
         ("ramp_rate", "inf", '"max"'),

@@ -49,6 +49,13 @@ def test_the_same_figure_gives_the_same_files(tmp_path: Path) -> None:
     assert [path.name for path in first] == ["sketch.svg", "sketch.png"]
 
 
+def test_a_figure_that_was_saved_can_be_laid_out_again(tmp_path: Path) -> None:
+    plot = sketch()
+    layout = plot.get_layout_engine()
+    save_figure(plot, tmp_path, "sketch")
+    assert plot.get_layout_engine() is layout
+
+
 def test_the_background_is_white_whatever_the_viewer_has(tmp_path: Path) -> None:
     plot = sketch()
     assert plot.get_facecolor() == (1.0, 1.0, 1.0, 1.0)

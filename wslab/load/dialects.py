@@ -14,13 +14,8 @@ from __future__ import annotations
 import os
 from binascii import b2a_base64
 
-try:
-    # See lean.py: no OpenSSL for sixty bytes.
-    from _sha1 import sha1
-except ImportError:
-    from hashlib import sha1
-
 from wslab.core.target import parse_url
+from wslab.load.accept_value import accept_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +23,6 @@ if TYPE_CHECKING:
 
     from wslab.load.exchange import Exchange
 
-GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 ACCEPT_HEADER = b"\r\nSec-WebSocket-Accept: "
 ACCEPT_BYTES = 28
 # Random bytes are drawn from the kernel this many draws at a time; each key and each mask is still used once.
@@ -70,7 +64,7 @@ class WebSocket:
     def greeted(self, data: bytes, key: bytes) -> bool | None:
         """Return True if `data` is an answer known to be good with the accept value of this key, else None."""
         head, tail = self.answer
-        accept = b2a_base64(sha1(key + GUID).digest(), newline=False)
+        accept = accept_value(key)
         return True if head and data == head + accept + tail else None
 
     def remember(self, answer: bytes) -> None:

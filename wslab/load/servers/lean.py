@@ -14,16 +14,11 @@ goes through a `Conversation` around the library's Sans-I/O protocol, dropped as
 from __future__ import annotations
 
 from binascii import Error as NotBase64
-from binascii import a2b_base64, b2a_base64
+from binascii import a2b_base64
 
+from wslab.load.accept_value import accept_value
 from wslab.load.servers.shard import Shard
 from wslab.load.servers.sharded import main
-
-try:
-    # The bare implementation: hashlib would map OpenSSL into every shard and take three times as long for 60 bytes.
-    from _sha1 import sha1
-except ImportError:
-    from hashlib import sha1
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +26,6 @@ if TYPE_CHECKING:
 
     from wslab.load.servers.conversation import Conversation
 
-GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 KEY_HEADER = b"\r\nSec-WebSocket-Key: "
 KEY_BYTES = 24
 ANSWER_HEAD = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
@@ -79,7 +73,7 @@ class LeanShard(Shard):
             self.greet_in_full(fd, data)
             return
         self.opened_one(fd)
-        self.send(fd, ANSWER_HEAD + b2a_base64(sha1(key + GUID).digest(), newline=False) + ANSWER_TAIL)
+        self.send(fd, ANSWER_HEAD + accept_value(key) + ANSWER_TAIL)
 
     def greet_in_full(self, fd: int, data: bytes) -> None:
         """Let the library parse and judge a request, or the next part of one."""
