@@ -17,7 +17,7 @@ def test_loopback_is_dialable(url: str) -> None:
 
 def test_consent_is_asked_for_before_a_name_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("looked up"))
-    with pytest.raises(BadInput, match="example.org is not loopback"):
+    with pytest.raises(BadInput, match=r"example\.org is not loopback"):
         check_dialable("ws://example.org", consent=False)
 
 
