@@ -10,7 +10,7 @@ from typing import Any
 
 from wslab.core.limit import ONE_PROCESS, PLANNED, Host, Limit
 from wslab.core.limit_table import LIMITS
-from wslab.core.plan import ADDRESS_SPAN, Plan, estimate_bytes, process_capacity
+from wslab.core.plan import Plan, address_span, estimate_bytes, process_capacity
 from wslab.core.quantities import about_count, format_bytes, format_count
 
 __all__ = ["LIMITS", "ONE_PROCESS", "PLANNED", "Ceiling", "Fit", "Host", "Limit", "ceilings", "fits"]
@@ -139,7 +139,7 @@ def _commands(limit: Limit, host: Host, plan: Plan, supply: int | None, ceiling:
         "connections": format_count(plan.connections),
         "units": units,
         "buckets": -(-target // 4),
-        "addresses": -(-target // ADDRESS_SPAN),
+        "addresses": -(-target // address_span(host)),
         "processes": max(plan.shards + 1, -(-target // process_capacity(host))),
     }
     return tuple(command.format(**counts) for command in limit.commands)

@@ -87,8 +87,9 @@ def resolve(stage: Stage, host: Mapping[str, Any]) -> Plan:
     shards = least if stage.server_shards == "auto" else int(stage.server_shards)
     workers = least if stage.swarm_workers == "auto" else int(stage.swarm_workers)
     shards, workers = min(shards, connections), min(workers, connections)
-    span = min(ADDRESS_SPAN, max(1, ports_per_address(host) // 2))
-    addresses = -(-connections // span) if stage.source_addresses == "auto" else int(stage.source_addresses)
+    addresses = (
+        -(-connections // address_span(host)) if stage.source_addresses == "auto" else int(stage.source_addresses)
+    )
     addresses = min(addresses, ADDRESSES_MOST)
     queue = host.get("somaxconn") or 2 * PENDING_MOST
     return Plan(
@@ -123,6 +124,11 @@ def ports_per_address(host: Mapping[str, Any]) -> int:
     if low is None or high is None:
         low, high = 32768, 60999
     return max(1, int(high) - int(low) + 1)
+
+
+def address_span(host: Mapping[str, Any]) -> int:
+    """Return how many connections a source address is given: few of its ports, so that a free one is found at once."""
+    return min(ADDRESS_SPAN, max(1, ports_per_address(host) // 2))
 
 
 def loopback_addresses(count: int) -> tuple[str, ...]:
