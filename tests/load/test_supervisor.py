@@ -162,7 +162,7 @@ def test_the_load_starts_after_the_first_sample_and_the_swarm_gets_the_servers_u
     ]
     swarm = caller.pids("swarm")[0]
     spec = json.loads(Path(f"/proc/{swarm}/cmdline").read_text("utf-8").split("\0")[-2])
-    assert (spec["url"], spec["board_row"]) == ("ws://127.0.0.1:9", 2)
+    assert (spec["url"], spec["board_row"]) == ("ws://127.0.0.1:9", 3)
 
 
 def test_children_hold_no_lifeline_of_a_sibling(caller: Caller) -> None:
