@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from wslab.core.pacer import due, scheduled_at, split, split_rate, stagger
+from wslab.core.pacer import due, scheduled_at, split
 
 
 @pytest.mark.parametrize(
@@ -49,29 +49,6 @@ def test_a_split_is_even_and_loses_nothing(total: int, parts: int, expected: lis
     assert sum(shares) == total
     assert max(shares) - min(shares) <= 1
     assert expected is None or shares == expected
-
-
-def test_a_rate_is_split_like_the_items_so_that_all_finish_together() -> None:
-    assert split_rate(100.0, [30, 10, 0]) == [75.0, 25.0, 0.0]
-
-
-def test_no_rate_is_no_rate_for_each() -> None:
-    assert split_rate(None, [3, 2]) == [None, None]
-
-
-def test_workers_interleave_instead_of_firing_at_once() -> None:
-    workers, rate = 4, 8.0
-    times = sorted(
-        scheduled_at(index, rate / workers, stagger(part, workers, rate))
-        for part in range(workers)
-        for index in range(2)
-    )
-    assert times == pytest.approx([index / rate for index in range(8)])
-
-
-@pytest.mark.parametrize(("parts", "rate"), [(4, None), (4, 0.0), (1, 8.0)])
-def test_nothing_to_interleave_is_no_offset(parts: int, rate: float | None) -> None:
-    assert stagger(parts - 1, parts, rate) == 0.0
 
 
 @pytest.mark.parametrize("module", ["pacer", "histogram"])

@@ -5,8 +5,7 @@ counts from the moment it was due, so that a stall shows in every item that had 
 
 1. Imported by every worker: it imports nothing.
 2. A schedule is arithmetic without state: it cannot drift and needs no timer of its own.
-3. W workers share one schedule: each has 1/W of the rate and starts a fraction of an interval after the one before,
-   so that together they form one even stream instead of W items at once.
+3. W workers share one schedule: each is given a part of it, with an offset, so that together they form one stream.
 """
 
 from __future__ import annotations
@@ -42,25 +41,3 @@ def split(total: int, parts: int) -> list[int]:
     """Split `total` items over `parts` as evenly as whole numbers allow; the first ones get the remainder."""
     share, rest = divmod(total, parts)
     return [share + (part < rest) for part in range(parts)]
-
-
-def split_rate(rate: float | None, shares: list[int]) -> list[float | None]:
-    """Split a rate over workers in proportion to their share of the items, so that all finish together.
-
-    None, "as fast as possible", stays None for each.
-    """
-    if rate is None:
-        return [None for _ in shares]
-    total = sum(shares) or 1
-    return [rate * share / total for share in shares]
-
-
-def stagger(part: int, parts: int, rate: float | None) -> float:
-    """Return the offset of one of `parts` workers, in seconds, that interleaves their schedules.
-
-    Args:
-        part: index of the worker, from 0.
-        parts: number of workers.
-        rate: items per second of all workers together.
-    """
-    return part / rate if rate and parts > 1 else 0.0

@@ -14,7 +14,6 @@ from wslab.core.records import Finding
 Findings = Iterator[Finding]
 
 SIGKILL = 9
-PROCESS_LIMITS = ("pid_max", "threads_max", "pids_cgroup_max", "nproc_soft")
 # With more headroom than this share of its memory left, the machine did not run out; a control group did.
 MACHINE_SHORT = 0.05
 
