@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from wslab.core.stage import Stage as Stage
     from wslab.lab.breaks import run_breaks as run_breaks
     from wslab.lab.experiment import run_stage as run_stage
+    from wslab.lab.lifted import run_lifted as run_lifted
     from wslab.lab.preflight import preflight as preflight
     from wslab.lab.runs import Run as Run
     from wslab.lab.runs import list_runs as list_runs
@@ -27,6 +28,7 @@ _WHERE = {
     "Stage": "wslab.core.stage",
     "run_breaks": "wslab.lab.breaks",
     "run_stage": "wslab.lab.experiment",
+    "run_lifted": "wslab.lab.lifted",
     "preflight": "wslab.lab.preflight",
     "Run": "wslab.lab.runs",
     "list_runs": "wslab.lab.runs",

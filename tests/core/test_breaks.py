@@ -9,7 +9,7 @@ import pytest
 from wslab.core.break_table import BREAKS, find_breaks
 from wslab.core.breaks import COUNTED, ESTIMATED, Break, Trial
 from wslab.core.diagnosis import RULES
-from wslab.core.enclosure import Enclosure
+from wslab.core.enclosure import CPU_QUOTA_LEAST, Enclosure
 from wslab.core.limits import LIMITS
 from wslab.core.quantities import BadInput
 from wslab.core.stage import Stage
@@ -32,9 +32,11 @@ def test_every_limit_that_can_be_lowered_is_broken_and_the_others_say_why_not() 
     assert {item.limit for item in BREAKS} >= {
         *("ephemeral_ports", "bind_ports", "conntrack", "fd_limit", "epoll_watches", "process_limit"),
         *("memory_cgroup", "memory_reserve", "accept_queue", "syn_queue", "server_cpu", "generator"),
-        *("server_silent", "server_died", "device_backlog", "tcp_mem"),
+        *("server_silent", "server_died", "time_wait", "conntrack_buckets", "machine_cpu"),
+        *("nr_open", "file_max", "device_backlog", "tcp_mem", "memory_machine"),
     }
-    assert {item.name for item in BREAKS if item.infeasible} == {"device_backlog", "tcp_mem"}
+    assert {item.name for item in BREAKS if item.infeasible} == {"memory_machine"}
+    assert {item.name for item in BREAKS if item.shared} == {"nr_open", "file_max", "device_backlog", "tcp_mem"}
     assert not any(item.trials for item in BREAKS if item.infeasible)
 
 
@@ -70,6 +72,16 @@ def test_what_is_lowered_for_the_whole_machine_is_counted_apart_and_others_keep_
     assert (
         sum(bool(trial.enclosure and trial.enclosure.global_sysctls) for item in POSSIBLE for trial in item.trials) >= 6
     )
+
+
+@pytest.mark.parametrize(("name", "role"), [("server_cpu", "server"), ("generator", "swarm")])
+def test_an_end_is_slowed_by_its_cpu_quota_alone_while_the_other_has_time(name: str, role: str) -> None:
+    (item,) = find_breaks(name)
+    assert item.broken is not None
+    assert item.remedied is not None
+    assert item.broken.enclosure == Enclosure(cpu_quota={role: CPU_QUOTA_LEAST})
+    assert item.remedied.enclosure == Enclosure(cpu_quota={role: 1.0})
+    assert item.remedied.parameters == item.broken.parameters
 
 
 def test_changes_go_to_the_trial_by_its_own_names_and_to_the_parameters_by_all_others() -> None:

@@ -26,6 +26,14 @@ FULL_MACHINE = {
     "cpu_idle_seconds": rising(502.0, 0.01),
 }
 SLOW = {"hold": {"messages_received": 1000}, "verify": {"messages_received": 101_000}}
+WAITING = {
+    side: {
+        f"{side}_cpu_throttled_fraction": 0.97,
+        f"{side}_cpu_throttled_total": rising(30, 50),
+        f"{side}_cpu_quota_fraction": 0.2,
+    }
+    for side in ("server", "swarm")
+}
 
 
 # Each row: the limit and the side to be found, a broken run, and what its evidence must quote.
@@ -93,7 +101,7 @@ BROKEN: list[tuple[str, str, dict[str, Any], list[str]]] = [
             "plan": {"source_addresses": ["127.0.0.2"] * 4},
             "before": {"tcp_time_wait": 20_000},
         },
-        ["connect EADDRNOTAVAIL × 100", "sockstat TCP tw 20,000 → 20,000", "= 112,928"],
+        ["connect EADDRNOTAVAIL × 100", "20,000 connections in TIME_WAIT (sockstat tw)", "= 112,928"],
     ),
     (
         "bind_ports",
@@ -120,6 +128,17 @@ BROKEN: list[tuple[str, str, dict[str, Any], list[str]]] = [
             "stage": {"ramp_rate": 50_000},
         },
         ["nf_conntrack_count 144 → ", "in 65,536 buckets"],
+    ),
+    (
+        "conntrack_buckets",
+        "kernel",
+        {
+            "opened": 90_000,
+            "columns": {"conntrack_chains_too_long_total": rising(0, 400), "conntrack_count": rising(144, 9_000)},
+            "limits": {"conntrack_buckets": 512},
+            "failures": TIMEOUTS,
+        },
+        ["nf_conntrack chainlength 0 → ", "in 512 buckets", "connect ETIMEDOUT × 500"],
     ),
     (
         "accept_queue",
@@ -204,6 +223,22 @@ BROKEN: list[tuple[str, str, dict[str, Any], list[str]]] = [
         ["softnet_stat dropped 5 → ", "RetransSegs 90 → "],
     ),
     (
+        "device_backlog",
+        "kernel",
+        {
+            "opened": 99_000,
+            "columns": {"softnet_drops_total": rising(5, 70), "server_cpu_fraction_max": 1.0},
+            "failures": TIMEOUTS,
+        },
+        ["softnet_stat dropped 5 → ", "connect ETIMEDOUT × 500"],
+    ),
+    (
+        "server_cpu",
+        "server",
+        {"told": SLOW, "columns": {"softnet_drops_total": rising(5, 70), "server_cpu_fraction_max": 1.0}},
+        ["busiest server process at most 100% of a core"],
+    ),
+    (
         "process_limit",
         "machine",
         {
@@ -282,6 +317,29 @@ BROKEN: list[tuple[str, str, dict[str, Any], list[str]]] = [
         "server",
         {"columns": {"server_cpu_fraction_max": 1.0}, "told": SLOW},
         ["250 of 1,000 messages a second answered", "busiest server process at most 100% of a core"],
+    ),
+    (
+        "server_cpu",
+        "server",
+        # Hardly any CPU time, and no rest: this is not a server that is silent.
+        {
+            "columns": {"server_cpu_fraction_max": 0.04, **WAITING["server"]},
+            "told": SLOW,
+            "failures": [failure("echo", "ETIMEDOUT", 9)],
+        },
+        ["server throttled in up to 97% of the periods of its CPU quota of 0.2 (nr_throttled 30 → 530)"],
+    ),
+    (
+        "generator",
+        "swarm",
+        {"columns": {"swarm_lag_seconds_max": 0.1, **WAITING["swarm"]}, "told": SLOW},
+        ["swarm throttled in up to 97% of the periods of its CPU quota of 0.2 (nr_throttled 30 → 530)"],
+    ),
+    (
+        "machine_cpu",
+        "machine",
+        {"columns": {**WAITING["swarm"], **WAITING["server"]}, "told": SLOW},
+        ["both ends wait for their CPU quota", ", server throttled in up to 97%", ", swarm throttled in up to 97%"],
     ),
     (
         "machine_cpu",
@@ -400,6 +458,32 @@ def test_a_remedy_gives_the_command_for_this_stage() -> None:
         28_232, failures=[failure("connect", "EADDRNOTAVAIL", 9)], plan={"source_addresses": ["127.0.0.2"]}
     )
     assert diagnose(ports)[0].remedy.endswith(": wslab stage --connections 100k --source-addresses 13")
+
+
+@pytest.mark.parametrize(
+    ("sides", "bounds"),
+    [
+        (["server"], "0.2 for the server"),
+        (["swarm"], "0.2 for the swarm"),
+        (["server", "swarm"], "0.2 for the server and 0.2 for the swarm"),
+    ],
+)
+def test_where_a_quota_was_used_up_the_remedy_is_a_larger_one(sides: list[str], bounds: str) -> None:
+    columns = {name: value for side in sides for name, value in WAITING[side].items()}
+    (found,) = diagnose(evidence(columns=columns, told=SLOW))
+    assert found.remedy.startswith(f"a larger CPU quota of the control group, now {bounds}: cpu.max")
+
+
+def test_a_quota_that_was_not_used_up_is_quoted_and_not_blamed() -> None:
+    roomy = {"server_cpu_throttled_fraction": 0.1, "server_cpu_throttled_total": 3, "server_cpu_quota_fraction": 2.5}
+    (found,) = diagnose(evidence(columns={"server_cpu_fraction_max": 1.0, **roomy}, told=SLOW))
+    assert "server throttled in up to 10% of the periods of its CPU quota of 2.5 (nr_throttled 3 → 3)" in found.evidence
+    assert found.remedy.startswith("fewer messages, or more server shards")
+
+
+def test_a_swarm_that_is_busy_in_the_ramp_alone_is_not_blamed_for_a_hold() -> None:
+    columns = {"swarm_cpu_fraction_max": [0.99] * 5 + [0.3] * 6, "server_cpu_fraction_max": [0.6] * 5 + [0.99] * 6}
+    assert [finding.limit for finding in diagnose(evidence(columns=columns, told=SLOW))] == ["server_cpu"]
 
 
 def test_a_run_that_recorded_nothing_is_an_honest_unknown() -> None:

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from wslab.core.enclosure import CONNTRACK_MAX, EPOLL_WATCHES, Enclosure
+from wslab.core.enclosure import (
+    CONNTRACK_BUCKETS,
+    CONNTRACK_MAX,
+    EPOLL_WATCHES,
+    FILE_MAX,
+    NR_OPEN,
+    TCP_MEM,
+    Enclosure,
+)
 from wslab.core.quantities import BadInput
 
 
@@ -17,17 +25,23 @@ from wslab.core.quantities import BadInput
         ({"fd_limit": {"server": 10}}, "fd_limit[server]=10"),
         ({"memory_bytes": {"swarm": 4096}}, "memory_bytes[swarm]=4096"),
         ({"processes": {"swarm": 0}}, "processes[swarm]=0"),
+        ({"cpu_quota": {"swarm": 0.04}}, "cpu_quota[swarm]=0.04 is not accepted: a number from 0.05"),
+        ({"cpu_quota": {"recorder": 1}}, "cpu_quota=recorder"),
         ({"cpus": {"server": ()}}, "at least one CPU"),
         ({"netns": True, "sysctls": {"fs.nr_open": 1000}}, "sysctls=fs.nr_open"),
         ({"netns": True, "sysctls": {"net./../fs.nr_open": 1000}}, "sysctls=net./../fs.nr_open"),
         ({"sysctls": {"net.core.somaxconn": 16}}, "netns=False"),
         ({"nft": "table inet t {}"}, "netns=False"),
+        ({"packet_cpu": 0}, "netns=False"),
         ({"uid": -1}, "uid=-1"),
-        ({"global_sysctls": {"fs.file-max": 1000}}, "global_sysctls=fs.file-max"),
+        ({"global_sysctls": {"vm.swappiness": 1000}}, "global_sysctls=vm.swappiness"),
+        ({"global_sysctls": {FILE_MAX: 1000}}, f"{FILE_MAX}=1000"),
+        ({"global_sysctls": {TCP_MEM: "100 2000 4000"}}, f"{TCP_MEM}=100 2000 4000"),
         ({"global_sysctls": {EPOLL_WATCHES: 4095}, "uid": 65534}, f"{EPOLL_WATCHES}=4095"),
         ({"global_sysctls": {EPOLL_WATCHES: 5000}}, "other than root"),
         ({"global_sysctls": {EPOLL_WATCHES: 5000}, "uid": 0}, "other than root"),
         ({"global_sysctls": {CONNTRACK_MAX: 500}}, "counted by namespace"),
+        ({"global_sysctls": {CONNTRACK_BUCKETS: 512}}, "counted by namespace"),
     ],
 )
 def test_an_enclosure_that_could_harm_the_machine_or_makes_no_sense_is_refused(
@@ -47,11 +61,17 @@ def test_an_enclosure_that_could_harm_the_machine_or_makes_no_sense_is_refused(
         ({"netns": True}, True),
         ({"memory_bytes": {"server": 60 << 20}}, True),
         ({"processes": {"swarm": 5}}, True),
+        ({"cpu_quota": {"server": 0.2}}, True),
         ({"uid": 65534}, True),
     ],
 )
 def test_it_takes_root_for_what_the_kernel_gives_to_root_alone(bounds: dict[str, Any], needs_root: bool) -> None:
     assert Enclosure(**bounds).needs_root is needs_root
+
+
+def test_it_says_which_settings_everybody_has_changed_and_not_those_that_are_counted_apart() -> None:
+    bounds = Enclosure(netns=True, global_sysctls={CONNTRACK_MAX: 500, CONNTRACK_BUCKETS: 512, NR_OPEN: 4000})
+    assert bounds.shared == (NR_OPEN,)
 
 
 @pytest.mark.parametrize(

@@ -66,3 +66,20 @@ def test_only_a_death_that_nobody_asked_for_counts() -> None:
 )
 def test_a_miss_is_said_in_words(run: dict[str, Any], misses: list[str]) -> None:
     assert evidence(**run).misses == misses
+
+
+@pytest.mark.parametrize(
+    ("run", "phases"),
+    [
+        ({}, ()),
+        ({"opened": 99_999}, ("ramp",)),
+        ({"stage": {"ramp_rate": "50k"}}, ("ramp",)),
+        ({"told": {"hold": {"messages_received": 3599}}}, ("hold",)),
+        ({"told": {"hold": {"stopped_by": "memory_reserve"}}}, ("hold",)),
+        ({"told": {"verify": {"connections_verified": 99_998}}}, ("verify",)),
+        ({"told": {"verify": {"connections_verified": 9}, "hold": {"messages_received": 9}}}, ("hold", "verify")),
+        ({"told": {"extra": [exited("server", signal=11)]}}, ("ramp",)),  # in the fourth second
+    ],
+)
+def test_what_was_missed_was_missed_in_a_phase(run: dict[str, Any], phases: tuple[str, ...]) -> None:
+    assert evidence(**run).missed_in == phases

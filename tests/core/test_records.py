@@ -72,6 +72,7 @@ def test_columns_of_another_version_are_matched_by_name() -> None:
     back = from_cells(["hold", "x", "7"], ["phase", "gone_column", "tcp_inuse"])
     assert (back["phase"], back["tcp_inuse"]) == ("hold", 7)
     assert "gone_column" not in back
+    assert back["server_cpu_throttled_fraction"] is back["swarm_cpu_quota_fraction"] is None
 
 
 def test_seconds_are_kept_to_the_microsecond() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from isolated import needs
 from wslab.core.break_table import BREAKS
 from wslab.core.breaks import COUNTED, KILL_SHARD, STOP_SHARDS, Break, Trial
-from wslab.core.enclosure import Enclosure
+from wslab.core.enclosure import FILE_MAX, NR_OPEN, Enclosure
 from wslab.core.quantities import BadInput
 from wslab.lab import breaks
 from wslab.lab.atlas import RESULTS, Atlas, BreakResult
@@ -49,6 +50,11 @@ PORTS = Break(
     changes={"specs": {"server": {"host": "0.0.0.0"}, "swarm": {"destination_addresses": ["127.0.0.1", "127.1.0.1"]}}},
     unit="connections",
     tolerance=COUNTED,
+)
+SHARED = replace(
+    DESCRIPTORS,
+    name="nr_open",
+    broken=Trial(parameters=DESCRIPTORS.broken.parameters, enclosure=Enclosure(global_sysctls={NR_OPEN: 4000})),
 )
 DONE = BreakResult(name="conntrack", limit="conntrack", side="kernel", title="t", remedy="r")
 
@@ -90,6 +96,7 @@ def test_what_needs_root_is_skipped_with_the_reason_and_the_others_run(
     assert not ran
     assert atlas.status == 0
     assert lines[0] == f"1/{len(rooted)} {rooted[0]}: skipped, it takes root to make this enclosure"
+    assert {"server_cpu", "generator"} <= set(rooted)
     free = [item.name for item in BREAKS if item.trials and item.name not in rooted]
     assert {"fd_limit_server", "fd_limit_swarm", "memory_reserve", "server_died", "server_silent"} <= set(free)
 
@@ -103,12 +110,51 @@ def test_a_break_that_would_be_felt_elsewhere_is_skipped_everywhere(tmp_path: Pa
     ]
 
 
+def test_what_everybody_would_have_lowered_is_left_out_unless_it_is_asked_for_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "everybody on this machine has fs.nr_open lowered meanwhile; ask for it by its name"
+    monkeypatch.setattr(breaks, "obstacle", lambda enclosure: "")
+    monkeypatch.setattr(breaks, "find_breaks", lambda asked: (SHARED, DESCRIPTORS))
+    ran: list[str] = []
+
+    def run_break(item: Break, folder: Path, skipped: str = "") -> BreakResult:
+        if not skipped:
+            ran.append(item.name)
+        return BreakResult(name=item.name, limit="l", side="s", title="t", remedy="r", skipped=skipped)
+
+    monkeypatch.setattr(breaks, "run_break", run_break)
+    assert [result.skipped for result in run_breaks("all", str(tmp_path)).results] == [reason, ""]
+    assert run_breaks(f"all, {SHARED.name}", str(tmp_path)).results[0].skipped == ""
+    assert ran == [DESCRIPTORS.name, SHARED.name, DESCRIPTORS.name]
+
+
+def test_files_are_left_to_others_than_root_above_those_that_are_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Enclosure] = []
+    monkeypatch.setattr(breaks, "read_host", lambda: {"file_used": 1200})
+    monkeypatch.setattr(breaks, "run_stage", lambda **fields: asked.append(fields["enclosure"]) or pytest.fail("ran"))
+    trial = Trial(parameters={"connections": 10}, enclosure=Enclosure(uid=65534), files_left=6000)
+    assert trial.shared == (FILE_MAX,)
+    with pytest.raises(pytest.fail.Exception, match="ran"):
+        breaks.run_trial(trial, tmp_path, "files")
+    assert asked == [Enclosure(uid=65534, global_sysctls={FILE_MAX: 7200})]
+
+
 def test_a_break_that_takes_more_cpus_than_there_are_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5})
-    atlas = run_breaks("generator", str(tmp_path))
-    assert atlas.results[0].skipped == "it takes 2 CPUs, and there is 1"
+    pinned = replace(DESCRIPTORS, broken=Trial(parameters={}, enclosure=Enclosure(cpus={"swarm": (1,)})))
+    monkeypatch.setattr(breaks, "find_breaks", lambda asked: (pinned,))
+    assert run_breaks("fd_limit", str(tmp_path)).results[0].skipped == "it takes 2 CPUs, and there is 1"
+
+
+def test_a_load_that_cannot_fill_the_cpus_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    atlas = run_breaks("machine_cpu", str(tmp_path))
+    assert atlas.results[0].skipped == "its load fills 16 CPUs, and there are 64"
 
 
 def test_cpus_are_counted_among_those_that_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

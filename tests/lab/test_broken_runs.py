@@ -73,3 +73,15 @@ def test_a_limit_that_ended_a_process_is_told_at_the_connections_that_it_had_by_
 def test_without_its_errno_a_limit_is_not_named(name: str) -> None:
     (limit,) = {item.limit for item in RECORDED if item.name == name}
     assert limit not in {finding.limit for finding in diagnose(recorded(name, failures=[]))}
+
+
+@pytest.mark.parametrize(("name", "role"), [("server_cpu", "server"), ("generator", "swarm")])
+def test_an_end_that_used_up_its_cpu_quota_is_named_with_it_and_lifted_by_a_larger_one(name: str, role: str) -> None:
+    (finding,) = diagnose(recorded(name))
+    assert f"{role} throttled in up to 100% of the periods of its CPU quota of 0.05 (nr_throttled " in finding.evidence
+    assert finding.remedy.startswith(f"a larger CPU quota of the control group, now 0.05 for the {role}: ")
+
+
+def test_a_server_that_used_little_cpu_is_not_busy_without_its_quota() -> None:
+    samples = [{**sample, "server_cpu_throttled_fraction": None} for sample in recorded("server_cpu").samples]
+    assert "server_cpu" not in {finding.limit for finding in diagnose(recorded("server_cpu", samples=samples))}

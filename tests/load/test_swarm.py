@@ -199,6 +199,23 @@ def test_the_servers_addresses_are_dialled_in_turn_by_every_source() -> None:
 # Servers that are odd, but within their rights.
 
 
+def test_connections_of_an_earlier_program_leave_their_ports_in_time_wait() -> None:
+    with (
+        serving() as server,
+        swarming(server.url, 1, source_addresses=["127.46.0.7"], connections_before=5) as swarm,
+    ):
+        assert until(lambda: waiting("127.46.0.7", server.address[1])) == 5
+        swarm.run("ramp")
+        assert swarm.count(words.OPENED) == 1
+
+
+def waiting(address: str, port: int) -> int:
+    """Return how many connections from an address to a port of this machine are in TIME_WAIT."""
+    local = "".join(f"{int(part):02X}" for part in reversed(address.split(".")))
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].startswith(local + ":") and row[2].endswith(f":{port:04X}") and row[3] == "06" for row in rows)
+
+
 def test_an_echo_in_fragments_and_parts_with_pings_between_is_an_echo() -> None:
     pongs: list[bytes] = []
 

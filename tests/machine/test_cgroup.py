@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wslab.machine.cgroup import CgroupLimits, read_cgroup
+from wslab.machine.cgroup import CgroupLimits, CpuQuota, read_cgroup, read_quotas
 
 DATA = Path(__file__).parents[1] / "data"
 GIB = 1 << 30
@@ -39,6 +39,26 @@ def test_a_container_finds_its_limits_at_the_mount() -> None:
     found = read_tree("proc-container")
     assert (found.memory_limit_bytes, found.memory_used_bytes) == (2 * GIB, GIB - GIB // 4)
     assert (found.pids_limit, found.cpus) == (512, 1.5)
+
+
+def test_the_quotas_of_a_process_are_those_of_its_group_and_of_all_above_it(tmp_path: Path) -> None:
+    for name, text in {
+        "proc/42/cgroup": "2:cpu,cpuacct:/jobs/one/inner\n0::/jobs\n",
+        "cgroup/cpu/jobs/one/inner/cpu.cfs_quota_us": "-1\n",
+        "cgroup/cpu/jobs/one/inner/cpu.cfs_period_us": "100000\n",
+        "cgroup/cpu/jobs/one/cpu.cfs_quota_us": "1000\n",
+        "cgroup/cpu/jobs/one/cpu.cfs_period_us": "20000\n",
+        "cgroup/cpu/jobs/cpu.cfs_quota_us": "150000\n",
+        "cgroup/cpu/jobs/cpu.cfs_period_us": "100000\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    jobs = tmp_path / "cgroup/cpu/jobs"
+    assert read_quotas(42, tmp_path / "proc", tmp_path / "cgroup") == [
+        CpuQuota(folder=jobs / "one", cpus=0.05, period_seconds=0.02),
+        CpuQuota(folder=jobs, cpus=1.5, period_seconds=0.1),
+    ]
+    assert read_quotas(43, tmp_path / "proc", tmp_path / "cgroup") == []
 
 
 def test_version_one_without_limits_shows_none() -> None:

@@ -9,11 +9,12 @@ import pytest
 from wslab.core.enclosure import Enclosure
 from wslab.machine.cgroups import groups_of
 
+QUOTA = Enclosure(cpu_quota={"server": 0.05, "swarm": 1.5}, processes={"swarm": 5})
 BOUND = Enclosure(memory_bytes={"server": 64 << 20}, processes={"server": 9, "swarm": 5})
 
 
 def version_1(root: Path) -> Path:
-    for controller in ("memory", "pids"):
+    for controller in ("memory", "pids", "cpu"):
         (root / controller).mkdir()
         (root / controller / "cgroup.procs").touch()
     return root
@@ -39,6 +40,23 @@ def test_in_version_2_a_role_has_one_group(tmp_path: Path) -> None:
     assert [(group.role, group.path.name, group.bounds) for group in groups] == [
         ("server", "wslab-1-server", (("memory.max", 64 << 20), ("pids.max", 9))),
         ("swarm", "wslab-1-swarm", (("pids.max", 5),)),
+    ]
+
+
+def test_a_cpu_quota_is_two_files_in_version_1_the_period_first(tmp_path: Path) -> None:
+    groups = groups_of(QUOTA, "wslab-1", version_1(tmp_path))
+    assert [(group.role, str(group.path.relative_to(tmp_path)), group.bounds) for group in groups] == [
+        ("swarm", "pids/wslab-1-swarm", (("pids.max", 5),)),
+        ("server", "cpu/wslab-1-server", (("cpu.cfs_period_us", 20_000), ("cpu.cfs_quota_us", 1000))),
+        ("swarm", "cpu/wslab-1-swarm", (("cpu.cfs_period_us", 20_000), ("cpu.cfs_quota_us", 30_000))),
+    ]
+
+
+def test_a_cpu_quota_is_one_text_in_version_2(tmp_path: Path) -> None:
+    groups = groups_of(QUOTA, "wslab-1", version_2(tmp_path, "cpu pids"))
+    assert [(group.role, group.path.name, group.bounds) for group in groups] == [
+        ("swarm", "wslab-1-swarm", (("pids.max", 5), ("cpu.max", "30000 20000"))),
+        ("server", "wslab-1-server", (("cpu.max", "1000 20000"),)),
     ]
 
 

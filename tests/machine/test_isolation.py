@@ -19,10 +19,13 @@ from wslab.core.enclosure import CONNTRACK_MAX, EPOLL_WATCHES, Enclosure
 from wslab.core.quantities import BadInput
 from wslab.lab import registry
 from wslab.machine import isolation as isolation_module
+from wslab.machine.cgroup import read_quotas
 from wslab.machine.isolation import Isolation, obstacle
 from wslab.machine.procfs import read_host
 from wslab.machine.sysctls import claim_sysctl, read_sysctl
 
+QUOTAS = Enclosure(cpu_quota={"server": 1.5, "swarm": 0.25})
+HANDED = Enclosure(netns=True, packet_cpu=min(os.sched_getaffinity(0)))
 GLOBAL = (CONNTRACK_MAX, EPOLL_WATCHES)
 
 # Makes an enclosure, puts a process into it, and waits to be killed; or dies at the given step of making it.
@@ -124,6 +127,36 @@ def test_each_process_is_told_what_it_shares(name: str) -> None:
     assert [len(server["cgroups"]), len(swarm["cgroups"])] == [1, 0]
     assert server["netns"] == swarm["netns"] == recorder["netns"] == f"/run/netns/{name}"
     assert set(recorder) == {"netns"}
+
+
+@needs(QUOTAS)
+def test_of_two_cpu_quotas_the_tighter_one_is_given_and_each_role_has_its_own(name: str) -> None:
+    with Isolation(QUOTAS, name) as isolation:
+        assert isolation.read_host()["cpu_quota"] == 0.25
+        for role, cpus in QUOTAS.cpu_quota.items():
+            (group,) = isolation.spec(role)["enclosure"]["cgroups"]
+            with subprocess.Popen(["sleep", "60"]) as inside:
+                (Path(group) / "cgroup.procs").write_text(str(inside.pid))
+                assert read_quotas(inside.pid)[0].cpus == cpus
+                inside.kill()
+    assert traces(name) == []
+
+
+@needs(HANDED)
+def test_all_packets_of_a_namespace_are_handed_to_one_cpu_and_nobody_elses_are(name: str) -> None:
+    ours, before = Path("/sys/class/net/lo/queues/rx-0/rps_cpus").read_text(), Path("/proc/self/mounts").read_text()
+    look = (
+        "from wslab.machine import entering, netns; import sys; entering.enter_netns(sys.argv[1]); netns.see_devices();"
+        "print(netns.LOOPBACK_PACKETS.read_text())"
+    )
+    with Isolation(HANDED, name):
+        asked = [sys.executable, "-c", look, f"/run/netns/{name}"]
+        mask = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    assert int(mask.replace(",", ""), 16) == 1 << (HANDED.packet_cpu or 0)
+    assert Path("/sys/class/net/lo/queues/rx-0/rps_cpus").read_text() == ours
+    assert {line for line in before.splitlines() if "/sys" in line} == {
+        line for line in Path("/proc/self/mounts").read_text().splitlines() if "/sys" in line
+    }
 
 
 def test_an_enclosure_of_ones_own_limits_takes_no_privilege_and_leaves_nothing(name: str) -> None:

@@ -41,8 +41,11 @@ def test_a_limit_that_is_raised_already_stays() -> None:
     assert shown == "300"
 
 
-def test_a_hard_limit_above_nr_open_is_brought_down_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    granted = [(256, 4096)]
+@pytest.mark.parametrize("granted_before", [(256, 4096), (4096, 4096), (256, -1)])
+def test_a_hard_limit_above_nr_open_is_brought_down_to_it(
+    granted_before: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granted = [granted_before]
 
     def setrlimit(which: int, limits: tuple[int, int]) -> None:
         if limits[1] > 1024:
@@ -51,8 +54,8 @@ def test_a_hard_limit_above_nr_open_is_brought_down_to_it(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(process.resource, "getrlimit", lambda which: granted[-1])
     monkeypatch.setattr(process.resource, "setrlimit", setrlimit)
-    monkeypatch.setattr(process, "_nr_open", lambda: 1024)
-    assert process.raise_fd_limit() == 1024
+    monkeypatch.setattr(process, "_nr_open", lambda: 1050)
+    assert process.raise_fd_limit() == 1024, "the table of descriptors ends at a multiple of 64"
     assert granted[-1] == (1024, 1024)
 
 

@@ -54,6 +54,22 @@ def test_a_group_adds_up_its_processes(proc: FakeProc) -> None:
     assert group.pss_bytes() == 7 * 1024
 
 
+def test_the_quota_of_its_processes_is_told_as_they_come(proc: FakeProc, tmp_path: Path) -> None:
+    group = Group(proc.root, tmp_path / "cgroup")
+    proc.put(1)
+    assert group.read([1], 0.0)["cpu_quota_fraction"] is None
+    proc.put(2)
+    (proc.root / "2/cgroup").write_text("0::/a\n")
+    (tmp_path / "cgroup/a").mkdir(parents=True)
+    (tmp_path / "cgroup/a/cpu.max").write_text("50000 100000\n")
+    stat = tmp_path / "cgroup/a/cpu.stat"
+    stat.write_text("nr_throttled 3\n")
+    assert group.read([1, 2], 1.0)["cpu_quota_fraction"] == 0.5
+    stat.write_text("nr_throttled 12\n")
+    found = group.read([1, 2], 2.0)
+    assert (found["cpu_throttled_fraction"], found["cpu_throttled_total"]) == (pytest.approx(0.9), 12)
+
+
 def test_the_busiest_process_is_measured_over_the_real_interval(proc: FakeProc) -> None:
     group = Group(proc.root)
     proc.put(1)

@@ -5,7 +5,9 @@
 2. No ceiling is written down: it is predicted from what is read inside the enclosure, by the table of limits.
 3. `unit` is what is counted when the limit is met. A break without one has no number that could be predicted: it is
    about a rate, a death or a silence.
-4. A limit that cannot be lowered without the rest of the machine noticing has no trials, and says why.
+4. A limit that all of the machine shares is broken only when it is asked for by its name: `shared` says what others
+   notice meanwhile.
+5. A limit that cannot be lowered without harm to the rest of the machine has no trials, and says why.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from wslab.core.enclosure import Enclosure
+from wslab.core.enclosure import FILE_MAX, Enclosure
 
 # How far a measured break may be from its prediction: what is counted, and what is estimated from bytes.
 COUNTED, ESTIMATED = 0.02, 0.15
@@ -33,6 +35,8 @@ class Trial:
         specs: what to change in the specifications of the processes, by role.
         act: what is done to the server when the connections are held; empty for nothing.
         headroom_used_bytes: the reserve is set so far below the present headroom; 0 to leave it.
+        cpus_most: CPUs that the load can fill; 0 where that does not matter.
+        files_left: fs.file-max is set so far above the files that are open on the machine; 0 to leave it.
     """
 
     parameters: Mapping[str, Any]
@@ -40,6 +44,13 @@ class Trial:
     specs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     act: str = ""
     headroom_used_bytes: int = 0
+    cpus_most: int = 0
+    files_left: int = 0
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """The settings that everybody on the machine has changed meanwhile."""
+        return (*(self.enclosure.shared if self.enclosure else ()), *((FILE_MAX,) if self.files_left else ()))
 
     def changed(self, changes: Mapping[str, Any]) -> Trial:
         """Return the trial with changes to its own fields, and to the parameters by all other names."""
@@ -62,10 +73,12 @@ class Break:
         remedy: what lifts it, one phrase.
         changes: what the remedy changes, see `Trial.changed`.
         unit: `connections` or `processes`; empty when there is no number to predict.
+        counted_by: the limit that has the ceiling, where that is another one: descriptors are `fd_limit` whatever they
+            are bound by.
         tolerance: how far the measured break may be from the prediction, as a share of it.
         then: the limit that comes next, where two are close together.
         changes_first: what lifts only the first of two.
-        infeasible: why it cannot be done without the rest of the machine noticing.
+        infeasible: why it cannot be done without harm to the rest of the machine.
     """
 
     name: str
@@ -76,10 +89,16 @@ class Break:
     remedy: str = ""
     changes: Mapping[str, Any] = field(default_factory=dict)
     unit: str = ""
+    counted_by: str = ""
     tolerance: float | None = None
     then: str = ""
     changes_first: Mapping[str, Any] = field(default_factory=dict)
     infeasible: str = ""
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """The settings that everybody on the machine has changed while it runs, each once."""
+        return tuple(dict.fromkeys(name for trial in self.trials for name in trial.shared))
 
     @property
     def remedied(self) -> Trial | None:

@@ -53,6 +53,7 @@ RULES: tuple[Rule, ...] = (
     Rule(rank=PROVED, limits=("ephemeral_ports", "time_wait"), test=proved.ports),
     Rule(rank=PROVED, limits=("bind_ports",), test=proved.bind_ports),
     Rule(rank=PROVED, limits=("conntrack",), test=proved.conntrack),
+    Rule(rank=PROVED, limits=("conntrack_buckets",), test=proved.conntrack_chains),
     Rule(rank=PROVED, limits=("server_protocol",), test=proved.server_protocol),
     Rule(rank=COUNTED, limits=("accept_queue",), test=concluded.accept_queue),
     Rule(rank=COUNTED, limits=("syn_queue",), test=concluded.syn_queue),

@@ -2,9 +2,11 @@
 
 1. Whatever the kernel keeps per network namespace, control group, process or user is bound there, and needs no
    putting back: it ends with what it was bound to.
-2. Two limits exist once for the whole machine. They may be written only where their use is counted apart, by
-   namespace or by user, and never below a floor that leaves the rest of the machine room.
-3. An enclosure that makes no sense is refused when it is described, not when half of it has been made.
+2. Some limits exist once for the whole machine. Those whose use is counted apart, by namespace or by user, are lowered
+   there, and never below a floor that leaves the rest of the machine room.
+3. The others are shared: while one of them is lowered, everybody on the machine has it so. An enclosure says which
+   (`shared`), and whoever makes one has been asked for exactly that.
+4. An enclosure that makes no sense is refused when it is described, not when half of it has been made.
 """
 
 from __future__ import annotations
@@ -21,18 +23,30 @@ ROLES = ("server", "swarm")
 CONNTRACK_MAX = "net.netfilter.nf_conntrack_max"
 EPOLL_WATCHES = "fs.epoll.max_user_watches"
 
+CONNTRACK_BUCKETS = "net.netfilter.nf_conntrack_buckets"
+NR_OPEN = "fs.nr_open"
+FILE_MAX = "fs.file-max"
+DEVICE_BACKLOG = "net.core.netdev_max_backlog"
+TCP_MEM = "net.ipv4.tcp_mem"
+
 # The least that each may be set to. Services hold few epoll watches each, but all of root's count together; entries of
-# connection tracking are counted per namespace, and how many this machine has itself is looked at before writing.
-GLOBAL_FLOORS: Mapping[str, int] = {CONNTRACK_MAX: 100, EPOLL_WATCHES: 4096}
+# connection tracking are counted per namespace, and how many this machine has itself is looked at before writing. Its
+# hash table is one page at least.
+GLOBAL_FLOORS: Mapping[str, int] = {CONNTRACK_MAX: 100, CONNTRACK_BUCKETS: 512, EPOLL_WATCHES: 4096}
+# Shared by all: a service has a few hundred files open, and memory for TCP below these pages stops everybody's.
+SHARED_FLOORS: Mapping[str, int] = {NR_OPEN: 2048, FILE_MAX: 4096, DEVICE_BACKLOG: 1, TCP_MEM: 256}
 
 # Python itself opens about a dozen descriptors before it comes to serve.
 FD_LIMIT_LEAST = 64
 # Below that a Python process does not come to life.
 MEMORY_LEAST_BYTES = 16 << 20
+# The kernel gives a quota of no less than 1 ms, which is this share of the 20 ms that quotas are given for.
+CPU_QUOTA_LEAST = 0.05
 
 _PER_ROLE = {
     "memory_bytes": MEMORY_LEAST_BYTES,
     "processes": 1,
+    "cpu_quota": CPU_QUOTA_LEAST,
     "fd_limit": FD_LIMIT_LEAST,
     "processes_limit": 1,
 }
@@ -47,10 +61,14 @@ class Enclosure:
     Attributes:
         netns: whether both ends run in a network namespace of their own, with nothing in it but loopback.
         sysctls: settings of that namespace by name, such as `net.core.somaxconn`.
-        global_sysctls: settings of the whole machine, for as long as the enclosure lasts; see `GLOBAL_FLOORS`.
+        global_sysctls: settings of the whole machine, for as long as the enclosure lasts; see `GLOBAL_FLOORS` and
+            `SHARED_FLOORS`. Where a setting has several numbers, all of them in one text.
         nft: rules for that namespace in the language of nftables.
+        packet_cpu: the CPU that is handed all packets of that loopback, where they wait in its backlog (RPS);
+            None where each CPU takes those that it sends.
         memory_bytes: memory of the control group, by role.
         processes: processes of the control group, by role.
+        cpu_quota: CPU time a second of the control group, in CPUs, by role.
         fd_limit: soft and hard RLIMIT_NOFILE of every process, by role.
         processes_limit: RLIMIT_NPROC, by role; the kernel exempts root, so it goes with `uid`.
         uid: user that the processes of both ends run as.
@@ -59,10 +77,12 @@ class Enclosure:
 
     netns: bool = False
     sysctls: Mapping[str, str | int] = field(default_factory=dict)
-    global_sysctls: Mapping[str, int] = field(default_factory=dict)
+    global_sysctls: Mapping[str, int | str] = field(default_factory=dict)
     nft: str = ""
+    packet_cpu: int | None = None
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
     processes: Mapping[str, int] = field(default_factory=dict)
+    cpu_quota: Mapping[str, float] = field(default_factory=dict)
     fd_limit: Mapping[str, int] = field(default_factory=dict)
     processes_limit: Mapping[str, int] = field(default_factory=dict)
     uid: int | None = None
@@ -81,27 +101,35 @@ class Enclosure:
         for name in self.sysctls:
             if not name.startswith("net.") or "/" in name:
                 raise refuse("sysctls", name, "a setting of a network namespace, named net.…")
-        if not self.netns and (self.sysctls or self.nft):
-            raise refuse("netns", self.netns, "True, because sysctls and nft rules are written in a namespace only")
+        if not self.netns and (self.sysctls or self.nft or self.packet_cpu is not None):
+            raise refuse("netns", self.netns, "True, because what is bound in a namespace is written there only")
         if self.uid is not None and self.uid < 0:
             raise refuse("uid", self.uid, "the number of a user")
         self._check_global()
 
     def _check_global(self) -> None:
+        floors = {**GLOBAL_FLOORS, **SHARED_FLOORS}
         for name, value in self.global_sysctls.items():
-            if name not in GLOBAL_FLOORS:
-                raise refuse("global_sysctls", name, "one of " + ", ".join(GLOBAL_FLOORS))
-            if value < GLOBAL_FLOORS[name]:
-                raise refuse(name, value, f"a number from {GLOBAL_FLOORS[name]:,}: it holds for the whole machine")
+            if name not in floors:
+                raise refuse("global_sysctls", name, "one of " + ", ".join(floors))
+            if int(str(value).split()[0]) < floors[name]:
+                raise refuse(name, value, f"a number from {floors[name]:,}: it holds for the whole machine")
         if EPOLL_WATCHES in self.global_sysctls and not self.uid:
             raise refuse("uid", self.uid, f"a user other than root, whose {EPOLL_WATCHES} are counted apart")
-        if CONNTRACK_MAX in self.global_sysctls and not self.netns:
-            raise refuse("netns", self.netns, f"True, because {CONNTRACK_MAX} is counted by namespace")
+        for name in (CONNTRACK_MAX, CONNTRACK_BUCKETS):
+            if name in self.global_sysctls and not self.netns:
+                raise refuse("netns", self.netns, f"True, because entries under {name} are counted by namespace")
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """The settings that everybody on the machine has changed while it lasts."""
+        return tuple(name for name in self.global_sysctls if name in SHARED_FLOORS)
 
     @property
     def needs_root(self) -> bool:
         """Whether it takes root to make it: descriptors, processes and CPUs anybody may bound for himself."""
-        return bool(self.netns or self.global_sysctls or self.memory_bytes or self.processes or self.uid is not None)
+        groups = self.memory_bytes or self.processes or self.cpu_quota
+        return bool(self.netns or self.global_sysctls or groups or self.uid is not None)
 
     @property
     def tracks_connections(self) -> bool:
@@ -110,7 +138,8 @@ class Enclosure:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what it binds, for the manifest of a run; what is as on the machine is left out."""
-        return {name: value for name, value in asdict(self).items() if value or (name == "uid" and value is not None)}
+        numbers = ("uid", "packet_cpu")
+        return {name: value for name, value in asdict(self).items() if value or (name in numbers and value is not None)}
 
 
 def _check_role(name: str, role: str) -> None:

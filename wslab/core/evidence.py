@@ -13,7 +13,7 @@ from typing import Any
 
 from wslab.core.plan import Plan
 from wslab.core.quantities import counted, parse_number
-from wslab.core.timeline import Phase, Record, active, last_phase, messages_between, open_at_plateau, timeline
+from wslab.core.timeline import ACTIVE, Phase, Record, active, last_phase, messages_between, open_at_plateau, timeline
 
 # A rate counts as missed below this share of what was asked.
 RATE_KEPT = 0.90
@@ -37,8 +37,11 @@ COUNTERS = {
     "file_handles": "file-nr",
     "conntrack_count": "nf_conntrack_count",
     "conntrack_drops_total": "nf_conntrack drop",
+    "conntrack_chains_too_long_total": "nf_conntrack chainlength",
     "softnet_drops_total": "softnet_stat dropped",
     "oom_kills_total": "vmstat oom_kill",
+    "server_cpu_throttled_total": "nr_throttled",
+    "swarm_cpu_throttled_total": "nr_throttled",
     "memory_headroom_bytes": "memory headroom bytes",
 }
 
@@ -123,6 +126,11 @@ class Evidence:
         """Return the first value of a column."""
         return next(iter(self.values(column)), None)
 
+    def when_ramp_began(self, column: str) -> float:
+        """Return the largest value of a column up to the first sample of the ramp; 0 when it was not read."""
+        first = next((i for i, sample in enumerate(self.active) if sample.get("phase") == "ramp"), 0)
+        return max((sample.get(column) or 0 for sample in self.active[: first + 1]), default=0)
+
     def delta(self, column: str) -> float:
         """Return how much a counter rose over the run; 0 when it was not read."""
         values = self.values(column)
@@ -171,6 +179,17 @@ class Evidence:
     @cached_property
     def misses(self) -> list[str]:
         """What was asked for and not reached, in words; empty for a healthy run."""
+        return [words for _, words in self._missed]
+
+    @cached_property
+    def missed_in(self) -> tuple[str, ...]:
+        """The phases in which something was missed, in their order."""
+        phases = {phase for phase, _ in self._missed}
+        return tuple(phase for phase in ACTIVE if phase in phases)
+
+    @cached_property
+    def _missed(self) -> list[tuple[str, str]]:
+        """What was missed, each with its phase."""
         return [*self._missing_connections(), *self._missing_rates()]
 
     def _errors(self, phases: str, names: str) -> list[Record]:
@@ -180,37 +199,42 @@ class Evidence:
             if (not phases or row["phase"] in phases.split()) and (not names or row["name"] in names.split())
         ]
 
-    def _missing_connections(self) -> Iterator[str]:
+    def _missing_connections(self) -> Iterator[tuple[str, str]]:
         if self.stopped_by == "caller":
             return
         if self.opened < self.asked:
-            yield f"{self.opened:,} of {self.asked:,} connections opened"
+            yield "ramp", f"{self.opened:,} of {self.asked:,} connections opened"
         verify = last_phase(self.phases, "verify")
         verified = verify.end.get("connections_verified") if verify else None
         if verified is not None and verified < self.opened:
-            yield f"{verified:,} of {self.opened:,} connections verified"
+            yield "verify", f"{verified:,} of {self.opened:,} connections verified"
         for phase in self.phases:
             if phase.name not in ("hold", "verify"):
                 continue
             kept, cut = phase.end.get("connections_open"), phase.end.get("stopped_by")
             if kept is not None and kept < self.opened:
-                yield f"{self.opened - kept:,} connections lost by the end of {phase.name}"
+                yield phase.name, f"{self.opened - kept:,} connections lost by the end of {phase.name}"
             if cut not in (None, "caller"):
-                yield f"{phase.name} cut short by {cut}"
+                yield phase.name, f"{phase.name} cut short by {cut}"
         for role in ("server", "swarm"):
             if deaths := self.deaths(role):
-                yield f"{counted(len(deaths), f'{role} process', 'es')} ended"
+                yield self._phase_of(deaths[0]), f"{counted(len(deaths), f'{role} process', 'es')} ended"
 
-    def _missing_rates(self) -> Iterator[str]:
+    def _phase_of(self, event: Record) -> str:
+        at = event.get("elapsed_seconds") or 0.0
+        return next((phase.name for phase in reversed(self.phases) if phase.started_seconds <= at), "start")
+
+    def _missing_rates(self) -> Iterator[tuple[str, str]]:
         ramp, rate = last_phase(self.phases, "ramp"), self.stage.get("ramp_rate", "max")
         if ramp and ramp.seconds and rate not in ("max", None):
             per_second = parse_number(rate, "ramp_rate", "")
             if ramp.seconds > self.opened / per_second / RATE_KEPT + RAMP_GRACE_SECONDS:
-                yield f"{self.opened / ramp.seconds:,.0f} of {per_second:,.0f} connections a second"
+                yield "ramp", f"{self.opened / ramp.seconds:,.0f} of {per_second:,.0f} connections a second"
         hold = last_phase(self.phases, "hold")
         if hold is None or not hold.seconds:
             return
         due = parse_number(self.stage.get("message_rate") or 0, "message_rate", "") * self.opened * hold.seconds
         answered = messages_between(self.phases, hold)
         if answered is not None and due >= MESSAGES_JUDGED and answered < RATE_KEPT * due:
-            yield f"{answered / hold.seconds:,.0f} of {due / hold.seconds:,.0f} messages a second answered"
+            text = f"{answered / hold.seconds:,.0f} of {due / hold.seconds:,.0f} messages a second answered"
+            yield "hold", text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wslab.core.evidence import Evidence
 from wslab.core.limit import CONNTRACK_CHAIN
 from wslab.core.rules_proved import Findings, finding
-from wslab.core.saturation import generator_limited, machine_busy, server_busy, server_idle
+from wslab.core.saturation import ENDS, generator_limited, machine_busy, server_busy, server_idle, throttled
 
 # A few overflows are normal in a fast ramp; they explain a miss only from this share of the connections on.
 OVERFLOWS_MATTER = 0.01
@@ -45,8 +45,9 @@ def tcp_memory(run: Evidence) -> Findings:
 
 
 def device_backlog(run: Evidence) -> Findings:
-    """Packets dropped before TCP saw them."""
-    if run.delta("softnet_drops_total") > 0:
+    """Packets dropped before TCP saw them, where no attempt timed out beside an end that had no CPU left anyway."""
+    busy = server_busy(run.active, run.missed_in) or machine_busy(run.active, run.missed_in)
+    if run.delta("softnet_drops_total") > 0 and (run.timeouts or not busy):
         text = f"{run.quote('softnet_drops_total')}; {run.quote('retransmits_total')}"
         yield finding(run, "device_backlog", "kernel", text + _timeouts(run))
 
@@ -74,20 +75,26 @@ def server_silent(run: Evidence) -> Findings:
 
 def generator(run: Evidence) -> Findings:
     """The swarm was busy or late while the server had time to spare."""
-    if generator_limited(run.active) and not _loud(run):
-        yield finding(run, "generator", "swarm", f"{run.misses[0]}; {_busy(run)}; {_quiet(run)}")
+    if generator_limited(run.active, run.missed_in) and not _loud(run):
+        text = f"{run.misses[0]}; {_busy(run)}; {_quiet(run)}"
+        yield finding(run, "generator", "swarm", text, remedy=_quota_remedy(run, "swarm"))
 
 
 def server_cpu(run: Evidence) -> Findings:
-    """A shard was busy while the swarm had time to spare."""
-    if server_busy(run.active):
-        yield finding(run, "server_cpu", "server", f"{run.misses[0]}; {_busy(run)}; {_quiet(run)}")
+    """The server was busy while the swarm had time to spare."""
+    if server_busy(run.active, run.missed_in):
+        text = f"{run.misses[0]}; {_busy(run)}; {_quiet(run)}"
+        yield finding(run, "server_cpu", "server", text, remedy=_quota_remedy(run, "server"))
 
 
 def machine_cpu(run: Evidence) -> Findings:
-    """No CPU of the machine had time left."""
-    if machine_busy(run.active):
-        yield finding(run, "machine_cpu", "machine", f"{run.misses[0]}; no idle CPU; {_busy(run)}; {_quiet(run)}")
+    """No CPU of the machine had time left, or both ends used up the quotas that they have of it."""
+    if machine_busy(run.active, run.missed_in):
+        remedy = _quota_remedy(run, *ENDS)
+        why = "both ends wait for their CPU quota" if remedy else "no idle CPU"
+        yield finding(
+            run, "machine_cpu", "machine", f"{run.misses[0]}; {why}; {_busy(run)}; {_quiet(run)}", remedy=remedy
+        )
 
 
 def unknown(run: Evidence) -> Findings:
@@ -141,4 +148,23 @@ def _peak(run: Evidence, side: str) -> str:
 def _busy(run: Evidence) -> str:
     lag = run.values("swarm_lag_seconds_max")
     text = f"busiest swarm process {_peak(run, 'swarm')}, busiest server process {_peak(run, 'server')}"
+    text += "".join(_waits(run, side) for side in ENDS)
     return text + (f", largest swarm lag {max(lag):.3f} s" if lag else "")
+
+
+def _waits(run: Evidence, side: str) -> str:
+    """Quote how long an end waited for its CPU quota; empty without one."""
+    shares = [sample.get(f"{side}_cpu_throttled_fraction") for sample in run.loaded]
+    quotas, known = run.values(f"{side}_cpu_quota_fraction"), [share for share in shares if share is not None]
+    if not quotas or not known:
+        return ""
+    text = f", {side} throttled in up to {max(known):.0%} of the periods of its CPU quota of {quotas[-1]:g}"
+    return f"{text} ({run.quote(f'{side}_cpu_throttled_total')})"
+
+
+def _quota_remedy(run: Evidence, *sides: str) -> str:
+    """Return what lifts the CPU quotas of ends that all waited for them; empty when one of them did not."""
+    if not all(throttled(run.active, side, run.missed_in) for side in sides):
+        return ""
+    bounds = " and ".join(f"{run.values(f'{side}_cpu_quota_fraction')[-1]:g} for the {side}" for side in sides)
+    return f"a larger CPU quota of the control group, now {bounds}: cpu.max, cpu.cfs_quota_us, docker run --cpus"

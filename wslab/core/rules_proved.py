@@ -72,9 +72,9 @@ def ports(run: Evidence) -> Findings:
     each = ports_per_address(run.limits) * run.layout.destinations
     errors = run.quote_errors("connect", "EADDRNOTAVAIL")
     space = f"{each:,} ports{_towards(run)} × {counted(addresses, 'source address', 'es')} = {each * addresses:,}"
-    waiting = run.before("tcp_time_wait") or 0
+    waiting = run.when_ramp_began("tcp_time_wait")
     if run.asked <= each * addresses < run.asked + waiting:
-        text = f"{errors}; {run.quote('tcp_time_wait')} when the ramp began; {space}"
+        text = f"{errors}; {waiting:,} connections in TIME_WAIT (sockstat tw) when the ramp began; {space}"
         yield finding(run, "time_wait", "kernel", text)
     else:
         yield finding(run, "ephemeral_ports", "swarm", f"{errors}; {space} for {run.asked:,} connections")
@@ -101,6 +101,16 @@ def conntrack(run: Evidence) -> Findings:
             text += f"; nf_conntrack_count {counts[0]:,} → {max(counts):,} of {most:,}"
         text += f"; {run.quote_errors(names='ETIMEDOUT')}" if run.timeouts else ""
         yield finding(run, "conntrack", "kernel", text)
+
+
+def conntrack_chains(run: Evidence) -> Findings:
+    """Packets dropped because the bucket of their connection was too full to be searched."""
+    if run.delta("conntrack_chains_too_long_total") > 0:
+        buckets = run.limits.get("conntrack_buckets")
+        text = f"{run.quote('conntrack_chains_too_long_total')}; {run.quote('conntrack_count')}"
+        text += f" in {buckets:,} buckets" if buckets else ""
+        text += f"; {run.quote_errors(names='ETIMEDOUT')}" if run.timeouts else ""
+        yield finding(run, "conntrack_buckets", "kernel", text)
 
 
 def epoll_watches(run: Evidence) -> Findings:

@@ -1,7 +1,11 @@
 """Who was busy: whether the swarm, the server or the whole machine had no CPU left, from the samples alone.
 
-A figure counts when it holds for at least half of the samples of some phase, so that one busy second is not a verdict.
-The generator is asked before the server: a server that has time to spare is never the bottleneck.
+1. A figure counts when it holds for at least half of the samples of some phase, so that one busy second is no verdict.
+2. An end is busy when one of its processes fills a core, or when its control group has used up its CPU quota and waits.
+   Only an end that is neither has time to spare.
+3. The generator is asked before the server: a server that has time to spare is never the bottleneck.
+4. Who asks why something was missed asks of the phases in which it was: a ramp at full speed fills the cores, and says
+   nothing of a hold.
 """
 
 from __future__ import annotations
@@ -13,6 +17,9 @@ from wslab.core.timeline import ACTIVE, Record
 
 # One process at 90 % of a core has no time to spare: the rest goes to scheduling and to the sampling error of 1 Hz.
 BUSY = 0.90
+# A load that fits its quota is throttled in few periods, and one that does not in nearly all of them; half of them is
+# far from both. It is also what makes a sample count: half of the time somebody waited.
+THROTTLED = 0.5
 # A server below this share of a core would have taken more work.
 SPARE = 0.70
 # Below this share of a core the server does nothing but wait.
@@ -26,32 +33,46 @@ SWARM_OUTWEIGHS = 2.0
 
 MACHINE_KINDS = ("user", "nice", "system", "irq", "softirq", "iowait", "steal", "idle")
 
+ENDS = ("server", "swarm")
+
 Pair = tuple[Record, Record]
 
 
-def generator_limited(samples: Sequence[Record]) -> bool:
+def generator_limited(samples: Sequence[Record], phases: Sequence[str] = ACTIVE) -> bool:
     """Return whether the swarm was the bottleneck: busy, or late, while the server had time to spare."""
-    return _holds(samples, _swarm_only)
+    return _holds(samples, phases, _swarm_only)
 
 
-def server_busy(samples: Sequence[Record]) -> bool:
-    """Return whether a server shard was busy while the swarm had time to spare."""
-    return _holds(samples, lambda pair: busiest(pair, "server") >= BUSY > busiest(pair, "swarm"))
+def server_busy(samples: Sequence[Record], phases: Sequence[str] = ACTIVE) -> bool:
+    """Return whether the server was busy while the swarm had time to spare."""
+    return _holds(samples, phases, lambda pair: _is_busy(pair, "server") and not _is_busy(pair, "swarm"))
 
 
-def machine_busy(samples: Sequence[Record]) -> bool:
-    """Return whether the machine had no CPU left."""
-    return _holds(samples, _machine_full)
+def machine_busy(samples: Sequence[Record], phases: Sequence[str] = ACTIVE) -> bool:
+    """Return whether the machine had no CPU left, or none that the quotas gave to either end."""
+    return _holds(samples, phases, lambda pair: _machine_full(pair) or all(is_throttled(pair, side) for side in ENDS))
+
+
+def throttled(samples: Sequence[Record], side: str, phases: Sequence[str] = ACTIVE) -> bool:
+    """Return whether the CPU quota of one end was used up."""
+    return _holds(samples, phases, lambda pair: is_throttled(pair, side))
 
 
 def server_idle(samples: Sequence[Record], phase: str) -> bool:
-    """Return whether the server did nothing but wait for at least half of a phase."""
-    return _lasts(pairs_of(samples, phase), lambda pair: busiest(pair, "server") < IDLE)
+    """Return whether the server did nothing but wait for work for at least half of a phase."""
+    return _lasts(
+        pairs_of(samples, phase), lambda pair: busiest(pair, "server") < IDLE and not is_throttled(pair, "server")
+    )
 
 
 def busiest(pair: Pair, side: str) -> float:
     """Return the CPU share of the busiest process of one end over an interval; 0 when it was not measured."""
     return float(pair[1].get(f"{side}_cpu_fraction_max") or 0.0)
+
+
+def is_throttled(pair: Pair, side: str) -> bool:
+    """Return whether one end waited for its CPU quota in most periods of an interval; False without a quota."""
+    return float(pair[1].get(f"{side}_cpu_throttled_fraction") or 0.0) >= THROTTLED
 
 
 def machine_idle(pair: Pair) -> float | None:
@@ -63,22 +84,30 @@ def machine_idle(pair: Pair) -> float | None:
 
 
 def pairs_of(samples: Sequence[Record], phase: str) -> list[Pair]:
-    """Return the intervals that ended in a phase."""
-    return [pair for pair in pairwise(samples) if pair[1].get("phase") == phase]
+    """Return the intervals that began in a phase.
+
+    A sample is taken when a phase begins. What it measured since the one before it is the end of the phase before.
+    """
+    return [pair for pair in pairwise(samples) if pair[0].get("phase") == phase]
 
 
-def _holds(samples: Sequence[Record], test: Callable[[Pair], bool]) -> bool:
-    return any(_lasts(pairs_of(samples, phase), test) for phase in ACTIVE)
+def _holds(samples: Sequence[Record], phases: Sequence[str], test: Callable[[Pair], bool]) -> bool:
+    return any(_lasts(pairs_of(samples, phase), test) for phase in phases)
 
 
 def _lasts(pairs: Sequence[Pair], test: Callable[[Pair], bool]) -> bool:
     return bool(pairs) and 2 * sum(map(test, pairs)) >= len(pairs)
 
 
+def _is_busy(pair: Pair, side: str) -> bool:
+    return busiest(pair, side) >= BUSY or is_throttled(pair, side)
+
+
 def _swarm_only(pair: Pair) -> bool:
-    if pair[1].get("server_cpu_fraction_max") is None or busiest(pair, "server") >= SPARE:
+    unknown = pair[1].get("server_cpu_fraction_max") is None
+    if unknown or busiest(pair, "server") >= SPARE or is_throttled(pair, "server"):
         return False
-    if busiest(pair, "swarm") >= BUSY:
+    if _is_busy(pair, "swarm"):
         return True
     late = float(pair[1].get("swarm_lag_seconds_max") or 0.0) > LAG_SECONDS
     # Many small processes on a full machine are all late; only what takes most of the CPU is the cause.

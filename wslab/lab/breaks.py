@@ -2,7 +2,8 @@
 
 1. A ceiling is predicted from what the run read inside its enclosure before anything was started: it is the row of
    that limit in the preflight of the broken run.
-2. What cannot be done here is skipped by name, with the reason; the others run.
+2. What cannot be done here is skipped by name, with the reason; the others run. So is what changes a setting that all
+   of the machine shares, unless it was asked for by its name.
 3. Results are written as they come; an interrupt ends the atlas and keeps what was measured.
 """
 
@@ -17,9 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wslab.core.break_table import find_breaks
+from wslab.core.break_table import find_breaks, split_names
 from wslab.core.breaks import KILL_SHARD, STOP_SHARDS, Break, Trial
-from wslab.core.enclosure import Enclosure
+from wslab.core.enclosure import FILE_MAX, Enclosure
 from wslab.core.limit import processes_room
 from wslab.core.records import ABORTED
 from wslab.core.timeline import last_phase, timeline
@@ -41,7 +42,7 @@ def run_breaks(
     """Break limits on purpose and return what was predicted, measured and named.
 
     Args:
-        breaks: names, separated by commas, or `all`.
+        breaks: names, separated by commas, or `all` that leave the rest of the machine alone.
         data_dir: the data folder; empty for the project's own. The runs go to a folder of this atlas in `breaks` there.
         recorded: folder of an atlas to load instead of breaking anything.
         say: called with a line of progress at the begin and the end of each break.
@@ -55,26 +56,29 @@ def run_breaks(
     if recorded:
         return Atlas.load(recorded)
     chosen = find_breaks(breaks)
+    named = split_names(breaks)
     folder = store.data_folder(data_dir) / "breaks" / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     store.check_writable(folder)
     atlas = Atlas(folder=folder)
     for number, item in enumerate(chosen, 1):
         place = f"{number}/{len(chosen)}"
-        if say and not _reason_to_skip(item):
+        reason = _reason_to_skip(item, asked_for=item.name in named)
+        if say and not reason:
             say(f"{place} {item.name}: {item.title}")
-        atlas = replace(atlas, results=(*atlas.results, run_break(item, folder)))
+        atlas = replace(atlas, results=(*atlas.results, run_break(item, folder, skipped=reason)))
         atlas.save()
         if say:
             say(f"{place} {atlas.results[-1].line}")
     return atlas
 
 
-def run_break(item: Break, folder: Path) -> BreakResult:
+def run_break(item: Break, folder: Path, skipped: str = "") -> BreakResult:
     """Run the trials of a break.
 
     Args:
         item: the break.
         folder: data folder of the runs.
+        skipped: why it is not to be run; empty to run it.
 
     Raises:
         KeyboardInterrupt: the user has ended it; nothing is left running.
@@ -82,9 +86,8 @@ def run_break(item: Break, folder: Path) -> BreakResult:
     about: dict[str, Any] = {
         key: getattr(item, key) for key in ("name", "limit", "side", "title", "remedy", "unit", "tolerance", "then")
     }
-    reason = _reason_to_skip(item)
-    if reason or item.broken is None or item.remedied is None:
-        return BreakResult(**about, skipped=reason)
+    if skipped or item.broken is None or item.remedied is None:
+        return BreakResult(**about, skipped=skipped)
     started = time.monotonic()
     broken = run_trial(item.broken, folder, f"{item.name}: broken")
     between = run_trial(item.between, folder, f"{item.name}: first remedy") if item.between else None
@@ -114,11 +117,15 @@ def run_trial(trial: Trial, folder: Path, label: str) -> Run:
     parameters = dict(trial.parameters)
     if trial.headroom_used_bytes:
         parameters["memory_reserve"] = int(read_host()["memory_headroom_bytes"] or 0) - trial.headroom_used_bytes
+    enclosure = _on_our_cpus(trial.enclosure)
+    if trial.files_left and enclosure:
+        most = int(read_host()["file_used"] or 0) + trial.files_left
+        enclosure = replace(enclosure, global_sysctls={**enclosure.global_sysctls, FILE_MAX: most})
     run = run_stage(
         **parameters,
         data_dir=str(folder),
         label=label,
-        enclosure=_on_our_cpus(trial.enclosure),
+        enclosure=enclosure,
         specs=trial.specs,
         on_event=Hand(trial.act) if trial.act else None,
     )
@@ -151,7 +158,8 @@ def predict(item: Break, run: Run) -> int | None:
     """Return the count at which the limit was to be met, from what was read before the load was started."""
     if item.unit == "processes":
         return processes_room(run.limits)
-    named = [row for row in run.preflight if row["limit"] == item.limit and row["binding"]]
+    limit = item.counted_by or item.limit
+    named = [row for row in run.preflight if row["limit"] == limit and row["binding"]]
     # A limit of both ends has a row each; one of a control group has the side of those that are in it.
     ours = [row for row in named if row["side"] == item.side] or named
     return min((row["ceiling_connections"] for row in ours), default=None)
@@ -174,17 +182,22 @@ def next_limit(item: Break, run: Run) -> str:
     return min(rows, key=lambda row: int(row["ceiling_connections"]))["limit"] if rows else ""
 
 
-def _reason_to_skip(item: Break) -> str:
-    return item.infeasible or next(filter(None, map(_in_the_way, item.trials)), "")
+def _reason_to_skip(item: Break, asked_for: bool) -> str:
+    reason = item.infeasible or next(filter(None, map(_in_the_way, item.trials)), "")
+    if not reason and item.shared and not asked_for:
+        reason = f"everybody on this machine has {', '.join(item.shared)} lowered meanwhile; ask for it by its name"
+    return reason
 
 
 def _in_the_way(trial: Trial) -> str:
     """Return why a trial cannot be made here, empty when nothing is known to be in the way."""
     enclosure = trial.enclosure
+    here = len(os.sched_getaffinity(0))
+    if 0 < trial.cpus_most < here:
+        return f"its load fills {trial.cpus_most} CPUs, and there are {here}"
     if enclosure is None:
         return ""
-    here = len(os.sched_getaffinity(0))
-    needed = 1 + max((cpu for cpus in enclosure.cpus.values() for cpu in cpus), default=0)
+    needed = 1 + max(_cpus_of(enclosure), default=0)
     if needed > here:
         return f"it takes {needed} CPUs, and there is {here}"
     return obstacle(enclosure)
@@ -192,7 +205,15 @@ def _in_the_way(trial: Trial) -> str:
 
 def _on_our_cpus(enclosure: Enclosure | None) -> Enclosure | None:
     """Return the enclosure with its CPUs, which are counted from 0, as they are numbered here."""
-    if enclosure is None or not enclosure.cpus:
+    if enclosure is None or not _cpus_of(enclosure):
         return enclosure
     here = sorted(os.sched_getaffinity(0))
-    return replace(enclosure, cpus={role: tuple(here[cpu] for cpu in cpus) for role, cpus in enclosure.cpus.items()})
+    cpus = {role: tuple(here[cpu] for cpu in cpus) for role, cpus in enclosure.cpus.items()}
+    packet_cpu = None if enclosure.packet_cpu is None else here[enclosure.packet_cpu]
+    return replace(enclosure, cpus=cpus, packet_cpu=packet_cpu)
+
+
+def _cpus_of(enclosure: Enclosure) -> list[int]:
+    """Return the CPUs that an enclosure names."""
+    named = [cpu for cpus in enclosure.cpus.values() for cpu in cpus]
+    return named if enclosure.packet_cpu is None else [*named, enclosure.packet_cpu]

@@ -21,6 +21,7 @@ import pandas as pd
 from wslab.core.quantities import format_count
 from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, header
 from wslab.core.timeline import timeline
+from wslab.core.walls import walls
 from wslab.lab import display, store
 from wslab.lab.display import bytes_text, plain_text, rate_text, seconds_text, whole_text
 
@@ -145,6 +146,16 @@ class Run:
         """Return the summary's figures as a table: index the words, column `value` as text with its unit."""
         figures = self.figures()
         return pd.DataFrame({"value": [value for _, value in figures]}, index=[words for words, _ in figures])
+
+    def walls(self) -> pd.DataFrame:
+        """Return the walls on the road of this run, the nearest first: where a plain set-up meets each, and this run.
+
+        Columns: `what runs out`, `here` and `stock machine` in connections as text, and `this run`; index the limit.
+        """
+        found = walls(self.limits, self.stage, self.summary, self.findings)
+        rows = [(wall.limit, wall.title, whole_text(wall.here), whole_text(wall.stock), wall.told) for wall in found]
+        columns = ["limit", "what runs out", "here", "stock machine", "this run"]
+        return pd.DataFrame(rows, columns=columns).set_index("limit")
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `wslab stage --json` prints: outcome, all figures, findings and where the run is."""

@@ -18,6 +18,7 @@ from wslab.core.pacer import split
 from wslab.core.target import parse_url
 from wslab.load.board import PHASE_DONE, PHASES, ROLE_SWARM, Board, vacate
 from wslab.load.dialects import dialect_of
+from wslab.load.dialler import IP_BIND_ADDRESS_NO_PORT
 from wslab.load.prefork import Crew, emit, read_spec, settle
 from wslab.load.task import Task
 from wslab.load.worker import DRAIN, HALT, HOLD, QUIET, RAMP, Worker
@@ -111,7 +112,8 @@ def tasks_of(spec: dict[str, Any]) -> list[Task]:
 
     Keys used: `url`, `connections`, `workers`, `ramp_rate` (connections/s or None), `message_rate`, `message_bytes`,
     `source_addresses`, `pending_max`, `handshake_timeout_seconds` and `echo_timeout_seconds`. To break limits on
-    purpose also `destination_addresses` (of the server, instead of the URL's) and `bind_without_no_port`.
+    purpose also `destination_addresses` (of the server, instead of the URL's), `bind_without_no_port`, and
+    `connections_before` (opened and closed before the workers are forked, each leaves its port in TIME_WAIT).
     """
     host, port, _, _ = parse_url(spec["url"])
     try:
@@ -146,6 +148,23 @@ def tasks_of(spec: dict[str, Any]) -> list[Task]:
     return tasks
 
 
+def leave_time_wait(task: Task, count: int) -> None:
+    """Open and close connections as a program does that knows nothing of lingering, one after the other.
+
+    Raises:
+        OSError: one cannot be opened.
+    """
+    for number in range(count):
+        plain = _socket.socket(task.family, _socket.SOCK_STREAM, 0)
+        try:
+            if task.sources:
+                plain.setsockopt(_socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+                plain.bind((task.sources[number % len(task.sources)], 0))
+            plain.connect(task.address)
+        finally:
+            plain.close()
+
+
 def main() -> int:
     """Run the swarm as its SPEC says until standard input ends or all workers have drained."""
     spec = read_spec()
@@ -156,6 +175,7 @@ def main() -> int:
     board = Board.create(spec["workers"] + 1) if fd is None else Board.attach(fd)
     try:
         master = Master(spec, board)
+        leave_time_wait(master.tasks[0], spec.get("connections_before", 0))
     except (OSError, ValueError) as error:
         emit("error", message=f"the swarm cannot start: {error}")
         return 1

@@ -1,4 +1,4 @@
-"""What the cgroups of this process allow it: memory, processes and CPU.
+"""What the cgroups of a process allow it: memory, processes and CPU.
 
 1. A group is bound by all groups above it, so each limit is looked for from the process's own group up to the mount.
 2. The ancestor that counts is the one with the least room left, not the one with the smallest limit.
@@ -49,6 +49,21 @@ class CgroupLimits:
     cpus: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class CpuQuota:
+    """The CPU time that a group may use.
+
+    Attributes:
+        folder: the group.
+        cpus: CPU time a second, in CPUs.
+        period_seconds: what the quota is given for; who has used it up waits for the next one.
+    """
+
+    folder: Path
+    cpus: float
+    period_seconds: float
+
+
 def read_cgroup(proc: Path = Path("/proc"), cgroups: Path = CGROUPS) -> CgroupLimits:
     """Read the limits of the current process.
 
@@ -56,21 +71,34 @@ def read_cgroup(proc: Path = Path("/proc"), cgroups: Path = CGROUPS) -> CgroupLi
         proc: where /proc is.
         cgroups: where the cgroup tree or trees are mounted.
     """
-    text = read_text(proc / "self/cgroup")
-    groups = {} if text is None else parse_cgroup(text)
+    groups = _groups("self", proc)
     memory = _tightest([_memory(group) for group in _upwards("memory", groups, cgroups)])
     pids = _tightest(
         [(_number(group / "pids.max"), _number(group / "pids.current")) for group in _upwards("pids", groups, cgroups)]
     )
-    quotas = [quota for group in _upwards("cpu", groups, cgroups) if (quota := _cpus(group)) is not None]
     return CgroupLimits(
         version=1 if "memory" in groups else 2 if "" in groups else None,
         memory_limit_bytes=memory[0],
         memory_used_bytes=memory[1],
         pids_limit=pids[0],
         pids_used=pids[1],
-        cpus=min(quotas, default=None),
+        cpus=min((quota.cpus for quota in _quotas(groups, cgroups)), default=None),
     )
+
+
+def read_quotas(pid: int | str, proc: Path = Path("/proc"), cgroups: Path = CGROUPS) -> list[CpuQuota]:
+    """Return the CPU quotas that bind a process: that of its own group first, then those of the groups above it."""
+    return _quotas(_groups(pid, proc), cgroups)
+
+
+def _groups(pid: int | str, proc: Path) -> dict[str, tuple[str, str]]:
+    text = read_text(proc / str(pid) / "cgroup")
+    return {} if text is None else parse_cgroup(text)
+
+
+def _quotas(groups: dict[str, tuple[str, str]], cgroups: Path) -> list[CpuQuota]:
+    found = (_quota(group) for group in _upwards("cpu", groups, cgroups))
+    return [quota for quota in found if quota is not None]
 
 
 def _upwards(controller: str, groups: dict[str, tuple[str, str]], cgroups: Path) -> list[Path]:
@@ -107,13 +135,15 @@ def _memory(group: Path) -> tuple[int | None, int | None]:
     return None, None
 
 
-def _cpus(group: Path) -> float | None:
+def _quota(group: Path) -> CpuQuota | None:
     quota, period = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
     text = read_text(group / "cpu.max")
     if text is not None:
         words = text.split()
         quota, period = naming(str(group / "cpu.max"))(_or_unlimited)(words[0]), int(words[1])
-    return quota / period if quota is not None and quota > 0 and period else None
+    if quota is None or quota <= 0 or not period:
+        return None
+    return CpuQuota(folder=group, cpus=quota / period, period_seconds=period / 1e6)
 
 
 def _number(path: Path) -> int | None:

@@ -53,6 +53,7 @@ _CONNTRACK = {
     "conntrack_drops_total": "drop",
     "conntrack_insert_failed_total": "insert_failed",
     "conntrack_early_drops_total": "early_drop",
+    "conntrack_chains_too_long_total": "chainlength",
 }
 _PRESSURES = {
     "cpu": {"psi_cpu_some_seconds": "some"},

@@ -122,6 +122,12 @@ def parse_cgroup(text: str) -> dict[str, tuple[str, str]]:
     return groups
 
 
+@naming("cpu.stat")
+def parse_cpu_stat(text: str) -> dict[str, int]:
+    """Return the CPU counters of a control group; only one with a quota has `nr_throttled` in version 2."""
+    return {name: int(value) for name, value in (line.split() for line in text.splitlines())}
+
+
 @naming("sys/fs/file-nr")
 def parse_file_nr(text: str) -> tuple[int, int]:
     """Return the file handles in use on the machine and the most there may be."""

@@ -14,7 +14,7 @@ import secrets
 from types import TracebackType
 from typing import Any
 
-from wslab.core.enclosure import CONNTRACK_MAX, ROLES, Enclosure
+from wslab.core.enclosure import CONNTRACK_BUCKETS, CONNTRACK_MAX, ROLES, Enclosure
 from wslab.core.quantities import BadInput
 from wslab.machine.cgroups import Group, groups_of
 from wslab.machine.netns import create_netns, find_nft, look_from_inside, netns_path
@@ -28,6 +28,7 @@ _BOUNDS = (
     ("nproc_soft",),
     ("memory_cgroup_limit_bytes", "memory_cgroup_used_bytes"),
     ("pids_cgroup_max", "pids_cgroup_used"),
+    ("cpu_quota",),
 )
 _CAP_SETGID, _CAP_SETUID, _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 6, 7, 12, 21
 # The connections that this machine tracks itself must stay below this share of a lowered table.
@@ -66,13 +67,11 @@ def obstacle(enclosure: Enclosure) -> str:
 
 
 def _too_much_tracked(enclosure: Enclosure) -> str:
-    most = enclosure.global_sysctls.get(CONNTRACK_MAX)
-    if most is None:
-        return ""
-    tracked = int(read_sysctl(_CONNTRACK_COUNT))
-    if tracked <= _TRACKED_SHARE * most:
-        return ""
-    return f"{tracked:,} connections of this machine are tracked, too many for {CONNTRACK_MAX} {most:,}"
+    for name in (CONNTRACK_MAX, CONNTRACK_BUCKETS):
+        most = int(enclosure.global_sysctls.get(name, 0))
+        if most and (tracked := int(read_sysctl(_CONNTRACK_COUNT))) > _TRACKED_SHARE * most:
+            return f"{tracked:,} connections of this machine are tracked, too many for {name} {most:,}"
+    return ""
 
 
 class Isolation:
@@ -169,7 +168,7 @@ class Isolation:
             self._groups.append(group)
         if self.enclosure.netns:
             self._log.note("netns", name=self.name)
-            create_netns(self.name, self.enclosure.sysctls, self.enclosure.nft)
+            create_netns(self.name, self.enclosure.sysctls, self.enclosure.nft, self.enclosure.packet_cpu)
         # Last, and so the first to be undone: this is what others could notice.
         for name, value in self.enclosure.global_sysctls.items():
             try:

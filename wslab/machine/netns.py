@@ -3,7 +3,7 @@
 What enters a namespace never comes back, and the caller may have threads. So both is done by a process of its own,
 this module run as a program: it takes a JSON object on stdin and answers with one on stdout.
 
-- `{"create": name, "sysctls": {...}, "nft": "..."}` makes the namespace, and answers `{}`.
+- `{"create": name, "sysctls": {...}, "nft": "...", "packet_cpu": ...}` makes the namespace, and answers `{}`.
 - `{"look": entry, "uid": ...}` enters what `wslab.machine.entering` takes, and answers with the limits found there.
 
 An answer with `error` is one line that says what went wrong.
@@ -11,7 +11,9 @@ An answer with `error` is one line that says what went wrong.
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -28,6 +30,9 @@ NETNS_FOLDER = "/run/netns"
 _PATH = "/usr/sbin:/sbin:/usr/local/sbin"
 _ANSWER_SECONDS = 30.0
 _LOOPBACK_INDEX = 1
+LOOPBACK_PACKETS = Path("/sys/class/net/lo/queues/rx-0/rps_cpus")
+# Of <sched.h> and <sys/mount.h>.
+_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 1 << 14, 1 << 18
 
 
 def netns_path(name: str) -> str:
@@ -40,13 +45,19 @@ def find_nft() -> str | None:
     return shutil.which("nft") or shutil.which("nft", path=_PATH)
 
 
-def create_netns(name: str, sysctls: Mapping[str, str | int], nft: str) -> None:
+def create_netns(name: str, sysctls: Mapping[str, str | int], nft: str, packet_cpu: int | None = None) -> None:
     """Make a namespace with loopback up, its settings written and its rules loaded.
+
+    Args:
+        name: its name.
+        sysctls: settings of its own.
+        nft: rules in the language of nftables.
+        packet_cpu: the CPU that is handed all packets of its loopback; None to leave them where they are sent.
 
     Raises:
         OSError: that is not possible; the text says why in one line.
     """
-    _ask({"create": name, "sysctls": dict(sysctls), "nft": nft})
+    _ask({"create": name, "sysctls": dict(sysctls), "nft": nft, "packet_cpu": packet_cpu})
 
 
 def look_from_inside(entry: Mapping[str, Any], uid: int | None = None) -> dict[str, Any]:
@@ -96,7 +107,33 @@ def _create(question: Mapping[str, Any]) -> dict[str, Any]:
             raise OSError(f"{name} = {value} is refused by the kernel: {problem.strerror}") from problem
     if question["nft"]:
         _load_rules(question["nft"])
+    if question["packet_cpu"] is not None:
+        _hand_packets_to(question["packet_cpu"])
     return {}
+
+
+def _hand_packets_to(cpu: int) -> None:
+    """Have one CPU receive all packets of loopback; the mask has words of 32 CPUs, the highest first."""
+    see_devices()
+    words = [f"{1 << cpu % 32:x}", *["0"] * (cpu // 32)]
+    LOOPBACK_PACKETS.write_text(",".join(words), "ascii")
+
+
+def see_devices() -> None:
+    """Mount the sysfs of the namespace that this process has entered, for this process alone.
+
+    Raises:
+        OSError: it cannot be mounted.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    # The mounts become this process's own first, so that nobody else sees the new one.
+    if (
+        libc.unshare(_CLONE_NEWNS)
+        or libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+        or libc.mount(b"sysfs", b"/sys", b"sysfs", 0, None)
+    ):
+        number = ctypes.get_errno()
+        raise OSError(f"the devices of the namespace cannot be seen: {os.strerror(number)}")
 
 
 def _load_rules(rules: str) -> None:

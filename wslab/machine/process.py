@@ -13,24 +13,26 @@ import resource
 # Positions after the closing bracket of the command in /proc/PID/stat, see proc_pid_stat(5): fields 3 and 22.
 _STATE = 0
 _START_TICKS = 19
+# BITS_PER_LONG: the kernel's table of descriptors grows by so many, and never beyond fs.nr_open (fs/file.c).
+_TABLE_STEP = 64
 _DEAD_STATES = (b"Z", b"X", b"x")
 
 
 def raise_fd_limit() -> int:
     """Raise the soft limit on descriptors to the hard one and return the soft limit in force.
 
-    The kernel refuses any hard limit above `fs.nr_open`, also one that was granted before `fs.nr_open` was lowered;
-    the limit is then brought down to it. Where that is refused as well, it stays as it was.
+    The kernel refuses any hard limit above `fs.nr_open`, also one that was granted before `fs.nr_open` was lowered, and
+    opens no descriptor above it; the limit is then brought down to it. Where that is refused as well, it stays as it
+    was.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for wanted in (hard, _nr_open()):
-        if 0 <= wanted <= soft:
-            break
+    most = _nr_open() // _TABLE_STEP * _TABLE_STEP
+    wanted = hard if 0 <= hard <= most or not most else most
+    if wanted != soft:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
         except (OSError, ValueError):
-            continue
-        break
+            pass
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 

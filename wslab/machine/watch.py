@@ -1,4 +1,4 @@
-"""Processes watched from outside: their CPU, memory and descriptors.
+"""Processes watched from outside: their CPU, the quota of it, memory and descriptors.
 
 1. A process that has ended keeps its last CPU time, so that the sum over a group never runs backwards.
 2. The files of a process stay open. They belong to that process alone, so a pid that the kernel gives out again is
@@ -11,8 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from wslab.machine import formats
+from wslab.machine.cgroup import CGROUPS
 from wslab.machine.files import OpenFile
 from wslab.machine.procfs import PROC, read_fd_count, read_pss
+from wslab.machine.throttle import Throttle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,10 +72,12 @@ class Group:
 
     Args:
         root: where /proc is.
+        cgroups: where the cgroup trees are mounted.
     """
 
-    def __init__(self, root: Path = PROC) -> None:
+    def __init__(self, root: Path = PROC, cgroups: Path = CGROUPS) -> None:
         self._root = root
+        self._throttle = Throttle(root, cgroups)
         self._processes: dict[int, Process] = {}
         self._past: list[tuple[float, dict[int, float]]] = []
 
@@ -86,11 +90,12 @@ class Group:
 
         Returns:
             `processes`, `cpu_user_seconds`, `cpu_system_seconds`, `cpu_fraction_max` (None without a past of
-            `FRACTION_WINDOW_SECONDS`), `rss_bytes`, `fds` and `fds_max`.
+            `FRACTION_WINDOW_SECONDS`), `rss_bytes`, `fds`, `fds_max`, and what `Throttle.read` returns.
         """
         for pid in pids:
             if pid not in self._processes:
                 self._processes[pid] = Process(pid, self._root)
+                self._throttle.add(pid)
         for process in self._processes.values():
             process.refresh()
         living = [process for process in self._processes.values() if process.alive]
@@ -103,6 +108,7 @@ class Group:
             "rss_bytes": sum(process.rss_bytes for process in living),
             "fds": sum(fds) if len(fds) == len(living) else None,
             "fds_max": max(fds) if fds and len(fds) == len(living) else None,
+            **self._throttle.read(now),
         }
 
     def pss_bytes(self) -> int | None:

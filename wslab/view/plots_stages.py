@@ -45,7 +45,8 @@ def where_things_break(ceilings: Iterable[Any] | None = None, measured: Sequence
         planned = max((run for run in measured if run.preflight), key=lambda run: run.connections, default=None)
         ceilings = planned.preflight if planned else ()
     rows = sorted((row for row in map(_as_row, ceilings) if row["ceiling_connections"]), key=_ceiling)
-    runs = sorted(measured, key=_reached)
+    # A run that was not repeated stands for itself and for its repetition.
+    runs = sorted({run.run_id: run for run in measured}.values(), key=_reached)
     caption = caption or (runs[-1].caption if runs else "")
     height = FRAME_HEIGHT + 0.52 * max(3, len(rows) + bool(runs))
     plot = new_plot("Where a climb in connections ends on this machine", caption, size=(13.0, height))

@@ -212,8 +212,11 @@ def _recorded(stage: Stage, run_dir: Path, death: str, problem: str) -> Executed
 
 
 def _run_of(runs: Path, pid: int, known: set[str]) -> Path | None:
-    """Return the newest run folder, not known before, that this process has recorded."""
-    for folder in sorted((path for path in runs.iterdir() if path.name not in known), reverse=True):
+    """Return the first run folder, not known before, that this process has recorded.
+
+    A broken stage may be run once more with its limit lifted; what was asked for is the first.
+    """
+    for folder in sorted(path for path in runs.iterdir() if path.name not in known):
         if (folder / store.MANIFEST).is_file():
             caller = store.read_manifest(folder).get("caller") or {}
             if caller.get("pid") == pid:

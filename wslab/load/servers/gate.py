@@ -88,7 +88,14 @@ class Gate(Connections):
                 self.close(fd)
 
     def turn_away(self, error: OSError) -> None:
-        """Count what the kernel refused (ENOSPC: the epoll watches of this user are used up) and accept no more now."""
+        """Accept no more now, and count what the kernel refused (ENOSPC: this user's epoll watches are used up).
+
+        Without a descriptor it is this process that is full, earlier than its limit said: `fs.nr_open` is lower by now.
+        """
+        if error.errno == errno.EMFILE:
+            self.capacity = self.held
+            self.pause()
+            return
         self.row[FAILURES + FAILURE_PHASES.index("connect") * ERRNOS + (error.errno or 0)] += 1
         self.pause()
 
