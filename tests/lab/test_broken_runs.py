@@ -10,7 +10,7 @@ import pytest
 
 from wslab.core.break_table import BREAKS
 from wslab.core.breaks import Break
-from wslab.core.diagnosis import Evidence, Finding, diagnose
+from wslab.core.diagnosis import RULES, Evidence, Finding, diagnose
 from wslab.core.plan import loopback_addresses
 from wslab.lab import store
 
@@ -57,6 +57,26 @@ def test_the_limit_that_was_lowered_is_named_first_and_none_that_was_not(item: B
     assert names(findings)[0] == (item.limit, item.side)
     assert {finding.limit for finding in findings} <= {item.limit, item.then or item.limit}
     assert all(finding.evidence and finding.remedy for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "words"),
+    [
+        # In a virtual machine of 420 MiB, whose kernel ended a worker for want of memory.
+        ("memory_machine", "machine", "by signal 9; vmstat oom_kill 0 → 1; least memory headroom 9.4 MiB"),
+        # Against a server that speaks no WebSocket.
+        ("server_protocol", "server", "upgrade EPROTO × 112; no upgrade"),
+    ],
+)
+def test_what_was_met_elsewhere_is_named_as_well(name: str, side: str, words: str) -> None:
+    (finding,) = diagnose(recorded(name))
+    assert (finding.limit, finding.side) == (name, side)
+    assert words in finding.evidence
+
+
+def test_every_limit_that_a_rule_can_name_was_met_for_real() -> None:
+    named = {finding.limit for folder in DATA.glob("broken-*") for finding in diagnose(recorded(folder.name[7:]))}
+    assert named == {limit for rule in RULES for limit in rule.limits} - {"unknown"}
 
 
 def test_where_the_next_limit_was_met_as_well_it_is_named_next() -> None:

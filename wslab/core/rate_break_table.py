@@ -70,7 +70,7 @@ RATE_BREAKS: tuple[Break, ...] = (
         side="kernel",
         title="2 MiB for the buffers of all sockets, and messages of 1 MiB",
         broken=Trial(
-            parameters=load(50, message_rate=0.4, message_bytes=1 << 20, hold_seconds=6),
+            parameters=load(50, message_rate=1.0, message_bytes=1 << 20, hold_seconds=6),
             enclosure=buffered("256 384 512"),
         ),
         remedy="256 MiB",
