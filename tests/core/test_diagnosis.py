@@ -130,6 +130,16 @@ BROKEN: list[tuple[str, str, dict[str, Any], list[str]]] = [
         ["nf_conntrack_count 144 → ", "in 65,536 buckets"],
     ),
     (
+        "conntrack",
+        "kernel",
+        {
+            "opened": 70_000,
+            "columns": {"conntrack_drops_total": rising(9, 40), "server_shards_at_limit": 5},
+            "failures": TIMEOUTS,
+        },
+        ["nf_conntrack drop 9 → "],
+    ),
+    (
         "conntrack_buckets",
         "kernel",
         {

@@ -84,6 +84,12 @@ def test_where_the_next_limit_was_met_as_well_it_is_named_next() -> None:
     assert names(findings) == [("fd_limit", "server"), ("ephemeral_ports", "swarm")]
 
 
+def test_shards_that_are_full_while_others_have_room_are_not_what_broke() -> None:
+    (finding,) = diagnose(recorded("conntrack_at_stock_size"))
+    assert (finding.limit, finding.at_connections) == ("conntrack", 262_137)
+    assert max(sample["server_shards_at_limit"] for sample in recorded("conntrack_at_stock_size").samples) == 9
+
+
 def test_a_limit_that_ended_a_process_is_told_at_the_connections_that_it_had_by_then() -> None:
     (finding,) = diagnose(recorded("memory_cgroup"))
     assert finding.at_connections > 15_000

@@ -52,9 +52,10 @@ def descriptors(run: Evidence) -> Findings:
     limit = "nr_open" if most is not None and (hard is None or hard < 0 or hard >= most) else "fd_limit"
     bound = f"fs.nr_open {most:,}" if limit == "nr_open" else f"RLIMIT_NOFILE {hard or 0:,}"
     full = [sample for sample in run.active if sample.get("server_shards_at_limit")]
-    # A ramp that was stopped for memory leaves a few shards full by chance.
-    if full and not (run.stopped_by or "").startswith("memory") and not run.errors(names="ENFILE"):
-        shards = max(int(sample["server_shards_at_limit"]) for sample in full)
+    shards = max((int(sample["server_shards_at_limit"]) for sample in full), default=0)
+    # While one shard has room, it takes what the full ones leave: they are full by chance, and bind nothing.
+    bound_here = shards >= run.layout.shards - len(run.deaths("server"))
+    if full and bound_here and not run.errors(names="ENFILE"):
         fds = run.values("server_fds_max")
         text = f"shards without a free descriptor 0 → {shards} of {run.layout.shards}"
         text += f"; fds of the fullest shard {fds[0]:,} → {max(fds):,}" if fds else ""

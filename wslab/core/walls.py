@@ -93,8 +93,9 @@ def _walls(
         told=past(ports, f"passed with {addresses}"),
     )
     table = limits.get("conntrack_max")
-    tracking = limits.get("conntrack_tracking")
-    tracked = "the table was large enough" if tracking else "passed: loopback is not tracked here"
+    tracked = (
+        "the table was large enough" if limits.get("conntrack_tracking") else "passed: loopback is not tracked here"
+    )
     yield Wall(
         limit="conntrack",
         title="the conntrack table, under a stateful rule",
