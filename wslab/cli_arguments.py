@@ -106,7 +106,8 @@ def _sweep(parser: Parser) -> None:
         nargs="?",
         const="all",
         metavar="LIST",
-        help="instead of stages: break limits on purpose, name and lift each; all, or names such as conntrack",
+        help="instead of stages: break limits on purpose, name and lift each; all, or names such as conntrack. "
+        "What everybody on the machine shares (nr_open, file_max, device_backlog, tcp_mem) is broken by name only",
     )
     add_parameters(parser, without=("connections",))
 

@@ -15,6 +15,7 @@ from wslab.core.plan import (
     MASTER_BYTES,
     MEMBER_BYTES,
     SERVER_GROUP_BYTES,
+    SERVER_GROUP_BYTES_V2,
     SWARM_GROUP_BYTES,
     resolve,
 )
@@ -85,6 +86,11 @@ def test_the_table_has_every_limit_by_its_name() -> None:
             "memory_cgroup",
             {"memory_cgroup_limit_bytes": 400 * MIB, "memory_cgroup_of": "server"},
             (400 * MIB - MASTER_BYTES - 6 * MEMBER_BYTES) // SERVER_GROUP_BYTES,
+        ),
+        (
+            "memory_cgroup",
+            {"memory_cgroup_limit_bytes": 400 * MIB, "memory_cgroup_of": "server", "cgroup_version": 2},
+            (400 * MIB - MASTER_BYTES - 6 * MEMBER_BYTES) // SERVER_GROUP_BYTES_V2,
         ),
         (
             "memory_cgroup",

@@ -127,6 +127,20 @@ def test_what_everybody_would_have_lowered_is_left_out_unless_it_is_asked_for_by
     assert ran == [DESCRIPTORS.name, SHARED.name, DESCRIPTORS.name]
 
 
+def test_progress_says_how_long_the_rest_will_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breaks, "obstacle", lambda enclosure: "")
+    monkeypatch.setattr(
+        breaks, "run_break", lambda item, folder, skipped: replace(DONE, name=item.name, skipped=skipped, seconds=20.0)
+    )
+    lines: list[str] = []
+    run_breaks("conntrack,epoll_watches,nr_open,memory_machine,accept_queue", str(tmp_path), say=lines.append)
+    begun = [line for line in lines if line.endswith(" left)") or "; " not in line]
+    assert begun[0] == "1/5 conntrack: a stateful rule, and a table of 1,500 entries"
+    assert [line[line.rindex("(") :] for line in begun if "left)" in line] == [
+        *("(about 60 s left)", "(about 40 s left)", "(about 20 s left)")
+    ]
+
+
 def test_files_are_left_to_others_than_root_above_those_that_are_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

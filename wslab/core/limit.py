@@ -21,6 +21,7 @@ from wslab.core.plan import (
     MASTER_BYTES,
     MEMBER_BYTES,
     SERVER_GROUP_BYTES,
+    SERVER_GROUP_BYTES_V2,
     SWARM_GROUP_BYTES,
     Plan,
     ports_per_address,
@@ -117,7 +118,8 @@ def group_memory(host: Host, plan: Plan) -> int | None:
     left, role = left_of(host, "memory_cgroup_limit_bytes", "memory_cgroup_used_bytes"), host.get("memory_cgroup_of")
     if left is None or not role:
         return left
-    processes, each = (plan.shards, SERVER_GROUP_BYTES) if role == "server" else (plan.workers, SWARM_GROUP_BYTES)
+    accepted = SERVER_GROUP_BYTES_V2 if host.get("cgroup_version") == 2 else SERVER_GROUP_BYTES
+    processes, each = (plan.shards, accepted) if role == "server" else (plan.workers, SWARM_GROUP_BYTES)
     return max(0, left - MASTER_BYTES - processes * MEMBER_BYTES) // each * BYTES_PER_CONNECTION
 
 

@@ -26,6 +26,7 @@ from wslab.core.records import ABORTED
 from wslab.core.timeline import last_phase, timeline
 from wslab.lab import store
 from wslab.lab.atlas import Atlas, BreakResult
+from wslab.lab.display import seconds_text
 from wslab.lab.experiment import run_stage
 from wslab.machine.isolation import obstacle
 from wslab.machine.procfs import read_host
@@ -60,16 +61,22 @@ def run_breaks(
     folder = store.data_folder(data_dir) / "breaks" / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     store.check_writable(folder)
     atlas = Atlas(folder=folder)
-    for number, item in enumerate(chosen, 1):
+    reasons = [_reason_to_skip(item, asked_for=item.name in named) for item in chosen]
+    for number, (item, reason) in enumerate(zip(chosen, reasons, strict=True), 1):
         place = f"{number}/{len(chosen)}"
-        reason = _reason_to_skip(item, asked_for=item.name in named)
         if say and not reason:
-            say(f"{place} {item.name}: {item.title}")
+            say(f"{place} {item.name}: {item.title}{_time_left(atlas, reasons[number - 1 :].count(''))}")
         atlas = replace(atlas, results=(*atlas.results, run_break(item, folder, skipped=reason)))
         atlas.save()
         if say:
             say(f"{place} {atlas.results[-1].line}")
     return atlas
+
+
+def _time_left(atlas: Atlas, breaks: int) -> str:
+    """Say how long so many breaks will take, from those that were run; empty before the first."""
+    seconds = [result.seconds for result in atlas.run]
+    return f" (about {seconds_text(round(breaks * sum(seconds) / len(seconds)))} left)" if seconds else ""
 
 
 def run_break(item: Break, folder: Path, skipped: str = "") -> BreakResult:
