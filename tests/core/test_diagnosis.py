@@ -249,6 +249,21 @@ BROKEN: list[tuple[str, str, dict[str, Any], list[str]]] = [
         ["busiest server process at most 100% of a core"],
     ),
     (
+        "server_cpu",
+        "server",
+        {
+            "told": SLOW,
+            "columns": {"conntrack_chains_too_long_total": rising(0, 1), "server_cpu_fraction_max": 1.0},
+        },
+        ["busiest server process at most 100% of a core"],
+    ),
+    (
+        "machine_cpu",
+        "machine",
+        {"columns": {**WAITING["swarm"], "server_cpu_fraction_max": 0.95}, "told": SLOW},
+        ["swarm wait for a CPU quota, and both ends are busy"],
+    ),
+    (
         "process_limit",
         "machine",
         {
@@ -349,7 +364,11 @@ BROKEN: list[tuple[str, str, dict[str, Any], list[str]]] = [
         "machine_cpu",
         "machine",
         {"columns": {**WAITING["swarm"], **WAITING["server"]}, "told": SLOW},
-        ["both ends wait for their CPU quota", ", server throttled in up to 97%", ", swarm throttled in up to 97%"],
+        [
+            "server and swarm wait for a CPU quota, and both ends are busy",
+            ", server throttled in up to 97%",
+            ", swarm throttled in up to 97%",
+        ],
     ),
     (
         "machine_cpu",

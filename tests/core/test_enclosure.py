@@ -41,7 +41,10 @@ from wslab.core.quantities import BadInput
         ({"global_sysctls": {EPOLL_WATCHES: 5000}}, "other than root"),
         ({"global_sysctls": {EPOLL_WATCHES: 5000}, "uid": 0}, "other than root"),
         ({"global_sysctls": {CONNTRACK_MAX: 500}}, "counted by namespace"),
-        ({"global_sysctls": {CONNTRACK_BUCKETS: 512}}, "counted by namespace"),
+        ({"global_sysctls": {TCP_MEM: "256 1 1"}}, f"{TCP_MEM}=256 1 1"),
+        ({"global_sysctls": {TCP_MEM: ""}}, f"{TCP_MEM}="),
+        ({"global_sysctls": {NR_OPEN: "many"}}, f"{NR_OPEN}=many"),
+        ({"netns": True, "packet_cpu": -1}, "packet_cpu=-1"),
     ],
 )
 def test_an_enclosure_that_could_harm_the_machine_or_makes_no_sense_is_refused(
@@ -71,7 +74,7 @@ def test_it_takes_root_for_what_the_kernel_gives_to_root_alone(bounds: dict[str,
 
 def test_it_says_which_settings_everybody_has_changed_and_not_those_that_are_counted_apart() -> None:
     bounds = Enclosure(netns=True, global_sysctls={CONNTRACK_MAX: 500, CONNTRACK_BUCKETS: 512, NR_OPEN: 4000})
-    assert bounds.shared == (NR_OPEN,)
+    assert bounds.shared == (CONNTRACK_BUCKETS, NR_OPEN)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ def finding(limit: str, side: str) -> dict[str, Any]:
         ("fd_limit", "server", {"server_shards": "auto"}),
         ("fd_limit", "swarm", {"swarm_workers": "auto"}),
         ("nr_open", "server", {"server_shards": "auto"}),
-        ("memory_reserve", "machine", {"memory_cap": "none"}),
+        # A bound that the caller has set is not taken away.
+        ("memory_reserve", "machine", {}),
         ("epoll_watches", "kernel", {}),
     ],
 )
@@ -38,6 +39,10 @@ def test_each_limit_of_a_lay_out_has_its_lift_and_no_other_has_one(
 def test_two_limits_are_lifted_at_once() -> None:
     found = [finding("fd_limit", "server"), finding("ephemeral_ports", "swarm")]
     assert lifts(found, ASKED) == {"server_shards": "auto", "source_addresses": "auto"}
+
+
+def test_a_limit_that_no_lay_out_lifts_would_be_met_again() -> None:
+    assert lifts([finding("conntrack", "kernel"), finding("fd_limit", "server")], ASKED) == {}
 
 
 def test_what_the_plan_chose_already_cannot_be_lifted_by_choosing_it_again() -> None:

@@ -68,5 +68,20 @@ def test_the_nearest_wall_of_a_stock_machine_stands_first() -> None:
     ]
 
 
+def test_a_container_has_the_memory_of_its_control_group() -> None:
+    inside = {"memory_cgroup_limit_bytes": 3 * GIB, "memory_cgroup_used_bytes": GIB}
+    assert wall("memory_machine", limits=inside).here == GIB // 8192
+
+
+def test_a_reserve_larger_than_a_stock_machine_leaves_nothing_of_it() -> None:
+    (found,) = [item for item in walls(host(), {"memory_reserve": 20 * GIB}, {}) if item.limit == "memory_machine"]
+    assert found.stock == 0
+
+
+def test_of_a_run_without_limits_nothing_is_said_to_be_passed() -> None:
+    told = {item.limit: item.told for item in walls({}, LAYOUT, {"connections_open": 10_000_000})}
+    assert (told["conntrack"], told["epoll_watches"]) == ("not known here", "not known here")
+
+
 def test_a_title_fits_into_the_column_of_a_table() -> None:
     assert max(len(item.title) for item in walls(host(), LAYOUT, {})) < 50

@@ -127,6 +127,23 @@ def test_what_everybody_would_have_lowered_is_left_out_unless_it_is_asked_for_by
     assert ran == [DESCRIPTORS.name, SHARED.name, DESCRIPTORS.name]
 
 
+def test_a_break_that_the_kernel_refuses_does_not_keep_the_others_from_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_break(item: Break, folder: Path, skipped: str = "") -> BreakResult:
+        if item.name == "epoll_watches" and not skipped:
+            raise BadInput("the enclosure cannot be made: the kernel refuses it")
+        return replace(DONE, name=item.name, skipped=skipped)
+
+    monkeypatch.setattr(breaks, "obstacle", lambda enclosure: "")
+    monkeypatch.setattr(breaks, "run_break", run_break)
+    atlas = run_breaks("epoll_watches,accept_queue", str(tmp_path))
+    assert [result.skipped for result in atlas.results] == [
+        "the enclosure cannot be made: the kernel refuses it",
+        "",
+    ]
+
+
 def test_progress_says_how_long_the_rest_will_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaks, "obstacle", lambda enclosure: "")
     monkeypatch.setattr(

@@ -12,10 +12,12 @@ from wslab.lab import lifted
 from wslab.lab.runs import Run
 
 
-def run_of(outcome: str, limit: str = "ephemeral_ports", side: str = "swarm") -> Run:
+def run_of(outcome: str, limit: str = "ephemeral_ports", side: str = "swarm", **more: Any) -> Run:
     stage = Stage.of(connections=3000, source_addresses=1, label="mine").as_dict()
     findings = [{"limit": limit, "side": side, "at_connections": 2000}] if outcome == "broke" else []
-    manifest = {"run_id": "r1", "outcome": outcome, "stage": {"asked": stage}, "findings": findings}
+    effective = {"target": more.pop("target")} if "target" in more else {}
+    stages = {"asked": stage, "effective": effective}
+    manifest = {"run_id": "r1", "outcome": outcome, "stage": stages, "findings": findings, **more}
     return Run(Path("r1"), manifest)
 
 
@@ -41,7 +43,16 @@ def test_the_same_load_runs_again_with_nothing_changed_but_what_lifts_the_limit(
 
 
 @pytest.mark.parametrize(
-    "run", [run_of("held"), run_of("aborted"), run_of("broke", "epoll_watches", "kernel")], ids=lambda run: run.outcome
+    "run",
+    [
+        run_of("held"),
+        run_of("aborted"),
+        run_of("broke", "epoll_watches", "kernel"),
+        run_of("broke", target="ws://127.0.0.1:9000"),
+        run_of("broke", enclosure={"netns": True}),
+        run_of("broke", specs={"swarm": {"connections_before": 9}}),
+    ],
+    ids=lambda run: run.outcome,
 )
 def test_a_run_that_nothing_is_to_be_lifted_for_stands_for_itself(run: Run, asked: list[dict[str, Any]]) -> None:
     assert lifted.run_lifted(run) is run

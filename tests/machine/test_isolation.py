@@ -15,10 +15,11 @@ import pytest
 
 from eventually import eventually
 from isolated import NARROW, NOBODY, WIDE, needs, traces
-from wslab.core.enclosure import CONNTRACK_MAX, EPOLL_WATCHES, Enclosure
+from wslab.core.enclosure import CONNTRACK_MAX, EPOLL_WATCHES, NR_OPEN, Enclosure
 from wslab.core.quantities import BadInput
 from wslab.lab import registry
 from wslab.machine import isolation as isolation_module
+from wslab.machine import sysctls
 from wslab.machine.cgroup import read_quotas
 from wslab.machine.isolation import Isolation, obstacle
 from wslab.machine.procfs import read_host
@@ -140,6 +141,20 @@ def test_of_two_cpu_quotas_the_tighter_one_is_given_and_each_role_has_its_own(na
                 assert read_quotas(inside.pid)[0].cpus == cpus
                 inside.kill()
     assert traces(name) == []
+
+
+def test_a_setting_that_the_kernel_rounds_is_put_back_as_well(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "sys"
+    (settings / "fs").mkdir(parents=True)
+    (settings / "fs/nr_open").write_text("1048576\n")
+    monkeypatch.setattr(sysctls, "SYSCTLS", settings)
+    monkeypatch.setattr(isolation_module, "obstacle", lambda enclosure: "")
+    monkeypatch.setattr(isolation_module, "write_sysctl", lambda name, value: sysctls.write_sysctl(name, value + 904))
+    with Isolation(Enclosure(global_sysctls={NR_OPEN: 4096}), name):
+        assert read_sysctl(NR_OPEN).startswith("5000")
+    assert read_sysctl(NR_OPEN) == "1048576"
 
 
 @needs(HANDED)

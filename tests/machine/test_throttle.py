@@ -56,12 +56,12 @@ def test_the_share_is_of_the_periods_that_have_gone_by_and_not_only_of_those_wit
     assert throttle.read(10.0) == {
         "cpu_quota_fraction": 0.2,
         "cpu_throttled_fraction": None,
-        "cpu_throttled_total": 40,
+        "cpu_throttled_total": 0,
     }
     groups.put("a", "20000 100000", throttled=43, periods=94)
     found = throttle.read(11.0)
     assert found["cpu_throttled_fraction"] == pytest.approx(0.3)
-    assert found["cpu_throttled_total"] == 43
+    assert found["cpu_throttled_total"] == 3, "what was before belongs to others"
 
 
 def test_readings_close_together_look_back_to_one_that_is_old_enough(groups: FakeGroups) -> None:
@@ -95,15 +95,28 @@ def test_a_group_above_that_waits_more_counts_and_the_tightest_quota_is_told(gro
     assert found == {
         "cpu_quota_fraction": 0.3,
         "cpu_throttled_fraction": pytest.approx(0.8),
-        "cpu_throttled_total": 13,
+        "cpu_throttled_total": 8,
     }
 
 
 def test_a_quota_that_binds_several_processes_is_counted_once(groups: FakeGroups) -> None:
     for pid in (7, 8):
         groups.join(pid, "a")
+    groups.put("a", "1000 20000")
+    throttle = groups.throttle(7, 8)
     groups.put("a", "1000 20000", throttled=5)
-    assert groups.throttle(7, 8).read(0.0)["cpu_throttled_total"] == 5
+    assert throttle.read(0.0)["cpu_throttled_total"] == 5
+
+
+def test_a_group_that_comes_later_does_not_bring_its_past(groups: FakeGroups) -> None:
+    groups.join(7, "a")
+    groups.put("a", "1000 20000")
+    throttle = groups.throttle(7)
+    throttle.read(0.0)
+    groups.join(8, "b")
+    groups.put("b", "1000 20000", throttled=90_000)
+    throttle.add(8)
+    assert throttle.read(1.0)["cpu_throttled_total"] == 0
 
 
 @pytest.mark.parametrize("bound", ["max 100000", None])
@@ -132,3 +145,15 @@ def test_a_process_that_never_rests_waits_in_nearly_all_periods_of_its_quota() -
     # The quota is for 20 ms each.
     assert last["cpu_throttled_total"] - first["cpu_throttled_total"] > 30
     assert last["cpu_throttled_fraction"] > 0.7
+
+
+@needs(BOUND)
+def test_a_group_that_is_removed_keeps_its_count() -> None:
+    with Isolation(BOUND, f"wslab-test-{os.getpid()}") as isolation:
+        entry = isolation.spec("server")["enclosure"]
+        with subprocess.Popen(["sleep", "60"], preexec_fn=lambda: enter(entry)) as child:
+            throttle = Throttle()
+            throttle.add(child.pid)
+            child.kill()
+        before = throttle.read(time.monotonic())["cpu_throttled_total"]
+    assert throttle.read(time.monotonic())["cpu_throttled_total"] == before is not None

@@ -27,7 +27,7 @@ folder = pathlib.Path(data_dir) / "runs" / f"20250101T000000Z-{connections}-{os.
 if label != "nothing":
     folder.mkdir()
     ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    outcome = {"break": "broke", "abort": "aborted"}.get(label, "held")
+    outcome = {"break": "broke", "abort": "aborted", "lifted": "broke", "lifted, stopped": "broke"}.get(label, "held")
     manifest = {"run_id": folder.name, "outcome": "running", "caller": {"pid": os.getpid(), "start_ticks": ticks},
                 "stage": {"asked": {"connections": connections}, "effective": {}}}
     (folder / "run.json").write_text(json.dumps(manifest))
@@ -46,6 +46,17 @@ if label == "interrupt":
         outcome = "aborted"
 if label != "nothing":
     (folder / "run.json").write_text(json.dumps({**manifest, "outcome": outcome, "ended_at": "now"}))
+if label.startswith("lifted"):
+    second = folder.with_name(folder.name.replace("000000Z", "000001Z"))
+    second.mkdir()
+    if label == "lifted, stopped":
+        try:
+            os.kill(os.getppid(), signal.SIGINT)
+            for _ in range(600):
+                time.sleep(0.1)
+        except KeyboardInterrupt:
+            pass
+    (second / "run.json").write_text(json.dumps({**manifest, "run_id": second.name, "outcome": "held"}))
 """
 
 
@@ -121,6 +132,17 @@ def test_an_interrupt_reaches_the_kernel_and_the_stage_is_aborted(template: Path
     done = run_notebook(stage("interrupt"), template, silent)
     assert done.outcome == "aborted"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_stage_that_was_run_again_is_judged_by_what_was_asked_for(template: Path, stage) -> None:
+    done = run_notebook(stage("lifted"), template, silent)
+    assert done.run is not None
+    assert (done.outcome, "000000Z" in done.run.run_id) == ("broke", True)
+
+
+def test_an_interrupt_while_it_is_run_again_ends_the_sweep_as_well(template: Path, stage) -> None:
+    done = run_notebook(stage("lifted, stopped"), template, silent)
+    assert (done.outcome, done.reason) == ("aborted", "stopped by the user")
 
 
 def test_a_second_interrupt_ends_it_here() -> None:

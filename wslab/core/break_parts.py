@@ -83,8 +83,8 @@ def watches(most: int) -> Enclosure:
 def on_quota(role: str, cpus: float) -> Enclosure:
     """Return a bound on the CPU time of one end.
 
-    The loads for it can be done with a third of a core, and are too much for 0.15 of one: three times the quota that
-    breaks them. So they break on a machine three times as fast as well, and hold on one three times as slow.
+    The loads for it can be done with a third of a core, and are too much for 0.15 of one: three times the 0.05 that the
+    breaks give. So they break on a machine three times as fast as well, and hold on one three times as slow.
     """
     return Enclosure(cpu_quota={role: cpus})
 

@@ -30,11 +30,17 @@ DEVICE_BACKLOG = "net.core.netdev_max_backlog"
 TCP_MEM = "net.ipv4.tcp_mem"
 
 # The least that each may be set to. Services hold few epoll watches each, but all of root's count together; entries of
-# connection tracking are counted per namespace, and how many this machine has itself is looked at before writing. Its
-# hash table is one page at least.
-GLOBAL_FLOORS: Mapping[str, int] = {CONNTRACK_MAX: 100, CONNTRACK_BUCKETS: 512, EPOLL_WATCHES: 4096}
-# Shared by all: a service has a few hundred files open, and memory for TCP below these pages stops everybody's.
-SHARED_FLOORS: Mapping[str, int] = {NR_OPEN: 2048, FILE_MAX: 4096, DEVICE_BACKLOG: 1, TCP_MEM: 256}
+# connection tracking are counted per namespace, and how many this machine has itself is looked at before writing.
+GLOBAL_FLOORS: Mapping[str, int] = {CONNTRACK_MAX: 100, EPOLL_WATCHES: 4096}
+# Shared by all: entries of all namespaces are in one hash table, which is one page at least; a service has a few
+# hundred files open; and memory for TCP below these pages stops everybody's.
+SHARED_FLOORS: Mapping[str, int] = {
+    CONNTRACK_BUCKETS: 512,
+    NR_OPEN: 2048,
+    FILE_MAX: 4096,
+    DEVICE_BACKLOG: 1,
+    TCP_MEM: 256,
+}
 
 # Python itself opens about a dozen descriptors before it comes to serve.
 FD_LIMIT_LEAST = 64
@@ -105,6 +111,8 @@ class Enclosure:
             raise refuse("netns", self.netns, "True, because what is bound in a namespace is written there only")
         if self.uid is not None and self.uid < 0:
             raise refuse("uid", self.uid, "the number of a user")
+        if self.packet_cpu is not None and self.packet_cpu < 0:
+            raise refuse("packet_cpu", self.packet_cpu, "the number of a CPU")
         self._check_global()
 
     def _check_global(self) -> None:
@@ -112,13 +120,13 @@ class Enclosure:
         for name, value in self.global_sysctls.items():
             if name not in floors:
                 raise refuse("global_sysctls", name, "one of " + ", ".join(floors))
-            if int(str(value).split()[0]) < floors[name]:
+            words = str(value).split()
+            if not words or not all(word.isdigit() and int(word) >= floors[name] for word in words):
                 raise refuse(name, value, f"a number from {floors[name]:,}: it holds for the whole machine")
         if EPOLL_WATCHES in self.global_sysctls and not self.uid:
             raise refuse("uid", self.uid, f"a user other than root, whose {EPOLL_WATCHES} are counted apart")
-        for name in (CONNTRACK_MAX, CONNTRACK_BUCKETS):
-            if name in self.global_sysctls and not self.netns:
-                raise refuse("netns", self.netns, f"True, because entries under {name} are counted by namespace")
+        if CONNTRACK_MAX in self.global_sysctls and not self.netns:
+            raise refuse("netns", self.netns, f"True, because {CONNTRACK_MAX} is counted by namespace")
 
     @property
     def shared(self) -> tuple[str, ...]:

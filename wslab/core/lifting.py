@@ -17,16 +17,16 @@ LIFTS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("fd_limit", "swarm"): ("swarm_workers", "auto"),
     ("nr_open", "server"): ("server_shards", "auto"),
     ("nr_open", "swarm"): ("swarm_workers", "auto"),
-    ("memory_reserve", "machine"): ("memory_cap", "none"),
 }
 
 
 def lifts(findings: Iterable[Mapping[str, Any]], asked: Mapping[str, Any]) -> dict[str, str]:
-    """Return the parameters that lift what a run was ended by; empty when none does.
+    """Return the parameters that lift what a run was ended by; empty where any of it is lifted by none.
 
     Args:
         findings: records of a run, each with `limit` and `side`.
         asked: the stage as it was asked for.
     """
-    found = (LIFTS.get((str(finding["limit"]), str(finding["side"]))) for finding in findings)
-    return {name: value for lift in found if lift for name, value in [lift] if asked.get(name) != value}
+    found = [LIFTS.get((str(finding["limit"]), str(finding["side"]))) for finding in findings]
+    changes = {lift[0]: lift[1] for lift in found if lift and asked.get(lift[0]) != lift[1]}
+    return changes if None not in found else {}

@@ -145,13 +145,19 @@ def estimate_bytes(connections: int) -> int:
 
 def memory_holds(host: Mapping[str, Any], reserve_bytes: int = 0) -> int | None:
     """Return how many connections the memory of this host can hold, leaving a reserve; None when it is not known."""
+    left = memory_left(host, reserve_bytes)
+    return None if left is None else left // BYTES_PER_CONNECTION
+
+
+def memory_left(host: Mapping[str, Any], reserve_bytes: int = 0) -> int | None:
+    """Return the memory of this host, or of the control group if that is less, above a reserve; None if not known."""
     headroom = host.get("memory_headroom_bytes")
     if headroom is None:
         return None
     limit, used = host.get("memory_cgroup_limit_bytes"), host.get("memory_cgroup_used_bytes") or 0
     if limit is not None:
         headroom = min(headroom, limit - used)
-    return max(0, int(headroom) - reserve_bytes) // BYTES_PER_CONNECTION
+    return max(0, int(headroom) - reserve_bytes)
 
 
 def refusal(stage: Stage, host: Mapping[str, Any]) -> str | None:

@@ -14,7 +14,9 @@ SILENT_SAMPLES = 3
 
 # Counters that would have told of a limit in the kernel: quoted by rules that conclude from their silence.
 QUIET = ("listen_overflows_total", "conntrack_drops_total", "softnet_drops_total", "tcp_aborts_on_memory_total")
-ALSO_RULED_OUT = ("syn_drops_total", "oom_kills_total", "tcp_memory_pressures_total")
+ALSO_RULED_OUT = (
+    *("syn_drops_total", "oom_kills_total", "tcp_memory_pressures_total", "conntrack_chains_too_long_total"),
+)
 
 
 def accept_queue(run: Evidence) -> Findings:
@@ -90,8 +92,9 @@ def server_cpu(run: Evidence) -> Findings:
 def machine_cpu(run: Evidence) -> Findings:
     """No CPU of the machine had time left, or both ends used up the quotas that they have of it."""
     if machine_busy(run.active, run.missed_in):
-        remedy = _quota_remedy(run, *ENDS)
-        why = "both ends wait for their CPU quota" if remedy else "no idle CPU"
+        waiting = [side for side in ENDS if throttled(run.active, side, run.missed_in)]
+        remedy = _quota_remedy(run, *waiting)
+        why = f"{' and '.join(waiting)} wait for a CPU quota, and both ends are busy" if waiting else "no idle CPU"
         yield finding(
             run, "machine_cpu", "machine", f"{run.misses[0]}; {why}; {_busy(run)}; {_quiet(run)}", remedy=remedy
         )
@@ -164,7 +167,7 @@ def _waits(run: Evidence, side: str) -> str:
 
 def _quota_remedy(run: Evidence, *sides: str) -> str:
     """Return what lifts the CPU quotas of ends that all waited for them; empty when one of them did not."""
-    if not all(throttled(run.active, side, run.missed_in) for side in sides):
+    if not sides or not all(throttled(run.active, side, run.missed_in) for side in sides):
         return ""
     bounds = " and ".join(f"{run.values(f'{side}_cpu_quota_fraction')[-1]:g} for the {side}" for side in sides)
     return f"a larger CPU quota of the control group, now {bounds}: cpu.max, cpu.cfs_quota_us, docker run --cpus"

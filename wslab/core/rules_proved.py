@@ -105,8 +105,8 @@ def conntrack(run: Evidence) -> Findings:
 
 
 def conntrack_chains(run: Evidence) -> Findings:
-    """Packets dropped because the bucket of their connection was too full to be searched."""
-    if run.delta("conntrack_chains_too_long_total") > 0:
+    """Packets dropped because the bucket of their connection was too full, so that attempts failed."""
+    if run.delta("conntrack_chains_too_long_total") > 0 and (run.timeouts or run.opened < run.asked):
         buckets = run.limits.get("conntrack_buckets")
         text = f"{run.quote('conntrack_chains_too_long_total')}; {run.quote('conntrack_count')}"
         text += f" in {buckets:,} buckets" if buckets else ""

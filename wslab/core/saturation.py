@@ -49,8 +49,8 @@ def server_busy(samples: Sequence[Record], phases: Sequence[str] = ACTIVE) -> bo
 
 
 def machine_busy(samples: Sequence[Record], phases: Sequence[str] = ACTIVE) -> bool:
-    """Return whether the machine had no CPU left, or none that the quotas gave to either end."""
-    return _holds(samples, phases, lambda pair: _machine_full(pair) or all(is_throttled(pair, side) for side in ENDS))
+    """Return whether the machine had no CPU left, or the quota of an end none while the other end was busy as well."""
+    return _holds(samples, phases, lambda pair: _machine_full(pair) or _quota_full(pair))
 
 
 def throttled(samples: Sequence[Record], side: str, phases: Sequence[str] = ACTIVE) -> bool:
@@ -97,6 +97,10 @@ def _holds(samples: Sequence[Record], phases: Sequence[str], test: Callable[[Pai
 
 def _lasts(pairs: Sequence[Pair], test: Callable[[Pair], bool]) -> bool:
     return bool(pairs) and 2 * sum(map(test, pairs)) >= len(pairs)
+
+
+def _quota_full(pair: Pair) -> bool:
+    return all(_is_busy(pair, side) for side in ENDS) and any(is_throttled(pair, side) for side in ENDS)
 
 
 def _is_busy(pair: Pair, side: str) -> bool:

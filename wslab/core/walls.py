@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wslab.core.plan import BYTES_PER_CONNECTION, ports_per_address, process_capacity
+from wslab.core.plan import BYTES_PER_CONNECTION, memory_left, ports_per_address, process_capacity
 from wslab.core.quantities import counted, format_bytes
 
 STOCK_MEMORY_BYTES = 16 << 30
@@ -81,7 +81,9 @@ def _walls(
     limits: Mapping[str, Any], layout: Mapping[str, Any], reached: int, summary: Mapping[str, Any]
 ) -> Iterator[Wall]:
     def past(place: int | None, words: str) -> str:
-        return words if place is None or reached > place else "not reached"
+        if place is None:
+            return "not known here"
+        return words if reached > place else "not reached"
 
     ports = ports_per_address(limits)
     addresses = counted(int(layout.get("source_addresses") or 1), "source address", "es")
@@ -93,15 +95,13 @@ def _walls(
         told=past(ports, f"passed with {addresses}"),
     )
     table = limits.get("conntrack_max")
-    tracked = (
-        "the table was large enough" if limits.get("conntrack_tracking") else "passed: loopback is not tracked here"
-    )
     yield Wall(
         limit="conntrack",
         title="the conntrack table, under a stateful rule",
         here=table,
         stock=STOCK_CONNTRACK,
-        told=past(table, tracked) if table else "passed: nothing is tracked here",
+        # With more connections than entries, they cannot be tracked.
+        told=past(table, "passed: loopback is not tracked here"),
     )
     one = process_capacity(limits)
     shards = counted(int(layout.get("server_shards") or 1), "shard")
@@ -116,12 +116,12 @@ def _walls(
     reserve = int(layout.get("memory_reserve") or 0)
     measured = summary.get("total_bytes_per_connection")
     each = float(measured or BYTES_PER_CONNECTION)
-    headroom = limits.get("memory_headroom_bytes")
+    left = memory_left(limits, reserve)
     yield Wall(
         limit="memory_machine",
         title=f"memory, {_each(each, bool(measured))}",
-        here=None if headroom is None else max(0, int((headroom - reserve) / each)),
-        stock=int((STOCK_MEMORY_BYTES - reserve) / each),
+        here=None if left is None else int(left / each),
+        stock=max(0, int((STOCK_MEMORY_BYTES - reserve) / each)),
         told=f"took {format_bytes(int(each * reached))}" if measured and reached else "not reached",
     )
     watches = limits.get("epoll_watches_max")

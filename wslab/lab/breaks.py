@@ -22,6 +22,7 @@ from wslab.core.break_table import find_breaks, split_names
 from wslab.core.breaks import KILL_SHARD, STOP_SHARDS, Break, Trial
 from wslab.core.enclosure import FILE_MAX, Enclosure
 from wslab.core.limit import processes_room
+from wslab.core.quantities import BadInput
 from wslab.core.records import ABORTED
 from wslab.core.timeline import last_phase, timeline
 from wslab.lab import store
@@ -66,7 +67,11 @@ def run_breaks(
         place = f"{number}/{len(chosen)}"
         if say and not reason:
             say(f"{place} {item.name}: {item.title}{_time_left(atlas, reasons[number - 1 :].count(''))}")
-        atlas = replace(atlas, results=(*atlas.results, run_break(item, folder, skipped=reason)))
+        try:
+            result = run_break(item, folder, skipped=reason)
+        except BadInput as problem:  # The kernel refuses what looked possible: the others can still run.
+            result = run_break(item, folder, skipped=str(problem))
+        atlas = replace(atlas, results=(*atlas.results, result))
         atlas.save()
         if say:
             say(f"{place} {atlas.results[-1].line}")
@@ -126,7 +131,10 @@ def run_trial(trial: Trial, folder: Path, label: str) -> Run:
         parameters["memory_reserve"] = int(read_host()["memory_headroom_bytes"] or 0) - trial.headroom_used_bytes
     enclosure = _on_our_cpus(trial.enclosure)
     if trial.files_left and enclosure:
-        most = int(read_host()["file_used"] or 0) + trial.files_left
+        used = read_host()["file_used"]
+        if used is None:
+            raise BadInput("how many files are open on this machine is not known")
+        most = int(used) + trial.files_left
         enclosure = replace(enclosure, global_sysctls={**enclosure.global_sysctls, FILE_MAX: most})
     run = run_stage(
         **parameters,

@@ -21,12 +21,14 @@ def run_lifted(run: Run, *, on_event: Callable[[dict[str, Any]], None] | None = 
         on_event: called with every event and sample as it comes, for a live view.
 
     Returns:
-        The new run; the one given when it did not break, or when no lay-out lifts what it broke at.
+        The new run; the one given when it did not break, when no lay-out lifts what it broke at, or when it ran against
+        a server of the caller's or in an enclosure, which another run would not have.
 
     Raises:
         BadInput: the stage is out of reach of this machine's memory, or its data folder cannot be written.
     """
     changes = lifts(run.findings, run.asked) if run.outcome == BROKE else {}
-    if not changes:
+    elsewhere = run.stage.get("target") or run.manifest.get("enclosure") or run.manifest.get("specs")
+    if elsewhere or not changes:
         return run
     return run_stage(on_event=on_event, **{**run.asked, **changes, "label": f"{run.run_id} lifted"})

@@ -68,6 +68,8 @@ class Group:
             descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.write(descriptor, str(value).encode())
+            except OSError as problem:
+                raise OSError(f"{self.path / name} = {value} is refused by the kernel: {problem.strerror}") from problem
             finally:
                 os.close(descriptor)
 

@@ -13,9 +13,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
-# EOPNOTSUPP is what the pressure files answer when the kernel was started with psi=0.
+# EOPNOTSUPP is what the pressure files answer when the kernel was started with psi=0, ENODEV what those of a control
+# group do that has been removed.
 _ABSENT = frozenset(
-    (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ESRCH, errno.EACCES, errno.EPERM, errno.EOPNOTSUPP)
+    (
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ESRCH, errno.EACCES, errno.EPERM),
+        *(errno.EOPNOTSUPP, errno.ENODEV),
+    )
 )
 _CHUNK = 65536
 

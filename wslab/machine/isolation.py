@@ -14,7 +14,7 @@ import secrets
 from types import TracebackType
 from typing import Any
 
-from wslab.core.enclosure import CONNTRACK_BUCKETS, CONNTRACK_MAX, ROLES, Enclosure
+from wslab.core.enclosure import CONNTRACK_MAX, ROLES, Enclosure
 from wslab.core.quantities import BadInput
 from wslab.machine.cgroups import Group, groups_of
 from wslab.machine.netns import create_netns, find_nft, look_from_inside, netns_path
@@ -67,10 +67,9 @@ def obstacle(enclosure: Enclosure) -> str:
 
 
 def _too_much_tracked(enclosure: Enclosure) -> str:
-    for name in (CONNTRACK_MAX, CONNTRACK_BUCKETS):
-        most = int(enclosure.global_sysctls.get(name, 0))
-        if most and (tracked := int(read_sysctl(_CONNTRACK_COUNT))) > _TRACKED_SHARE * most:
-            return f"{tracked:,} connections of this machine are tracked, too many for {name} {most:,}"
+    most = int(enclosure.global_sysctls.get(CONNTRACK_MAX, 0))
+    if most and (tracked := int(read_sysctl(_CONNTRACK_COUNT))) > _TRACKED_SHARE * most:
+        return f"{tracked:,} connections of this machine are tracked, too many for {CONNTRACK_MAX} {most:,}"
     return ""
 
 
@@ -175,8 +174,9 @@ class Isolation:
                 self._claims.append(claim_sysctl(name))
             except BlockingIOError as problem:
                 raise OSError(f"another run has {name} changed at the moment") from problem
-            self._log.note("sysctl", name=name, before=read_sysctl(name), written=str(value))
+            self._log.note("sysctl", name=name, before=read_sysctl(name), written=" ".join(str(value).split()))
             write_sysctl(name, value)
+            self._log.amend(written=read_sysctl(name))  # Some are rounded by the kernel.
 
     def _take_down(self) -> None:
         while self._claims:

@@ -65,16 +65,18 @@ class _Counted:
 
     def __init__(self, quota: CpuQuota) -> None:
         self.cpus = quota.cpus
-        self.throttled = 0
         self._period_seconds = quota.period_seconds
         self._stat = OpenFile(quota.folder / "cpu.stat")
+        # What was before belongs to nobody of ours: a group that comes later must not look like a jump.
+        self._first = self._count() or 0
+        self.throttled = 0
         self._past: list[tuple[float, int]] = []
 
     def read(self, now: float) -> float | None:
         """Return the share of throttled periods since the last reading that is old enough."""
-        text = self._stat.read()
-        if text is not None:  # A group that is gone keeps its count.
-            self.throttled = formats.parse_cpu_stat(text).get("nr_throttled", 0)
+        count = self._count()
+        if count is not None:  # A group that is gone keeps its count.
+            self.throttled = count - self._first
         while len(self._past) > 1 and now - self._past[1][0] >= WINDOW_SECONDS:
             del self._past[0]
         at, before = self._past[0] if self._past else (now, 0)
@@ -83,3 +85,7 @@ class _Counted:
             return None
         # Periods are not in step with samples, so that one more than fits may have ended.
         return min(1.0, (self.throttled - before) * self._period_seconds / (now - at))
+
+    def _count(self) -> int | None:
+        text = self._stat.read()
+        return None if text is None else formats.parse_cpu_stat(text).get("nr_throttled", 0)

@@ -44,6 +44,11 @@ class UndoLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _write(self.path, self._record)
 
+    def amend(self, **fields: Any) -> None:
+        """Write down what became of the last step."""
+        self._record["steps"][-1] |= fields
+        _write(self.path, self._record)
+
     def undo(self) -> list[str]:
         """Undo all steps and return what there is to say, one sentence each; nothing when all is as before."""
         self._record["steps"].clear()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,10 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
             return Executed(stage=stage.name, outcome=ABORTED if interrupts else CRASHED, reason=reason)
         if copy.is_file():
             os.replace(copy, run_dir / "stage.ipynb")
-        return _recorded(stage, run_dir, death, problem)
+        done = _recorded(stage, run_dir, death, problem)
+        if interrupts and done.outcome != ABORTED:  # What was recorded had ended, and something after it was stopped.
+            return replace(done, outcome=ABORTED, reason="stopped by the user")
+        return done
     finally:
         copy.unlink(missing_ok=True)
 

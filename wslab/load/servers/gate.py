@@ -93,8 +93,9 @@ class Gate(Connections):
         Without a descriptor it is this process that is full, earlier than its limit said: `fs.nr_open` is lower by now.
         """
         if error.errno == errno.EMFILE:
-            self.capacity = self.held
+            self.capacity = max(1, self.held)
             self.pause()
+            self.row[AT_LIMIT] = 1
             return
         self.row[FAILURES + FAILURE_PHASES.index("connect") * ERRNOS + (error.errno or 0)] += 1
         self.pause()
