@@ -107,8 +107,8 @@ def _sweep(parser: Parser) -> None:
         const="all",
         metavar="LIST",
         help="instead of stages: break limits on purpose, name and lift each; all, or names such as conntrack. "
-        "What everybody on the machine shares (conntrack_buckets, nr_open, file_max, device_backlog, tcp_mem) is broken "
-        "by its name only",
+        "What everybody on the machine shares is broken by its name only: conntrack_buckets, nr_open, file_max, "
+        "device_backlog, tcp_mem",
     )
     add_parameters(parser, without=("connections",))
 

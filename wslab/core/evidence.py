@@ -136,6 +136,13 @@ class Evidence:
         values = self.values(column)
         return values[-1] - values[0] if values else 0
 
+    def rose_at(self, *columns: str) -> int | None:
+        """Return the number of the first sample in which one of these counters had risen; None for never."""
+        for number, sample in enumerate(self.active):
+            if any((sample.get(column) or 0) > (self.before(column) or 0) for column in columns):
+                return number
+        return None
+
     def quote(self, column: str) -> str:
         """Return a counter with its kernel name and its value before and after: `ListenOverflows 3 → 412`."""
         values = self.values(column)

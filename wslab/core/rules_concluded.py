@@ -12,6 +12,8 @@ OVERFLOWS_MATTER = 0.01
 # Samples in a row without any progress of the server, after which it is silent and not slow.
 SILENT_SAMPLES = 3
 
+SYN_QUEUE_FULL = ("syn_cookies_total", "syn_drops_total")
+
 # Counters that would have told of a limit in the kernel: quoted by rules that conclude from their silence.
 QUIET = ("listen_overflows_total", "conntrack_drops_total", "softnet_drops_total", "tcp_aborts_on_memory_total")
 ALSO_RULED_OUT = (
@@ -21,7 +23,7 @@ ALSO_RULED_OUT = (
 
 def accept_queue(run: Evidence) -> Findings:
     """Connections refused by a full accept queue of a server that does accept."""
-    if _matters(run, run.delta("listen_overflows_total")) and not _stalled(run):
+    if _matters(run, run.delta("listen_overflows_total")) and not _stalled(run) and not _syns_first(run):
         text = f"{run.quote('listen_overflows_total')}; {run.quote('listen_drops_total')}"
         somaxconn = run.limits.get("somaxconn")
         text += f"; somaxconn {somaxconn:,}" if somaxconn else ""
@@ -30,9 +32,7 @@ def accept_queue(run: Evidence) -> Findings:
 
 def syn_queue(run: Evidence) -> Findings:
     """SYNs answered by cookies or dropped, because too many connections were half open."""
-    # The kernel also counts SYNs here when the accept queue is full; that is the cause then.
-    overflowed = run.delta("listen_overflows_total") > 0
-    if _matters(run, run.delta("syn_cookies_total") + run.delta("syn_drops_total")) and not overflowed:
+    if _matters(run, sum(map(run.delta, SYN_QUEUE_FULL))) and _syns_first(run):
         text = f"{run.quote('syn_cookies_total')}; {run.quote('syn_drops_total')}"
         yield finding(run, "syn_queue", "kernel", text + _timeouts(run))
 
@@ -108,6 +108,15 @@ def unknown(run: Evidence) -> Findings:
     ruled_out = ", ".join([*map(run.quote, counters), _busy(run)])
     remedy = "read the logs of this run; none of the known limits explains it"
     yield finding(run, "unknown", "machine", f"{'; '.join(parts)}; ruled out: {ruled_out}", remedy=remedy)
+
+
+def _syns_first(run: Evidence) -> bool:
+    """Return whether the SYN queue was full before the accept queue was.
+
+    Either fills the other: who may not be accepted stays half open, and who was half open comes all at once.
+    """
+    syns, overflows = run.rose_at(*SYN_QUEUE_FULL), run.rose_at("listen_overflows_total")
+    return syns is not None and (overflows is None or syns < overflows)
 
 
 def _matters(run: Evidence, count: float) -> bool:
