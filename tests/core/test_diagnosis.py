@@ -174,6 +174,17 @@ BROKEN: list[tuple[str, str, dict[str, Any], list[str]]] = [
         ["TCPReqQFullDoCookies 3 → 3", "TCPReqQFullDrop 0 → "],
     ),
     (
+        "syn_queue",
+        "kernel",
+        # A few packets of anybody's that were dropped meanwhile did not make five hundred attempts time out.
+        {
+            "opened": 99_500,
+            "columns": {"syn_drops_total": rising(0, 200), "softnet_drops_total": rising(5, 1)},
+            "failures": TIMEOUTS,
+        },
+        ["TCPReqQFullDrop 0 → "],
+    ),
+    (
         "epoll_watches",
         "kernel",
         {"opened": 50_000, "failures": [failure("connect", "ENOSPC", 100)], "limits": {"epoll_watches_max": 100_000}},

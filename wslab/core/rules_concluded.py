@@ -47,9 +47,14 @@ def tcp_memory(run: Evidence) -> Findings:
 
 
 def device_backlog(run: Evidence) -> Findings:
-    """Packets dropped before TCP saw them, where no attempt timed out beside an end that had no CPU left anyway."""
+    """Packets dropped before TCP saw them.
+
+    An attempt times out when packets of it are lost again and again: fewer drops than attempts that timed out explain
+    nothing. Where none timed out, drops explain a rate only if no end was without CPU anyway.
+    """
+    drops = run.delta("softnet_drops_total")
     busy = server_busy(run.active, run.missed_in) or machine_busy(run.active, run.missed_in)
-    if run.delta("softnet_drops_total") > 0 and (run.timeouts or not busy):
+    if drops > 0 and (drops >= run.timeouts if run.timeouts else not busy):
         text = f"{run.quote('softnet_drops_total')}; {run.quote('retransmits_total')}"
         yield finding(run, "device_backlog", "kernel", text + _timeouts(run))
 
