@@ -111,7 +111,7 @@ def test_a_break_that_would_harm_others_is_skipped_everywhere(tmp_path: Path) ->
 def test_what_everybody_would_have_lowered_is_left_out_unless_it_is_asked_for_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reason = "everybody on this machine has fs.nr_open lowered meanwhile; ask for it by its name"
+    reason = "it lowers fs.nr_open for everybody on this machine; it runs when it is named"
     monkeypatch.setattr(breaks, "obstacle", lambda enclosure: "")
     monkeypatch.setattr(breaks, "find_breaks", lambda asked: (SHARED, DESCRIPTORS))
     ran: list[str] = []

@@ -200,7 +200,7 @@ def next_limit(item: Break, run: Run) -> str:
 def _reason_to_skip(item: Break, asked_for: bool) -> str:
     reason = item.infeasible or next(filter(None, map(_in_the_way, item.trials)), "")
     if not reason and item.shared and not asked_for:
-        reason = f"everybody on this machine has {', '.join(item.shared)} lowered meanwhile; ask for it by its name"
+        reason = f"it lowers {', '.join(item.shared)} for everybody on this machine; it runs when it is named"
     return reason
 
 
