@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wslab.core.lifting import LIFTS, lifts
+from wslab.core.lifting import AUTO, LIFTS, lifts
 from wslab.core.limits import LIMITS
 from wslab.core.stage import Stage
 
@@ -51,4 +51,4 @@ def test_what_the_plan_chose_already_cannot_be_lifted_by_choosing_it_again() -> 
 
 def test_a_lift_is_for_a_limit_there_is_and_a_value_that_a_stage_takes() -> None:
     assert {limit for limit, _ in LIFTS} <= {limit.name for limit in LIMITS}
-    Stage.of(**dict(LIFTS.values()))
+    Stage.of(**dict.fromkeys(LIFTS.values(), AUTO))

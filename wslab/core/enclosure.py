@@ -22,7 +22,6 @@ ROLES = ("server", "swarm")
 
 CONNTRACK_MAX = "net.netfilter.nf_conntrack_max"
 EPOLL_WATCHES = "fs.epoll.max_user_watches"
-
 CONNTRACK_BUCKETS = "net.netfilter.nf_conntrack_buckets"
 NR_OPEN = "fs.nr_open"
 FILE_MAX = "fs.file-max"

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Limit and side: the parameter that meets it, and the value that does not.
-LIFTS: Mapping[tuple[str, str], tuple[str, str]] = {
-    ("ephemeral_ports", "swarm"): ("source_addresses", "auto"),
-    ("time_wait", "kernel"): ("source_addresses", "auto"),
-    ("fd_limit", "server"): ("server_shards", "auto"),
-    ("fd_limit", "swarm"): ("swarm_workers", "auto"),
-    ("nr_open", "server"): ("server_shards", "auto"),
-    ("nr_open", "swarm"): ("swarm_workers", "auto"),
+# What a parameter says that leaves it to the plan.
+AUTO = "auto"
+
+# Limit and side: the parameter that meets it where it was given by hand.
+LIFTS: Mapping[tuple[str, str], str] = {
+    ("ephemeral_ports", "swarm"): "source_addresses",
+    ("time_wait", "kernel"): "source_addresses",
+    ("fd_limit", "server"): "server_shards",
+    ("fd_limit", "swarm"): "swarm_workers",
+    ("nr_open", "server"): "server_shards",
+    ("nr_open", "swarm"): "swarm_workers",
 }
 
 
@@ -28,5 +31,5 @@ def lifts(findings: Iterable[Mapping[str, Any]], asked: Mapping[str, Any]) -> di
         asked: the stage as it was asked for.
     """
     found = [LIFTS.get((str(finding["limit"]), str(finding["side"]))) for finding in findings]
-    changes = {lift[0]: lift[1] for lift in found if lift and asked.get(lift[0]) != lift[1]}
+    changes = {name: AUTO for name in found if name and asked.get(name) != AUTO}
     return changes if None not in found else {}

@@ -138,16 +138,6 @@ def processes_room(host: Host) -> int | None:
     return min(known, default=None)
 
 
-def tracks_connections(host: Host) -> bool | None:
-    """Tell whether connections are tracked: known, or concluded from entries in the table of this namespace.
-
-    Entries may be left over from rules that are gone. A table that is too large costs little, so that tuning goes by
-    them; what ends a climb is not concluded from them.
-    """
-    known: bool | None = host.get("conntrack_tracking")
-    return (True if host.get("conntrack_count") else None) if known is None else known
-
-
 def tracking_unlikely(host: Host, plan: Plan) -> str:
     """Say why the connection tracking table does not bind, as long as it is not known to."""
     tracking, entries = host.get("conntrack_tracking"), host.get("conntrack_count") or 0

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from wslab.core import demand
 from wslab.core.demand import INT_MOST, Demand, Host
-from wslab.core.limit import tracks_connections
 from wslab.core.plan import Plan
 from wslab.core.remedy import CGROUP, NEEDED, RECOMMENDED, RLIMIT, SYSCTL, Remedy, Setting, numbers, value
 
@@ -30,7 +29,7 @@ def remedies(host: Host, plan: Plan, message_bytes: int = 32, message_rate: floa
         message_bytes: size of a message.
         message_rate: messages per second and connection.
     """
-    host = {**host, "conntrack_tracking": tracks_connections(host)}
+    host = {**host, "conntrack_tracking": _tracking(host)}
     asked = Demand(host=host, plan=plan, message_bytes=message_bytes, message_rate=message_rate)
     found = (_setting(remedy, asked) for remedy in REMEDIES)
     return [setting for setting in found if setting is not None]
@@ -55,6 +54,16 @@ def _setting(remedy: Remedy, asked: Demand) -> Setting | None:
         needs_root=True,
         per_container=remedy.per_container,
     )
+
+
+def _tracking(host: Host) -> bool | None:
+    """Tell whether connections are tracked: known, or concluded from entries in the table of this namespace.
+
+    Entries may be left over from rules that are gone. A table that is too large costs little, so that tuning goes by
+    them; what ends a climb is not concluded from them.
+    """
+    known: bool | None = host.get("conntrack_tracking")
+    return (True if host.get("conntrack_count") else None) if known is None else known
 
 
 # nr_open stands before nofile: no limit of a process can be set above it.

@@ -84,25 +84,23 @@ def generator(run: Evidence) -> Findings:
     """The swarm was busy or late while the server had time to spare."""
     if generator_limited(run.active, run.missed_in) and not _loud(run):
         text = f"{run.misses[0]}; {_busy(run)}; {_quiet(run)}"
-        yield finding(run, "generator", "swarm", text, remedy=_quota_remedy(run, "swarm"))
+        yield finding(run, "generator", "swarm", text, remedy=_quota_remedy(run, _waiting(run, "swarm")))
 
 
 def server_cpu(run: Evidence) -> Findings:
     """The server was busy while the swarm had time to spare."""
     if server_busy(run.active, run.missed_in):
         text = f"{run.misses[0]}; {_busy(run)}; {_quiet(run)}"
-        yield finding(run, "server_cpu", "server", text, remedy=_quota_remedy(run, "server"))
+        yield finding(run, "server_cpu", "server", text, remedy=_quota_remedy(run, _waiting(run, "server")))
 
 
 def machine_cpu(run: Evidence) -> Findings:
-    """No CPU of the machine had time left, or both ends used up the quotas that they have of it."""
+    """No CPU of the machine had time left, or the quota of an end none while the other end was busy as well."""
     if machine_busy(run.active, run.missed_in):
-        waiting = [side for side in ENDS if throttled(run.active, side, run.missed_in)]
-        remedy = _quota_remedy(run, *waiting)
+        waiting = _waiting(run, *ENDS)
         why = f"{' and '.join(waiting)} wait for a CPU quota, and both ends are busy" if waiting else "no idle CPU"
-        yield finding(
-            run, "machine_cpu", "machine", f"{run.misses[0]}; {why}; {_busy(run)}; {_quiet(run)}", remedy=remedy
-        )
+        text = f"{run.misses[0]}; {why}; {_busy(run)}; {_quiet(run)}"
+        yield finding(run, "machine_cpu", "machine", text, remedy=_quota_remedy(run, waiting))
 
 
 def unknown(run: Evidence) -> Findings:
@@ -179,9 +177,14 @@ def _waits(run: Evidence, side: str) -> str:
     return f"{text} ({run.quote(f'{side}_cpu_throttled_total')})"
 
 
-def _quota_remedy(run: Evidence, *sides: str) -> str:
-    """Return what lifts the CPU quotas of ends that all waited for them; empty when one of them did not."""
-    if not sides or not all(throttled(run.active, side, run.missed_in) for side in sides):
+def _waiting(run: Evidence, *sides: str) -> list[str]:
+    """Return those of these ends that waited for their CPU quota where something was missed."""
+    return [side for side in sides if throttled(run.active, side, run.missed_in)]
+
+
+def _quota_remedy(run: Evidence, sides: list[str]) -> str:
+    """Return what lifts the CPU quotas that these ends waited for; empty when none did."""
+    if not sides:
         return ""
     bounds = " and ".join(f"{run.values(f'{side}_cpu_quota_fraction')[-1]:g} for the {side}" for side in sides)
     return f"a larger CPU quota of the control group, now {bounds}: cpu.max, cpu.cfs_quota_us, docker run --cpus"

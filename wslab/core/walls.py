@@ -23,6 +23,13 @@ STOCK: Mapping[str, Any] = {"port_low": 32768, "port_high": 60999, "fd_hard": 1 
 # nf_conntrack_core.c, for every machine of more than 4 GiB.
 STOCK_CONNTRACK = 1 << 18
 
+# Other names under which a run meets the same wall.
+_ALSO = {
+    "ephemeral_ports": ("time_wait", "bind_ports"),
+    "memory_machine": ("memory_reserve", "memory_cgroup"),
+    "fd_limit": ("nr_open",),
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wall:
@@ -40,7 +47,7 @@ class Wall:
     limit: str
     title: str
     here: int | None
-    stock: int | None
+    stock: int
     told: str
     met: bool = False
 
@@ -60,21 +67,17 @@ def walls(
         findings: what the run was ended by.
     """
     at = {str(finding["limit"]): finding.get("at_connections") for finding in findings}
-    found = list(_walls(limits, layout, int(summary.get("connections_open") or 0), summary))
-    for number, wall in enumerate(found):
-        for name in (wall.limit, *_ALSO.get(wall.limit, ())):
-            if name in at:
-                told = f"met at {at[name] or 0:,}" + (f" ({name})" if name != wall.limit else "")
-                found[number] = replace(wall, told=told, met=True)
-    return sorted(found, key=lambda wall: wall.stock or 0)
+    found = _walls(limits, layout, int(summary.get("connections_open") or 0), summary)
+    return sorted((_as_met(wall, at) for wall in found), key=lambda wall: wall.stock)
 
 
-# Other names under which a run meets the same wall.
-_ALSO = {
-    "ephemeral_ports": ("time_wait", "bind_ports"),
-    "memory_machine": ("memory_reserve", "memory_cgroup"),
-    "fd_limit": ("nr_open",),
-}
+def _as_met(wall: Wall, at: Mapping[str, Any]) -> Wall:
+    """Return a wall as a run met it, under whatever name; as it is where none was met."""
+    for name in (wall.limit, *_ALSO.get(wall.limit, ())):
+        if name in at:
+            told = f"met at {at[name] or 0:,}" + (f" ({name})" if name != wall.limit else "")
+            return replace(wall, told=told, met=True)
+    return wall
 
 
 def _walls(
@@ -125,12 +128,13 @@ def _walls(
         told=f"took {format_bytes(int(each * reached))}" if measured and reached else "not reached",
     )
     watches = limits.get("epoll_watches_max")
+    both_ends = None if watches is None else watches // 2
     yield Wall(
         limit="epoll_watches",
         title="the epoll watches of one user",
-        here=None if watches is None else watches // 2,
+        here=both_ends,
         stock=STOCK_WATCHES // 2,
-        told=past(None if watches is None else watches // 2, "passed"),
+        told=past(both_ends, "passed"),
     )
 
 
