@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, header, to_cells
-from wslab.load import board as words
-from wslab.load.board import Board
+from wslab.load import scoreboard as words
+from wslab.load.scoreboard import Board
 
 TICK_SECONDS = 0.01
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from wslab.core.enclosure import CONNTRACK_MAX, EPOLL_WATCHES, Enclosure
+from wslab.breaks.enclosure import CONNTRACK_MAX, EPOLL_WATCHES, Enclosure
+from wslab.breaks.isolation import obstacle
+from wslab.breaks.netns import netns_path
 from wslab.machine.cgroup import CGROUPS
-from wslab.machine.isolation import obstacle
-from wslab.machine.netns import netns_path
 from wslab.machine.undo import logs_folder
 
 NOBODY = 65534

@@ -19,11 +19,12 @@ import pytest
 
 from eventually import eventually
 from wslab import cli
-from wslab.core.enclosure import Enclosure
+from wslab.breaks.enclosure import Enclosure
+from wslab.breaks.isolation import enclosed, obstacle
 from wslab.lab import registry, store
 from wslab.lab.experiment import run_stage
+from wslab.lab.place import this_machine
 from wslab.lab.runs import Run, list_runs
-from wslab.machine.isolation import obstacle
 from wslab.machine.process import alive
 
 ROOT = Path(cli.__file__).resolve().parents[1]
@@ -50,7 +51,7 @@ def test_both_ends_and_the_kernel_count_the_same_connections(tmp_path: Path, ser
     # In a network namespace of its own, where that can be made, nobody else's sockets are counted.
     alone = None if obstacle(Enclosure(netns=True)) else Enclosure(netns=True)
     given = {"connections": 23, "server": server, "server_shards": 2, "hold_seconds": HOLD_SECONDS}
-    run = run_stage(enclosure=alone, data_dir=tmp_path, **given)
+    run = run_stage(place=enclosed(alone) if alone else this_machine, data_dir=tmp_path, **given)
     assert (run.outcome, run.reason, run.findings) == ("held", "", [])
     figures = run.summary
     assert figures["connections_open"] == figures["connections_verified"] == 23

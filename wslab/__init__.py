@@ -7,16 +7,16 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from wslab.breaks.run import run_breaks as run_breaks
     from wslab.core.stage import STAGES as STAGES
     from wslab.core.stage import Stage as Stage
-    from wslab.lab.breaks import run_breaks as run_breaks
-    from wslab.lab.experiment import run_stage as run_stage
     from wslab.lab.lifted import run_lifted as run_lifted
     from wslab.lab.preflight import preflight as preflight
     from wslab.lab.runs import Run as Run
     from wslab.lab.runs import list_runs as list_runs
     from wslab.lab.runs import load_run as load_run
     from wslab.lab.runs import runs_table as runs_table
+    from wslab.tune.write import run_stage as run_stage
     from wslab.view import plots as plots
     from wslab.view.live import live_view as live_view
     from wslab.view.publish import report as report
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _WHERE = {
     "STAGES": "wslab.core.stage",
     "Stage": "wslab.core.stage",
-    "run_breaks": "wslab.lab.breaks",
-    "run_stage": "wslab.lab.experiment",
+    "run_breaks": "wslab.breaks.run",
+    "run_stage": "wslab.tune.write",
     "run_lifted": "wslab.lab.lifted",
     "preflight": "wslab.lab.preflight",
     "Run": "wslab.lab.runs",

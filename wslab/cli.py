@@ -73,7 +73,7 @@ def preflight(options: argparse.Namespace) -> int:
 
 def stage(options: argparse.Namespace) -> int:
     """Run one stage."""
-    from wslab.lab.experiment import run_stage
+    from wslab.tune.write import run_stage
     from wslab.view.live import live_view
 
     return report_run(run_stage(on_event=live_view(), **given(options)), options.json)
@@ -81,7 +81,7 @@ def stage(options: argparse.Namespace) -> int:
 
 def swarm(options: argparse.Namespace) -> int:
     """Load a server that runs already."""
-    from wslab.lab.experiment import run_stage
+    from wslab.tune.write import run_stage
     from wslab.view.live import live_view
 
     target = {"target": options.url, "operate_target": options.i_operate_this_target}
@@ -125,8 +125,8 @@ def serve(options: argparse.Namespace) -> int:
 
 def tune(options: argparse.Namespace) -> int:
     """Say which kernel settings a target needs."""
-    from wslab.lab.tune import tune as look
-    from wslab.lab.tuned import apply, revert
+    from wslab.tune.look import tune as look
+    from wslab.tune.write import apply, revert
 
     found = None if options.revert else look(**given(options))
     for path in found.write(options.write) if found and options.write else []:
@@ -188,7 +188,7 @@ def ps(options: argparse.Namespace) -> int:
 def clean(options: argparse.Namespace) -> int:
     """End what earlier runs have left behind, and put back the settings of those that were killed."""
     from wslab.lab.registry import clean as end_leftovers
-    from wslab.lab.tuned import revert
+    from wslab.tune.write import revert
 
     ended, reverted = end_leftovers(), revert(abandoned=True)
     if options.json:

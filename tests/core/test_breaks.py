@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from wslab.core.break_table import BREAKS, find_breaks
-from wslab.core.breaks import COUNTED, ESTIMATED, Break, Trial
+from wslab.breaks.enclosure import CPU_QUOTA_LEAST, Enclosure
+from wslab.breaks.table import BREAKS, find_breaks
+from wslab.breaks.trial import COUNTED, ESTIMATED, Break, Trial
 from wslab.core.diagnosis import RULES
-from wslab.core.enclosure import CPU_QUOTA_LEAST, Enclosure
 from wslab.core.limits import LIMITS
 from wslab.core.quantities import BadInput
 from wslab.core.stage import Stage

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wslab.core.enclosure import (
+from wslab.breaks.enclosure import (
     CONNTRACK_BUCKETS,
     CONNTRACK_MAX,
     EPOLL_WATCHES,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wslab.core.remedies import CGROUP, NEEDED, RECOMMENDED, RLIMIT, SYSCTL, Setting
-from wslab.core.remedy_text import command, docker, files
+from wslab.tune.text import command, docker, files
 
 
 def setting(key: str, needed: Any, kind: str = SYSCTL, rank: str = NEEDED, per_container: bool = False) -> Setting:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from wslab.core.break_table import BREAKS
-from wslab.core.breaks import Break
+from wslab.breaks.table import BREAKS
+from wslab.breaks.trial import Break
 from wslab.core.diagnosis import RULES, Evidence, Finding, diagnose
 from wslab.core.plan import loopback_addresses
 from wslab.lab import store

@@ -14,11 +14,12 @@ import pytest
 
 from eventually import eventually
 from isolated import NARROW, NOBODY, STATEFUL, needs, traces
-from wslab.core.enclosure import Enclosure
+from wslab.breaks.enclosure import Enclosure
+from wslab.breaks.isolation import enclosed
 from wslab.core.quantities import BadInput
 from wslab.core.stage import Stage, resolve
 from wslab.lab.experiment import run_stage
-from wslab.lab.isolating import place_for
+from wslab.lab.place import this_machine
 from wslab.machine.procfs import read_host, read_status
 
 PORTS = Enclosure(netns=True, sysctls={"net.ipv4.ip_local_port_range": "32768 32867"})
@@ -29,13 +30,14 @@ FULL = replace(
 CALLER = """
 import sys
 from isolated import NARROW
+from wslab.breaks.isolation import enclosed
 from wslab.lab.experiment import run_stage
 
 def tell(event):
     if event.get("phase") == "hold" and event["event"] == "phase_started":
         print("holding", flush=True)
 
-run_stage(connections=20, hold_seconds=60, data_dir=sys.argv[1], enclosure=NARROW, on_event=tell)
+run_stage(connections=20, hold_seconds=60, data_dir=sys.argv[1], place=enclosed(NARROW), on_event=tell)
 """
 
 
@@ -49,7 +51,7 @@ def name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @needs(PORTS)
 def test_a_range_of_ports_that_is_too_small_breaks_inside_and_is_named(tmp_path: Path, name: str) -> None:
-    run = run_stage(connections=150, source_addresses=1, hold_seconds=0, data_dir=str(tmp_path), enclosure=PORTS)
+    run = run_stage(connections=150, source_addresses=1, hold_seconds=0, data_dir=str(tmp_path), place=enclosed(PORTS))
     assert (run.outcome, [finding["limit"] for finding in run.findings]) == ("broke", ["ephemeral_ports"])
     assert "100 ports" in run.findings[0]["evidence"]
     assert traces(name) == []
@@ -66,7 +68,7 @@ def test_a_stage_within_its_bounds_holds_under_another_user_too(tmp_path: Path, 
             pids.extend(event["pids"])  # type: ignore[arg-type]
 
     pids: list[int] = []
-    run = run_stage(connections=100, hold_seconds=0.2, data_dir=str(tmp_path), enclosure=FULL, on_event=look)
+    run = run_stage(connections=100, hold_seconds=0.2, data_dir=str(tmp_path), place=enclosed(FULL), on_event=look)
     assert (run.outcome, run.reason) == ("held", "")
     assert len(seen) >= 4
     assert set(seen) == {NOBODY}
@@ -80,19 +82,16 @@ def test_a_stage_within_its_bounds_holds_under_another_user_too(tmp_path: Path, 
 def test_what_is_auto_is_planned_for_the_limits_inside_and_the_pace_is_that_of_the_machine() -> None:
     stage, host = Stage.of(connections=500, swarm_workers=3), read_host()
     plan = resolve(stage, host)
-    with place_for(stage, host, plan, Enclosure(fd_limit={"server": 164})) as place:
+    with enclosed(Enclosure(fd_limit={"server": 164}))(stage, host, plan) as place:
         assert (place.plan.shards, place.plan.workers) == (5, 3)
         assert place.plan.pending_max == plan.pending_max
-    with place_for(stage, host, plan) as place:
+    with this_machine(stage, host, plan) as place:
         assert (place.plan, place.host, place.put_into({"server": None})) == (plan, host, {"server": None})
 
 
-def test_a_server_that_runs_already_cannot_be_enclosed() -> None:
-    stage, host = Stage.of(connections=1), read_host()
-    with (
-        pytest.raises(BadInput, match="cannot be put into an enclosure"),
-        place_for(stage, host, resolve(stage, host), Enclosure(), "ws://127.0.0.1:1/"),
-    ):
+def test_the_machine_as_it_is_writes_no_settings() -> None:
+    stage, host = Stage.of(connections=1, tune=True), read_host()
+    with pytest.raises(BadInput, match="tune=True"), this_machine(stage, host, resolve(stage, host)):
         pass
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from core.hosts import GIB, host
 from wslab.core.quantities import BadInput
-from wslab.lab import tune as module
-from wslab.lab.tune import Tune, tune
 from wslab.machine.tuning import Tuning
+from wslab.tune import look as module
+from wslab.tune.look import Tune, tune
 
 
 @pytest.fixture(autouse=True)

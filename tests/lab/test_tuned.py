@@ -15,13 +15,12 @@ import pytest
 
 from core.hosts import host
 from fake_load import commands
-from wslab.core.stage import Stage
-from wslab.lab import tune as looking
-from wslab.lab import tuned as module
-from wslab.lab.experiment import run_stage
-from wslab.lab.tune import Tune, tune
-from wslab.lab.tuned import apply, revert, tuned
+from wslab.core.stage import Stage, resolve
 from wslab.machine import tuning as machine
+from wslab.tune import look as looking
+from wslab.tune import write as module
+from wslab.tune.look import Tune, tune
+from wslab.tune.write import apply, revert, run_stage, tuned
 
 WATCHES = "fs.epoll.max_user_watches"
 BEFORE = {"fs/epoll/max_user_watches": "1000", "net/core/somaxconn": "128", "kernel/random/boot_id": "boot"}
@@ -108,18 +107,17 @@ def tune_of_host(server_shards: Any = "auto", **changes: Any) -> Tune:
         return tune(10_000, server_shards=server_shards)
 
 
-def test_a_stage_that_does_not_ask_for_it_changes_nothing(root: Path, tmp_path: Path) -> None:
-    with tuned(Stage.of(connections=10_000)) as changes:
-        assert changes == []
-        assert kernel(root) == BEFORE
-    assert not (tmp_path / "state").exists()
+def tuned_stage() -> Any:
+    """Return the place of a stage that asks for its settings."""
+    stage = Stage.of(connections=10_000, tune=True)
+    return tuned(stage, host(), resolve(stage, host()))
 
 
 @pytest.mark.parametrize("ending", [None, KeyboardInterrupt, RuntimeError])
 def test_a_stage_has_its_settings_while_it_runs(root: Path, ending: type[BaseException] | None) -> None:
     ended = pytest.raises(ending) if ending else nullcontext()
-    with ended, tuned(Stage.of(connections=10_000, tune=True)) as changes:
-        assert [change.key for change in changes] == [WATCHES]
+    with ended, tuned_stage() as place:
+        assert [change["key"] for change in place.notes["tuning"]] == [WATCHES]
         assert kernel(root) == BEFORE | {"fs/epoll/max_user_watches": "22000"}
         if ending is not None:
             raise ending
@@ -130,8 +128,8 @@ def test_a_stage_that_may_not_write_goes_on_and_says_so(root: Path, caplog: pyte
     (root / "fs/epoll/max_user_watches").rename(root / "gone")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "read_host", lambda: host(epoll_watches_max=1000, conntrack_count=0))
-        with tuned(Stage.of(connections=10_000, tune=True)) as changes:
-            assert not changes[0].done
+        with tuned_stage() as place:
+            assert not place.notes["tuning"][0]["done"]
     assert f"{WATCHES}: there is no such setting here" in caplog.text
 
 
@@ -143,8 +141,8 @@ def test_what_a_killed_stage_left_behind_is_put_back_by_the_next(root: Path) -> 
     died = subprocess.run([sys.executable, "-c", code, str(root)], env=os.environ, cwd=Path.cwd(), timeout=60)
     assert died.returncode == -signal.SIGKILL
     assert kernel(root)["fs/epoll/max_user_watches"] == "5000"
-    with tuned(Stage.of(connections=10_000, tune=True)) as changes:
-        assert [(change.before, change.after) for change in changes] == [("1000", "22000")]
+    with tuned_stage() as place:
+        assert [(change["before"], change["after"]) for change in place.notes["tuning"]] == [("1000", "22000")]
     assert kernel(root) == BEFORE
 
 

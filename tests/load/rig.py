@@ -19,10 +19,10 @@ from hashlib import sha1
 from pathlib import Path
 from typing import Any, Self
 
-from wslab.load.board import ROW_WORDS
+from wslab.load.scoreboard import ROW_WORDS
 from wslab.load.servers.sharded import listen
-from wslab.load.swarm import tasks_of
-from wslab.load.worker import Worker
+from wslab.load.swarm.master import tasks_of
+from wslab.load.swarm.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_SECONDS = 20.0

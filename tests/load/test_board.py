@@ -9,14 +9,14 @@ import sys
 import pytest
 
 from wslab.core.histogram import BUCKETS
-from wslab.load import board as words
-from wslab.load.board import Board, vacate
+from wslab.load import scoreboard as words
+from wslab.load.scoreboard import Board, vacate
 
 
 def test_a_child_that_inherits_the_descriptor_writes_what_its_parent_reads() -> None:
     board = Board.create(3)
     code = (
-        "import sys; from wslab.load.board import *; board = Board.attach(int(sys.argv[1])); "
+        "import sys; from wslab.load.scoreboard import *; board = Board.attach(int(sys.argv[1])); "
         "row = board.row(2); row[PID] = 2**63; row[ROUNDTRIP + BUCKETS - 1] = 7; print(board.rows, board.phase)"
     )
     board.phase = "verify"

@@ -7,8 +7,8 @@ from base64 import b64decode
 import pytest
 
 from load.rig import KEY, accept_of
-from wslab.load.dialects import DRAWS, Tcp, WebSocket, dialect_of, drawn
 from wslab.load.servers.conversation import Conversation
+from wslab.load.swarm.dialects import DRAWS, Tcp, WebSocket, dialect_of, drawn
 
 ANSWER = b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %b\r\nConnection: Upgrade\r\n\r\n"
 

@@ -8,7 +8,7 @@ import pytest
 from websockets.frames import Opcode
 
 from load.rig import ACCEPT, KEY, frame
-from wslab.load.exchange import MESSAGE_BYTES_MAX, Exchange
+from wslab.load.swarm.client_slowpath import MESSAGE_BYTES_MAX, Exchange
 
 ANSWER = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "

@@ -16,8 +16,8 @@ import pytest
 
 from load import rig
 from load.rig import ACCEPT, KEY, REQUEST, Bench, Peer, Program, cpu_ticks, frame, gone, serving, until
-from wslab.load import board as words
-from wslab.load.board import Board
+from wslab.load import scoreboard as words
+from wslab.load.scoreboard import Board
 from wslab.load.servers import gate, shard
 from wslab.load.servers.conversation import Conversation
 from wslab.load.servers.lean import REMEMBERED_REQUESTS, LeanShard

@@ -17,9 +17,9 @@ import pytest
 
 from wslab.core.histogram import bucket_of, bucket_seconds
 from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, header
-from wslab.load import board as words
-from wslab.load.board import Board
+from wslab.load import scoreboard as words
 from wslab.load.recorder import next_due
+from wslab.load.scoreboard import Board
 
 INTERVAL = 0.2
 DEADLINE_SECONDS = 20.0

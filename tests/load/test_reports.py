@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wslab.load.reports import WAITING_BYTES_MAX, Reports
+from wslab.load.messages import WAITING_BYTES_MAX, Reports
 
 
 @pytest.fixture

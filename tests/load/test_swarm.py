@@ -21,11 +21,11 @@ from websockets.exceptions import ConnectionClosed
 from load import rig
 from load.rig import Program, a_worker, frame, gone, heard, scripted, serving, until, upgraded
 from wslab.core.histogram import percentile
-from wslab.load import board as words
-from wslab.load.board import Board
-from wslab.load.dialects import dialect_of
-from wslab.load.dialler import FAILURES_IN_A_ROW
-from wslab.load.worker import Worker
+from wslab.load import scoreboard as words
+from wslab.load.scoreboard import Board
+from wslab.load.swarm.dialects import dialect_of
+from wslab.load.swarm.dialler import FAILURES_IN_A_ROW
+from wslab.load.swarm.worker import Worker
 
 
 class Swarm(Program):

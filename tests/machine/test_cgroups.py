@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from wslab.core.enclosure import Enclosure
-from wslab.machine.cgroups import groups_of
+from wslab.breaks.enclosure import Enclosure
+from wslab.breaks.groups import groups_of
 
 QUOTA = Enclosure(cpu_quota={"server": 0.05, "swarm": 1.5}, processes={"swarm": 5})
 BOUND = Enclosure(memory_bytes={"server": 64 << 20}, processes={"server": 9, "swarm": 5})

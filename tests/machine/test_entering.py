@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from isolated import needs
-from wslab.core.enclosure import Enclosure
+from wslab.breaks.enclosure import Enclosure
 
 REPORT = """
 import json, os, resource, sys
-from wslab.machine.entering import become, enter
+from wslab.machine.enter import become, enter
 spec = json.loads(sys.argv[1])
 enter(spec)
 if "uid" in spec:

@@ -15,13 +15,13 @@ import pytest
 
 from eventually import eventually
 from isolated import NARROW, NOBODY, WIDE, needs, traces
-from wslab.core.enclosure import CONNTRACK_MAX, EPOLL_WATCHES, NR_OPEN, Enclosure
+from wslab.breaks import isolation as isolation_module
+from wslab.breaks.enclosure import CONNTRACK_MAX, EPOLL_WATCHES, NR_OPEN, Enclosure
+from wslab.breaks.isolation import Isolation, obstacle
 from wslab.core.quantities import BadInput
 from wslab.lab import registry
-from wslab.machine import isolation as isolation_module
 from wslab.machine import sysctls
 from wslab.machine.cgroup import read_quotas
-from wslab.machine.isolation import Isolation, obstacle
 from wslab.machine.procfs import read_host
 from wslab.machine.sysctls import claim_sysctl, read_sysctl
 
@@ -33,8 +33,8 @@ GLOBAL = (CONNTRACK_MAX, EPOLL_WATCHES)
 OWNER = """
 import os, signal, subprocess, sys
 from isolated import WIDE
-from wslab.machine import isolation
-from wslab.machine.entering import enter
+from wslab.breaks import isolation
+from wslab.machine.enter import enter
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -161,7 +161,7 @@ def test_a_setting_that_the_kernel_rounds_is_put_back_as_well(
 def test_all_packets_of_a_namespace_are_handed_to_one_cpu_and_nobody_elses_are(name: str) -> None:
     ours, before = Path("/sys/class/net/lo/queues/rx-0/rps_cpus").read_text(), Path("/proc/self/mounts").read_text()
     look = (
-        "from wslab.machine import entering, netns; import sys; entering.enter_netns(sys.argv[1]); netns.see_devices();"
+        "import sys; from wslab.breaks import netns; netns.enter_netns(sys.argv[1]); netns.see_devices();"
         "print(netns.LOOPBACK_PACKETS.read_text())"
     )
     with Isolation(HANDED, name):

@@ -12,9 +12,9 @@ import pytest
 
 from eventually import eventually
 from isolated import needs
-from wslab.core.enclosure import Enclosure
-from wslab.machine.entering import enter
-from wslab.machine.isolation import Isolation
+from wslab.breaks.enclosure import Enclosure
+from wslab.breaks.isolation import Isolation
+from wslab.machine.enter import enter
 from wslab.machine.throttle import Throttle
 
 BOUND = Enclosure(cpu_quota={"server": 0.05})

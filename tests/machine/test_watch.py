@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from wslab.machine.formats import PAGE_BYTES, TICKS_PER_SECOND
-from wslab.machine.watch import Group
+from wslab.machine.processes import Group
 
 
 class FakeProc:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wslab.lab.atlas import Atlas, BreakResult
+from wslab.breaks.atlas import Atlas, BreakResult
 from wslab.view import plots
 
 PORTS = BreakResult(

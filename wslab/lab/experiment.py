@@ -6,7 +6,7 @@
    side as they come, and the figures are computed from what is on the disk.
 3. An interrupt drains, saves and returns a run that says `aborted`. A second one skips the draining.
 4. Only a programmer's error leaves as an exception, after the run was saved as `crashed`.
-5. The machine is changed only when the stage says `tune`, or runs in an enclosure; either is undone at its end.
+5. The machine is changed only by the place that a caller asks for, which is taken down at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wslab.core.diagnosis import Evidence, diagnose
-from wslab.core.enclosure import Enclosure
 from wslab.core.records import ABORTED, CRASHED, Finding
 from wslab.core.stage import BadInput, Plan, Stage, refusal, resolve
 from wslab.core.summary import summarize
@@ -26,10 +25,9 @@ from wslab.core.target import is_loopback, parse_url
 from wslab.core.timeline import timeline
 from wslab.lab import store
 from wslab.lab.fleet import Fleet, FleetEnded
-from wslab.lab.isolating import Place, place_for
 from wslab.lab.manifest import new_manifest
+from wslab.lab.place import MakePlace, Place, this_machine
 from wslab.lab.targets import check_dialable
-from wslab.lab.tuned import tuned
 from wslab.lab.verdict import verdict
 from wslab.machine.procfs import read_host
 
@@ -52,7 +50,7 @@ def run_stage(
     target: str = "",
     operate_target: bool = False,
     commands: Mapping[str, Sequence[str]] | None = None,
-    enclosure: Enclosure | None = None,
+    place: MakePlace = this_machine,
     specs: Mapping[str, Mapping[str, Any]] | None = None,
     **parameters: Any,
 ) -> Run:
@@ -64,7 +62,7 @@ def run_stage(
         target: URL of a server that runs already; empty to start one.
         operate_target: the caller's word that a target outside loopback is theirs to load.
         commands: programs to start instead of the built-in ones, by role (`server`, `swarm`, `recorder`).
-        enclosure: bounds to run in, made for this run and taken down after it; None for the machine as it is.
+        place: makes where it runs, for this run alone; the machine as it is unless given.
         specs: what to change in the specifications of the processes, by role, to break a limit on purpose.
         **parameters: fields of `Stage`, as text or numbers; they override those of `stage`.
 
@@ -84,16 +82,13 @@ def run_stage(
         raise BadInput(refused)
     data_dir = store.data_folder(stage.data_dir)
     store.check_writable(data_dir)
-    with tuned(stage) as changes:
-        host = read_host() if changes else host
-        with place_for(stage, host, resolve(stage, host), enclosure, target) as place:
-            own = {role: {"command": list(command)} for role, command in (commands or {}).items()}
-            own |= {role: {**own.get(role, {}), **spec} for role, spec in (specs or {}).items()}
-            place = replace(place, plan=as_dialled(place.plan, own.get("swarm", {})))
-            experiment = Experiment(stage, place, data_dir, on_event=on_event, target=target, own=own)
-            experiment.note("tuning", [change.as_dict() for change in changes])
-            experiment.note("specs", specs or {})
-            experiment.run()
+    with place(stage, host, resolve(stage, host)) as here:
+        own = {role: {"command": list(command)} for role, command in (commands or {}).items()}
+        own |= {role: {**own.get(role, {}), **spec} for role, spec in (specs or {}).items()}
+        here = replace(here, plan=as_dialled(here.plan, own.get("swarm", {})))
+        experiment = Experiment(stage, here, data_dir, on_event=on_event, target=target, own=own)
+        experiment.note("specs", specs or {})
+        experiment.run()
 
     from wslab.lab.runs import Run  # It imports pandas, which takes longer than starting a fleet.
 
@@ -132,7 +127,7 @@ class Experiment:
         self._started = False
         self._seen: set[str] = set()
         self._manifest = new_manifest(stage, self.plan, self.host, self.run_dir, target)
-        self._manifest["enclosure"] = place.enclosure
+        self._manifest |= {"enclosure": {}, "tuning": [], **place.notes}
 
     def note(self, key: str, value: Any) -> None:
         """Have the manifest say something more about this run."""

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wslab.machine.entering import enter
+from wslab.machine.enter import enter
 from wslab.machine.process import start_ticks
 
 _READ_BYTES = 1 << 16
@@ -57,7 +57,7 @@ class Child:
         command: the program and its arguments.
         log: file that its stderr is appended to.
         pass_fds: descriptors that it inherits.
-        enclosure: what it is started in, see `wslab.machine.entering.enter`; None for where the supervisor is.
+        enclosure: what it is started in, see `wslab.machine.enter.enter`; None for where the supervisor is.
     """
 
     def __init__(

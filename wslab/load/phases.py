@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from errno import errorcode
 from typing import Any
 
-from wslab.load import board as words
-from wslab.load.board import ROLE_SWARM, Board
+from wslab.load import scoreboard as words
 from wslab.load.children import Child
 from wslab.load.guard import MemoryGuard, Patience, read_headroom
-from wslab.load.reports import Reports
+from wslab.load.messages import Reports
+from wslab.load.scoreboard import ROLE_SWARM, Board
 
 GUARD_SECONDS = 0.2
 PROGRESS_SECONDS = 0.25

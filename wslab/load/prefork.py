@@ -50,7 +50,7 @@ def settle(uid: int | None = None) -> None:
     prefer_as_oom_victim()
     lower_priority(NICENESS)
     if uid is not None:
-        from wslab.machine.entering import become
+        from wslab.machine.enter import become
 
         become(uid)
 

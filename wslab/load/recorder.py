@@ -28,13 +28,13 @@ from typing import Any
 
 from wslab.core.histogram import BUCKETS, bucket_seconds
 from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, Column, header, to_cells
-from wslab.load import board as words
-from wslab.load.board import Board
-from wslab.load.reports import Reports
+from wslab.load import scoreboard as words
+from wslab.load.messages import Reports
+from wslab.load.scoreboard import Board
 from wslab.machine.counters import Counters
 from wslab.machine.process import raise_fd_limit
+from wslab.machine.processes import Group
 from wslab.machine.procfs import read_rss
-from wslab.machine.watch import Group
 
 # How soon a change of phase is noticed; looking costs one word of shared memory.
 POLL_SECONDS = 0.05

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from wslab.core.stage import DEFAULT_SERVER, SERVER_KINDS
-from wslab.load.board import PID, ROLE_SERVER, ROLE_SWARM, Board
 from wslab.load.children import Child, Lines
+from wslab.load.messages import Reports
 from wslab.load.phases import PHASES, Phases
-from wslab.load.reports import Reports
+from wslab.load.scoreboard import PID, ROLE_SERVER, ROLE_SWARM, Board
 from wslab.machine.undo import undo_orphaned
 
 TICK_SECONDS = 0.1
@@ -175,7 +175,7 @@ class Supervisor:
             self._start_child("server", kind.module, server)
         elif child.role in ("recorder", "server"):
             swarm = {**self._start["swarm"], "board_row": self._shards + 1, **({"url": url} if url else {})}
-            self._start_child("swarm", "wslab.load.swarm", swarm)
+            self._start_child("swarm", "wslab.load.swarm.master", swarm)
         else:
             self._deadline = _NEVER
             self._phases.swarm = child

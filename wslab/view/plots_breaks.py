@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from wslab.lab.atlas import Atlas, BreakResult
+from wslab.breaks.atlas import Atlas, BreakResult
 from wslab.view.plots_frame import COLOURS, Plot, count_axis, figure, new_plot, note
 
 # Inches: what title, axis, key and caption take together, and a row.

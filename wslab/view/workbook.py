@@ -21,12 +21,12 @@ from typing import Any
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from wslab.breaks.atlas import Atlas
+from wslab.breaks.run import run_breaks
 from wslab.core.quantities import BadInput
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.stage import Stage, refusal
 from wslab.lab import store
-from wslab.lab.atlas import Atlas
-from wslab.lab.breaks import run_breaks
 from wslab.lab.runs import Run
 from wslab.machine.procfs import read_host
 from wslab.view.follow import View, follow

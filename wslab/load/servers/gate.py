@@ -13,8 +13,8 @@ import resource
 from select import EPOLLEXCLUSIVE, EPOLLIN
 from time import monotonic
 
-from wslab.load.board import AT_LIMIT, ERRNOS, FAILURE_PHASES, FAILURES
 from wslab.load.connections import Connections
+from wslab.load.scoreboard import AT_LIMIT, ERRNOS, FAILURE_PHASES, FAILURES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import socket
 from select import EPOLLERR, EPOLLIN, EPOLLOUT
 from time import monotonic
 
-from wslab.load.board import (
+from wslab.load.scoreboard import (
     CAPACITY,
     CLOSED,
     FAILED,

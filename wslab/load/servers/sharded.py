@@ -6,8 +6,8 @@ import os
 import socket
 import sys
 
-from wslab.load.board import ROLE_SERVER, Board, vacate
 from wslab.load.prefork import Crew, emit, read_spec, settle
+from wslab.load.scoreboard import ROLE_SERVER, Board, vacate
 from wslab.load.servers.shard import GREETING_SECONDS, Shard
 
 BACKLOG = 4096

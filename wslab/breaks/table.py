@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from wslab.core.break_parts import (
+from wslab.breaks.enclosure import NR_OPEN, Enclosure
+from wslab.breaks.parts import (
     EVERYWHERE,
     MIB,
     NOBODY,
@@ -19,10 +20,9 @@ from wslab.core.break_parts import (
     tracking,
     watches,
 )
-from wslab.core.breaks import COUNTED, ESTIMATED, Break, Trial
-from wslab.core.enclosure import NR_OPEN, Enclosure
+from wslab.breaks.rate_table import RATE_BREAKS
+from wslab.breaks.trial import COUNTED, ESTIMATED, Break, Trial
 from wslab.core.quantities import refuse
-from wslab.core.rate_break_table import RATE_BREAKS
 
 CAPACITY_BREAKS: tuple[Break, ...] = (
     Break(

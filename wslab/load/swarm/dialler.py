@@ -23,15 +23,15 @@ from time import monotonic
 
 from wslab.core.histogram import MAX_SECONDS, MIN_SECONDS, OFFSET, SCALE
 from wslab.core.pacer import due, scheduled_at
-from wslab.load.board import ERRNOS, FAILURE_PHASES, FAILURES, HANDSHAKE, LAG_US, PHASE_DONE, PHASES
 from wslab.load.connections import Connections
 from wslab.load.prefork import emit
+from wslab.load.scoreboard import ERRNOS, FAILURE_PHASES, FAILURES, HANDSHAKE, LAG_US, PHASE_DONE, PHASES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wslab.load.dialects import Parts, Tcp, WebSocket
-    from wslab.load.exchange import Exchange
-    from wslab.load.task import Task
+    from wslab.load.swarm.client_slowpath import Exchange
+    from wslab.load.swarm.dialects import Parts, Tcp, WebSocket
+    from wslab.load.swarm.task import Task
 
 IP_BIND_ADDRESS_NO_PORT = 24
 STREAM_NONBLOCKING = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC

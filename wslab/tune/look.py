@@ -1,6 +1,6 @@
 """What a target needs of this machine's settings, as a table, as commands and as files to keep.
 
-Looking changes nothing; `wslab.lab.tuned` writes settings and puts them back.
+Looking changes nothing; `wslab.tune.write` writes settings and puts them back.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from wslab.core.limits import Host, fits
 from wslab.core.plan import Plan, memory_holds, resolve
 from wslab.core.quantities import BadInput, about_count, counted
 from wslab.core.remedies import NEEDED, RECOMMENDED, Setting, remedies
-from wslab.core.remedy_text import DockerFlags, command, docker, files
 from wslab.core.stage import Stage
 from wslab.machine.journal import Entry
 from wslab.machine.procfs import read_host
 from wslab.machine.tuning import Tuning
+from wslab.tune.text import DockerFlags, command, docker, files
 
 # Planned for when neither a number is asked for nor the memory is known.
 CONNECTIONS_DEFAULT = 1_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wslab.core.enclosure import (
+from wslab.breaks.enclosure import (
     CONNTRACK_BUCKETS,
     CONNTRACK_MAX,
     DEVICE_BACKLOG,

@@ -18,18 +18,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wslab.core.break_table import find_breaks, split_names
-from wslab.core.breaks import KILL_SHARD, STOP_SHARDS, Break, Trial
-from wslab.core.enclosure import FILE_MAX, Enclosure
+from wslab.breaks.atlas import Atlas, BreakResult
+from wslab.breaks.enclosure import FILE_MAX, Enclosure
+from wslab.breaks.isolation import enclosed, obstacle
+from wslab.breaks.table import find_breaks, split_names
+from wslab.breaks.trial import KILL_SHARD, STOP_SHARDS, Break, Trial
 from wslab.core.limit import processes_room
 from wslab.core.quantities import BadInput
 from wslab.core.records import ABORTED
 from wslab.core.timeline import last_phase, timeline
 from wslab.lab import store
-from wslab.lab.atlas import Atlas, BreakResult
 from wslab.lab.display import seconds_text
 from wslab.lab.experiment import run_stage
-from wslab.machine.isolation import obstacle
+from wslab.lab.place import this_machine
 from wslab.machine.procfs import read_host
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def run_trial(trial: Trial, folder: Path, label: str) -> Run:
         **parameters,
         data_dir=str(folder),
         label=label,
-        enclosure=enclosure,
+        place=enclosed(enclosure) if enclosure else this_machine,
         specs=trial.specs,
         on_event=Hand(trial.act) if trial.act else None,
     )

@@ -10,14 +10,14 @@ from __future__ import annotations
 import errno
 from time import monotonic
 
-from wslab.load.board import PHASE_DONE, PHASES, ROUNDTRIP
-from wslab.load.dialler import BURST, CHECK_SECONDS, ECHO, HELD, PROVED, Dialler
+from wslab.load.scoreboard import PHASE_DONE, PHASES, ROUNDTRIP
+from wslab.load.swarm.dialler import BURST, CHECK_SECONDS, ECHO, HELD, PROVED, Dialler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wslab.load.dialects import Parts, Tcp, WebSocket
-    from wslab.load.exchange import Exchange
-    from wslab.load.task import Task
+    from wslab.load.swarm.client_slowpath import Exchange
+    from wslab.load.swarm.dialects import Parts, Tcp, WebSocket
+    from wslab.load.swarm.task import Task
 
 VERIFY_DONE = PHASES.index("verify")
 HELD_BYTE, PROVED_BYTE = bytes((HELD,)), bytes((PROVED,))

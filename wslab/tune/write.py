@@ -9,18 +9,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
-from wslab.core.plan import resolve
+from wslab.core.plan import Plan, resolve
 from wslab.core.remedies import NEEDED, SYSCTL, Setting
-from wslab.core.remedy_text import command
 from wslab.core.stage import Stage
-from wslab.lab.tune import Tune, settings_for
+from wslab.lab import experiment
+from wslab.lab.place import Place, this_machine
 from wslab.machine.procfs import read_host
 from wslab.machine.tuning import Change, Tuning, everything, new_session
+from wslab.tune.look import Tune, settings_for
+from wslab.tune.text import command
+
+if TYPE_CHECKING:
+    from wslab.lab.runs import Run
 
 _log = logging.getLogger(__name__)
 
@@ -90,15 +95,23 @@ def revert(tuning: Tuning | None = None, *, abandoned: bool = False) -> Tuned:
     return Tuned(changes=tuple(changes), status=int(failed), nothing=nothing)
 
 
+def run_stage(stage: Stage | None = None, **parameters: Any) -> Run:
+    """Run one stage, with the kernel settings that it needs where it says `tune`; see `wslab.lab.experiment.run_stage`.
+
+    Raises:
+        BadInput: a parameter cannot be used.
+    """
+    given = {item.name: parameters.pop(item.name) for item in fields(Stage) if item.name in parameters}
+    stage = Stage.of(**{**(stage.as_dict() if stage else {}), **given})
+    return experiment.run_stage(stage, place=tuned if stage.tune else this_machine, **parameters)
+
+
 @contextmanager
-def tuned(stage: Stage, tuning: Tuning | None = None) -> Iterator[list[Change]]:
-    """Write what a stage needs while the block runs and put it back at its end; nothing unless the stage asks for it.
+def tuned(stage: Stage, host: Mapping[str, Any], plan: Plan, tuning: Tuning | None = None) -> Iterator[Place]:
+    """Write what a stage needs while it runs, and put it back at its end.
 
     Settings that a stage left behind because its process was killed are put back first.
     """
-    if not stage.tune:
-        yield []
-        return
     tuning, session = tuning or Tuning(), new_session()
     try:
         tuning.revert(lambda entry: entry.abandoned)
@@ -106,7 +119,9 @@ def tuned(stage: Stage, tuning: Tuning | None = None) -> Iterator[list[Change]]:
         needed = [item for item in settings_for(stage, host, resolve(stage, host)) if item.rank == NEEDED]
         changes = tuning.apply(_sysctls(needed), session)
         _warn(changes)
-        yield changes
+        host = read_host()
+        notes = {"tuning": [change.as_dict() for change in changes]}
+        yield Place(host=host, plan=resolve(stage, host), notes=notes)
     finally:
         _warn(tuning.revert(lambda entry: entry.session == session))
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from wslab.core.enclosure import FILE_MAX, Enclosure
+from wslab.breaks.enclosure import FILE_MAX, Enclosure
 
 # How far a measured break may be from its prediction: what is counted, and what is estimated from bytes.
 COUNTED, ESTIMATED = 0.02, 0.15

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wslab.core.enclosure import ROLES, Enclosure
+from wslab.breaks.enclosure import ROLES, Enclosure
 from wslab.machine.cgroup import CGROUPS
 from wslab.machine.files import read_text
 

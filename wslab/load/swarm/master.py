@@ -16,12 +16,12 @@ import sys
 
 from wslab.core.pacer import split
 from wslab.core.target import parse_url
-from wslab.load.board import PHASE_DONE, PHASES, ROLE_SWARM, Board, vacate
-from wslab.load.dialects import dialect_of
-from wslab.load.dialler import IP_BIND_ADDRESS_NO_PORT
 from wslab.load.prefork import Crew, emit, read_spec, settle
-from wslab.load.task import Task
-from wslab.load.worker import DRAIN, HALT, HOLD, QUIET, RAMP, Worker
+from wslab.load.scoreboard import PHASE_DONE, PHASES, ROLE_SWARM, Board, vacate
+from wslab.load.swarm.dialects import dialect_of
+from wslab.load.swarm.dialler import IP_BIND_ADDRESS_NO_PORT
+from wslab.load.swarm.task import Task
+from wslab.load.swarm.worker import DRAIN, HALT, HOLD, QUIET, RAMP, Worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def main() -> int:
     """Run the swarm as its SPEC says until standard input ends or all workers have drained."""
     spec = read_spec()
     if spec["url"].startswith("ws:"):
-        import wslab.load.exchange  # noqa: F401  before the fork, so that all workers share the pages
+        import wslab.load.swarm.client_slowpath  # noqa: F401  before the fork, so that all workers share the pages
     settle(spec.get("uid"))
     fd = spec.get("board_fd")
     board = Board.create(spec["workers"] + 1) if fd is None else Board.attach(fd)

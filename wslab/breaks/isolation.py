@@ -4,6 +4,9 @@
    by the supervisor, by the next isolation, or by `wslab clean`, whichever comes first.
 2. A setting of the whole machine is claimed first, so two isolations cannot take each other's value for the machine's.
 3. The limits that a run is judged by are those found inside, by a process that has entered.
+4. Memory is judged by the machine: an enclosure that is too small for a stage is there to be found too small. What is
+   `auto` is planned for the limits inside. Only the pace stays that of the machine: a swarm that spares the queue it is
+   to overrun would prove nothing.
 """
 
 from __future__ import annotations
@@ -11,13 +14,18 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from wslab.core.enclosure import CONNTRACK_MAX, ROLES, Enclosure
+from wslab.breaks.enclosure import CONNTRACK_MAX, ROLES, Enclosure
+from wslab.breaks.groups import Group, groups_of
+from wslab.breaks.netns import create_netns, find_nft, look_from_inside, netns_path
 from wslab.core.quantities import BadInput
-from wslab.machine.cgroups import Group, groups_of
-from wslab.machine.netns import create_netns, find_nft, look_from_inside, netns_path
+from wslab.core.stage import Plan, Stage, resolve
+from wslab.lab.place import MakePlace, Place
 from wslab.machine.procfs import read_status
 from wslab.machine.sysctls import claim_sysctl, read_sysctl, sysctl_path, write_sysctl
 from wslab.machine.undo import UndoLog, undo_orphaned
@@ -71,6 +79,27 @@ def _too_much_tracked(enclosure: Enclosure) -> str:
     if most and (tracked := int(read_sysctl(_CONNTRACK_COUNT))) > _TRACKED_SHARE * most:
         return f"{tracked:,} connections of this machine are tracked, too many for {CONNTRACK_MAX} {most:,}"
     return ""
+
+
+def enclosed(enclosure: Enclosure) -> MakePlace:
+    """Return the place of a stage inside an enclosure, made for that stage alone.
+
+    Raises:
+        BadInput: on entering, when the enclosure cannot be made.
+    """
+
+    @contextmanager
+    def make(stage: Stage, host: Mapping[str, Any], plan: Plan) -> Iterator[Place]:
+        with Isolation(enclosure) as isolation:
+            inside = isolation.read_host()
+            yield Place(
+                host=inside,
+                plan=replace(resolve(stage, inside), pending_max=plan.pending_max),
+                specs={role: isolation.spec(role) for role in (*ROLES, "recorder")},
+                notes={"enclosure": enclosure.as_dict()},
+            )
+
+    return make
 
 
 class Isolation:

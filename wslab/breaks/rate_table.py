@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wslab.core.break_parts import (
+from wslab.breaks.parts import (
     UNTRACKED,
     buffered,
     half_open,
@@ -14,7 +14,7 @@ from wslab.core.break_parts import (
     tracking,
     waiting,
 )
-from wslab.core.breaks import KILL_SHARD, STOP_SHARDS, Break, Trial
+from wslab.breaks.trial import KILL_SHARD, STOP_SHARDS, Break, Trial
 
 RATE_BREAKS: tuple[Break, ...] = (
     Break(

@@ -4,7 +4,7 @@ What enters a namespace never comes back, and the caller may have threads. So bo
 this module run as a program: it takes a JSON object on stdin and answers with one on stdout.
 
 - `{"create": name, "sysctls": {...}, "nft": "...", "packet_cpu": ...}` makes the namespace, and answers `{}`.
-- `{"look": entry, "uid": ...}` enters what `wslab.machine.entering` takes, and answers with the limits found there.
+- `{"look": entry, "uid": ...}` enters what `wslab.machine.enter` takes, and answers with the limits found there.
 
 An answer with `error` is one line that says what went wrong.
 """
@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wslab.machine.entering import become, enter, enter_netns
+from wslab.machine.enter import become, enter, enter_netns
 from wslab.machine.procfs import read_host
 from wslab.machine.sysctls import sysctl_path, write_sysctl
 
@@ -72,7 +72,7 @@ def look_from_inside(entry: Mapping[str, Any], uid: int | None = None) -> dict[s
 def _ask(question: dict[str, Any]) -> dict[str, Any]:
     # Started in the folder of the package, where -m looks first: the same package is found, installed or not.
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "wslab.machine.netns"]
+    command = [sys.executable, "-m", "wslab.breaks.netns"]
     try:
         done = subprocess.run(
             command, input=json.dumps(question), capture_output=True, text=True, cwd=root, timeout=_ANSWER_SECONDS

@@ -18,7 +18,7 @@ HEADINGS = ("break", "expected", "predicted", "measured", "off by", "named", "sa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakResult:
-    """What became of one break; the first fields are those of `wslab.core.breaks.Break`.
+    """What became of one break; the first fields are those of `wslab.breaks.trial.Break`.
 
     Attributes:
         skipped: why it was not run; empty when it was.

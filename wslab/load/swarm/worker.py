@@ -8,7 +8,7 @@ import resource
 from select import EPOLLERR, EPOLLIN, EPOLLOUT
 from time import monotonic
 
-from wslab.load.board import (
+from wslab.load.scoreboard import (
     CAPACITY,
     CLOSED,
     FAILED,
@@ -25,13 +25,13 @@ from wslab.load.board import (
     TARGET,
     VERIFIED,
 )
-from wslab.load.dialler import CHECK_SECONDS, RAMP_DONE
-from wslab.load.talker import Talker
+from wslab.load.swarm.dialler import CHECK_SECONDS, RAMP_DONE
+from wslab.load.swarm.talker import Talker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wslab.load.dialects import Tcp, WebSocket
-    from wslab.load.task import Task
+    from wslab.load.swarm.dialects import Tcp, WebSocket
+    from wslab.load.swarm.task import Task
 
 EVENTS_PER_POLL = 256
 # Commands of the master, one byte each; a digit means: verify in so many passes.

@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from wslab.load.exchange import Exchange
+    from wslab.load.swarm.client_slowpath import Exchange
 
 ACCEPT_HEADER = b"\r\nSec-WebSocket-Accept: "
 ACCEPT_BYTES = 28
@@ -75,7 +75,7 @@ class WebSocket:
 
     def exchange(self, key: bytes | None, size: int) -> Exchange:
         """Return what looks after a connection in transition; `key` as long as its upgrade is unanswered."""
-        from wslab.load.exchange import Exchange
+        from wslab.load.swarm.client_slowpath import Exchange
 
         return Exchange(key)
 
