@@ -53,7 +53,7 @@ def swarming(url: str, connections: int, fd_limit: int | None = None, **spec: An
     os.set_inheritable(board.fd, True)
     spec = {"url": url, "connections": connections, "workers": 1, "board_fd": board.fd, "board_row": 1, **spec}
     try:
-        with Swarm.of("swarm", spec, fd_limit=fd_limit, pass_fds=(board.fd,)) as swarm:
+        with Swarm.of("swarm.master", spec, fd_limit=fd_limit, pass_fds=(board.fd,)) as swarm:
             swarm.board = board
             swarm.pids = swarm.wait_for("ready")["pids"]
             yield swarm
@@ -640,7 +640,7 @@ def test_the_end_of_standard_input_ends_all_of_it_also_in_the_middle_of_a_ramp()
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "ws://no.such.host.invalid:1"])
 def test_a_target_that_cannot_be_dialled_is_an_error_in_one_line(url: str) -> None:
-    with Program.of("swarm", {"url": url, "connections": 1, "workers": 1}) as swarm:
+    with Program.of("swarm.master", {"url": url, "connections": 1, "workers": 1}) as swarm:
         assert swarm.wait_for("error")["message"].startswith("the swarm cannot start: ")
         assert swarm.process.wait(rig.DEADLINE_SECONDS) == 1
         assert swarm.stderr() == ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wslab.core.plan import Plan, resolve
@@ -101,9 +101,9 @@ def run_stage(stage: Stage | None = None, **parameters: Any) -> Run:
     Raises:
         BadInput: a parameter cannot be used.
     """
-    given = {item.name: parameters.pop(item.name) for item in fields(Stage) if item.name in parameters}
-    stage = Stage.of(**{**(stage.as_dict() if stage else {}), **given})
-    return experiment.run_stage(stage, place=tuned if stage.tune else this_machine, **parameters)
+    asked = Stage.of(tune=parameters.get("tune", stage.tune if stage else False))
+    place = tuned if asked.tune else this_machine
+    return experiment.run_stage(stage=stage, place=place, **parameters)
 
 
 @contextmanager
