@@ -12,7 +12,7 @@ from wslab.core.ceilings import ceilings, fits, remedy, settings_for
 from wslab.core.host import Host
 from wslab.core.limits import LIMITS, ONE_PROCESS
 from wslab.core.plan import resolve
-from wslab.core.settings import NEEDED, RECOMMENDED, ADVICE, PARAMETER, Need, Setting, round_up
+from wslab.core.settings import ADVICE, NEEDED, PARAMETER, RECOMMENDED, Need, Setting, round_up
 from wslab.core.stage import Stage
 
 # A host on which nothing is short for a million connections.
@@ -191,10 +191,12 @@ def test_preflight_the_remedy_and_tune_give_the_same_value(name: str) -> None:
     rows = [row for row in ceilings(need.host, need.plan) if row.limit == name]
     rows = [row for row in rows if name == "nr_open" or row.scope != ONE_PROCESS]
     preflight = {command for row in rows for command in row.commands}
-    remedies = {remedy(need, name, row.side).partition(": ")[2] for row in rows}
+    remedies = {remedy(need, name, row.side).rpartition(": ")[2] for row in rows}
     for item in found:
         same_key = item.command[: item.command.index(str(item.needed))]
         # Preflight is not told of messages, which decide how much memory their buffers take.
         told = remedies if name == "tcp_mem" else preflight
         assert [command for command in told if command.startswith(same_key)] == [item.command]
-    assert all(command.startswith("wslab stage ") or command in {item.command for item in found} for command in remedies)
+    assert all(
+        command.startswith("wslab stage ") or command in {item.command for item in found} for command in remedies
+    )
