@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wslab.breaks.atlas import Atlas, BreakResult
-from wslab.breaks.enclosure import FILE_MAX, Enclosure
+from wslab.breaks.enclosure import Enclosure
 from wslab.breaks.isolation import enclosed, obstacle
 from wslab.breaks.table import find_breaks, split_names
 from wslab.breaks.trial import KILL_SHARD, STOP_SHARDS, Break, Trial
@@ -32,6 +32,7 @@ from wslab.lab.display import seconds_text
 from wslab.lab.experiment import run_stage
 from wslab.lab.place import this_machine
 from wslab.machine.procfs import read_host
+from wslab.machine.sysctls import FILE_MAX
 
 if TYPE_CHECKING:
     from wslab.lab.runs import Run
