@@ -45,7 +45,7 @@ READERS: list[Callable[[Path], object]] = [
 
 
 def read_tree(name: str) -> dict[str, int | float | str | None]:
-    return procfs.read_host(DATA / name / "proc", DATA / name / "cgroup")
+    return procfs.read_host(DATA / name / "proc", DATA / name / "cgroup").as_dict()
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -101,13 +101,13 @@ def test_the_host_of_a_container_has_gaps_and_no_guesses() -> None:
 
 
 def test_an_empty_machine_has_every_key_and_no_value(tmp_path: Path) -> None:
-    host = procfs.read_host(tmp_path, tmp_path)
+    host = procfs.read_host(tmp_path, tmp_path).as_dict()
     assert host.keys() == HOST_KEYS
     assert {key for key, value in host.items() if value is not None} == {"page_bytes"}
 
 
 def test_this_machine_agrees_with_what_the_system_calls_say() -> None:
-    host = procfs.read_host()
+    host = procfs.read_host().as_dict()
     assert (host["fd_soft"], host["fd_hard"]) == resource.getrlimit(resource.RLIMIT_NOFILE)
     assert host["cpu_count"] == len(os.sched_getaffinity(0))
     assert host["uid"] == os.geteuid()

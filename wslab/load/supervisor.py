@@ -29,7 +29,7 @@ from wslab.load.children import Child, Lines
 from wslab.load.messages import Reports
 from wslab.load.phases import PHASES, Phases
 from wslab.load.scoreboard import PID, ROLE_SERVER, ROLE_SWARM, Board
-from wslab.machine.undo import undo_orphaned
+from wslab.machine.journal import undo_orphaned
 
 TICK_SECONDS = 0.1
 START_SECONDS = 30.0

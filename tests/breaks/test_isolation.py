@@ -77,10 +77,10 @@ def machine() -> Iterator[dict[str, Any]]:
 
     for setting in GLOBAL:
         eventually(lambda setting=setting: is_free(setting), seconds=30)
-    before, rules = read_host(), ruleset()
+    before, rules = read_host().as_dict(), ruleset()
     yield before
     steady = ("port_low", "port_high", "somaxconn", "conntrack_max", "epoll_watches_max", "fd_hard", "uid")
-    after = read_host()
+    after = read_host().as_dict()
     assert {key: after[key] for key in steady} == {key: before[key] for key in steady}
     assert ruleset() == rules
 
@@ -95,7 +95,7 @@ def test_inside_everything_is_bound_and_outside_only_what_is_one_for_the_whole_m
     name: str, machine: dict[str, Any]
 ) -> None:
     with Isolation(WIDE, name) as isolation:
-        host, outside = isolation.read_host(), read_host()
+        host, outside = isolation.read_host().as_dict(), read_host().as_dict()
         assert len(traces(name)) == 4
     wanted = {
         "port_low": 32768,
@@ -133,7 +133,7 @@ def test_each_process_is_told_what_it_shares(name: str) -> None:
 @needs(QUOTAS)
 def test_of_two_cpu_quotas_the_tighter_one_is_given_and_each_role_has_its_own(name: str) -> None:
     with Isolation(QUOTAS, name) as isolation:
-        assert isolation.read_host()["cpu_quota"] == 0.25
+        assert isolation.read_host().cpu_quota == 0.25
         for role, cpus in QUOTAS.cpu_quota.items():
             (group,) = isolation.spec(role)["enclosure"]["cgroups"]
             with subprocess.Popen(["sleep", "60"]) as inside:
@@ -176,7 +176,7 @@ def test_all_packets_of_a_namespace_are_handed_to_one_cpu_and_nobody_elses_are(n
 
 def test_an_enclosure_of_ones_own_limits_takes_no_privilege_and_leaves_nothing(name: str) -> None:
     with Isolation(Enclosure(fd_limit={"swarm": 200}), name) as isolation:
-        assert isolation.read_host()["fd_hard"] == 200
+        assert isolation.read_host().fd_hard == 200
         assert isolation.spec("server")["enclosure"]["fd_limit"] is None
         assert traces(name) == []
 

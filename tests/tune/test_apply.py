@@ -17,10 +17,10 @@ from core.hosts import host
 from fake_load import commands
 from wslab.core.stage import Stage, resolve
 from wslab.machine import tuning as machine
-from wslab.tune import look as looking
-from wslab.tune import write as module
-from wslab.tune.look import Tune, tune
-from wslab.tune.write import apply, revert, run_stage, tuned
+from wslab.tune import advice as looking
+from wslab.tune import apply as module
+from wslab.tune.advice import Tune, tune
+from wslab.tune.apply import apply, revert, run_stage, tuned
 
 WATCHES = "fs.epoll.max_user_watches"
 BEFORE = {"fs/epoll/max_user_watches": "1000", "net/core/somaxconn": "128", "kernel/random/boot_id": "boot"}

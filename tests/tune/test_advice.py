@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wslab.machine.tuning import Tuning
 
 from core.hosts import GIB, host
 from wslab.core.quantities import BadInput
-from wslab.machine.tuning import Tuning
-from wslab.tune import look as module
-from wslab.tune.look import Tune, tune
+from wslab.tune import advice as module
+from wslab.tune.advice import Tune, tune
 
 
 @pytest.fixture(autouse=True)
