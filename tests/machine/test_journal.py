@@ -158,9 +158,10 @@ def test_a_step_that_leaves_the_middle_hands_down_what_was_before(journal: Journ
 def test_a_death_between_journal_and_write_leaves_nothing_to_put_back(
     root: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         writing(patch, killed_before)
-        journal.write({NR_OPEN: "200"})
+        with pytest.raises(Killed):
+            journal.write({NR_OPEN: "200"})
     assert len(journal.steps()) == 1
     assert notes(undo_all(journal)) == {NR_OPEN: module.AS_BEFORE}
     assert kernel(root) == VALUES
@@ -170,9 +171,10 @@ def test_a_death_between_journal_and_write_leaves_nothing_to_put_back(
 def test_a_death_right_after_the_write_is_put_back(
     root: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         writing(patch, killed_after)
-        journal.write({NR_OPEN: "200", QUEUE: "4096"})
+        with pytest.raises(Killed):
+            journal.write({NR_OPEN: "200", QUEUE: "4096"})
     assert kernel(root) == VALUES | {"fs/nr_open": "200"}
     undo_all(journal)
     assert kernel(root) == VALUES
@@ -184,9 +186,10 @@ def test_a_death_upon_an_earlier_write_still_brings_back_the_oldest(
     root: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch, dying: Any, act: Any
 ) -> None:
     journal.write({NR_OPEN: "200"})
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         writing(patch, dying)
-        act(journal)
+        with pytest.raises(Killed):
+            act(journal)
     undo_all(journal)
     assert kernel(root) == VALUES
     assert journal.steps() == []

@@ -187,7 +187,7 @@ def test_the_share_is_of_the_periods_that_have_gone_by_and_not_only_of_those_wit
     assert found["cpu_throttled_total"] == 3, "what was before belongs to others"
 
 
-def test_readings_close_together_look_back_to_one_that_is_old_enough(groups: FakeGroups) -> None:
+def test_readings_of_a_quota_close_together_look_back_to_one_that_is_old_enough(groups: FakeGroups) -> None:
     groups.join(7, "a")
     groups.put("a", "1000 20000")
     throttle = groups.throttle(7)
