@@ -23,6 +23,12 @@ from wslab.machine.processes import Group, Throttle
 BOUND = Enclosure(cpu_quota={"server": 0.05})
 
 
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the journal apart from that of the person who runs the tests."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
 class FakeProc:
     """A tree of /proc in which the test says how processes fare."""
 
