@@ -16,14 +16,14 @@ import pytest
 from eventually import eventually
 from isolated import NARROW, NOBODY, WIDE, needs, traces
 from wslab.breaks import isolation as isolation_module
-from wslab.breaks.enclosure import CONNTRACK_MAX, EPOLL_WATCHES, NR_OPEN, Enclosure
+from wslab.breaks.enclosure import Enclosure
 from wslab.breaks.isolation import Isolation, obstacle
 from wslab.core.quantities import BadInput
 from wslab.lab import registry
 from wslab.machine import sysctls
 from wslab.machine.cgroup import read_quotas
 from wslab.machine.procfs import read_host
-from wslab.machine.sysctls import claim_sysctl, read_sysctl
+from wslab.machine.sysctls import CONNTRACK_MAX, EPOLL_WATCHES, NR_OPEN, claim_sysctl, read_sysctl
 
 QUOTAS = Enclosure(cpu_quota={"server": 1.5, "swarm": 0.25})
 HANDED = Enclosure(netns=True, packet_cpu=min(os.sched_getaffinity(0)))
@@ -34,6 +34,7 @@ OWNER = """
 import os, signal, subprocess, sys
 from isolated import WIDE
 from wslab.breaks import isolation
+from wslab.machine import sysctls
 from wslab.machine.enter import enter
 
 def die(*_):
@@ -43,7 +44,7 @@ name, step = sys.argv[1:]
 if step == "make":
     isolation.Group.make = die
 elif step:
-    setattr(isolation, step, die)
+    setattr(sysctls if step == "write_sysctl" else isolation, step, die)
 with isolation.Isolation(WIDE, name) as made:
     entry = made.spec("server")["enclosure"]
     inside = subprocess.Popen(["sleep", "60"], preexec_fn=lambda: enter(entry))
@@ -151,9 +152,12 @@ def test_a_setting_that_the_kernel_rounds_is_put_back_as_well(
     (settings / "fs/nr_open").write_text("1048576\n")
     monkeypatch.setattr(sysctls, "SYSCTLS", settings)
     monkeypatch.setattr(isolation_module, "obstacle", lambda enclosure: "")
-    monkeypatch.setattr(isolation_module, "write_sysctl", lambda name, value: sysctls.write_sysctl(name, value + 904))
+    monkeypatch.setattr(sysctls, "write_sysctl", lambda name, value: (settings / "fs/nr_open").write_text("5000\n"))
     with Isolation(Enclosure(global_sysctls={NR_OPEN: 4096}), name):
-        assert read_sysctl(NR_OPEN).startswith("5000")
+        assert read_sysctl(NR_OPEN) == "5000"
+        monkeypatch.undo()
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+        monkeypatch.setattr(sysctls, "SYSCTLS", settings)
     assert read_sysctl(NR_OPEN) == "1048576"
 
 
@@ -211,11 +215,13 @@ def test_a_setting_of_the_whole_machine_has_one_owner_at_a_time(name: str, machi
 
 
 @needs(WIDE)
-def test_without_nft_or_room_in_the_table_of_the_machine_an_enclosure_is_refused_by_name(
+def test_without_nft_or_room_for_others_an_enclosure_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(isolation_module, "read_sysctl", lambda name: "150000")
-    assert obstacle(WIDE).startswith("150,000 connections of this machine are tracked, too many for")
+    monkeypatch.setattr(isolation_module, "epoll_watches_by_user", lambda: {0: 3, 1000: 700_000})
+    assert obstacle(WIDE).startswith("user 1000 holds 700,000 epoll watches, too many for")
+    monkeypatch.setattr(isolation_module, "tracked_most", lambda: 150_000)
+    assert obstacle(WIDE).startswith("a network namespace tracks 150,000 connections, too many for")
     monkeypatch.setattr(isolation_module, "find_nft", lambda: None)
     assert obstacle(WIDE).startswith("nft is not installed")
 

@@ -16,6 +16,7 @@ from wslab.core.quantities import BadInput
 from wslab.machine import cgroup, sysctls
 from wslab.machine import journal as module
 from wslab.machine.journal import CGROUP, ENCLOSURE, FILE, NETNS, TUNING, Change, Journal, undo_orphaned
+from wslab.machine.state import Untrusted
 from wslab.machine.sysctls import FILE_MAX, NR_OPEN, TCP_MEM, claim_sysctl, read_sysctl
 
 QUEUE = "net.core.somaxconn"
@@ -105,6 +106,7 @@ def test_settings_are_written_in_order_and_put_back_in_reverse(journal: Journal,
     ]
     assert kernel(root) == VALUES | {"net/ipv4/tcp_mem": "1 2 3"}
     assert undo_all(journal) == []
+    assert not journal.path.exists()
 
 
 def test_a_step_is_on_the_disk_before_it_is_taken(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,9 +160,10 @@ def test_a_step_that_leaves_the_middle_hands_down_what_was_before(journal: Journ
 def test_a_death_between_journal_and_write_leaves_nothing_to_put_back(
     root: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         writing(patch, killed_before)
-        journal.write({NR_OPEN: "200"})
+        with pytest.raises(Killed):
+            journal.write({NR_OPEN: "200"})
     assert len(journal.steps()) == 1
     assert notes(undo_all(journal)) == {NR_OPEN: module.AS_BEFORE}
     assert kernel(root) == VALUES
@@ -170,9 +173,10 @@ def test_a_death_between_journal_and_write_leaves_nothing_to_put_back(
 def test_a_death_right_after_the_write_is_put_back(
     root: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         writing(patch, killed_after)
-        journal.write({NR_OPEN: "200", QUEUE: "4096"})
+        with pytest.raises(Killed):
+            journal.write({NR_OPEN: "200", QUEUE: "4096"})
     assert kernel(root) == VALUES | {"fs/nr_open": "200"}
     undo_all(journal)
     assert kernel(root) == VALUES
@@ -184,9 +188,10 @@ def test_a_death_upon_an_earlier_write_still_brings_back_the_oldest(
     root: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch, dying: Any, act: Any
 ) -> None:
     journal.write({NR_OPEN: "200"})
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         writing(patch, dying)
-        act(journal)
+        with pytest.raises(Killed):
+            act(journal)
     undo_all(journal)
     assert kernel(root) == VALUES
     assert journal.steps() == []
@@ -361,6 +366,18 @@ def test_what_is_no_journal_is_refused_with_its_path(journal: Journal, text: str
     with pytest.raises(BadInput, match=f"{journal.path} is not a journal"):
         journal.steps()
     assert [line.startswith(str(journal.path)) for line in undo_orphaned()] == [True]
+
+
+def test_a_user_without_a_state_folder_is_told_so(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> Path:
+        raise Untrusted("no home")
+
+    monkeypatch.setattr("wslab.machine.state.state_folder", refused)
+    monkeypatch.setattr(module, "state_folder", refused)
+    with pytest.raises(BadInput, match="cannot be read: no home"):
+        journal.steps()
+    (change,) = journal.write({NR_OPEN: "200"})
+    assert change.note.endswith("no home")
 
 
 def test_a_field_of_a_wrong_type_makes_it_no_journal(journal: Journal) -> None:

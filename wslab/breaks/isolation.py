@@ -81,9 +81,7 @@ def _no_room_for_others(enclosure: Enclosure) -> str:
     if most := int(enclosure.global_sysctls.get(CONNTRACK_MAX, 0)):
         tracked = tracked_most()
         if tracked > _OTHERS_SHARE * most:
-            return (
-                f"{tracked:,} connections of one network namespace are tracked, too many for {CONNTRACK_MAX} {most:,}"
-            )
+            return f"a network namespace tracks {tracked:,} connections, too many for {CONNTRACK_MAX} {most:,}"
     if most := int(enclosure.global_sysctls.get(EPOLL_WATCHES, 0)):
         uid, held = max(epoll_watches_by_user().items(), key=lambda item: item[1], default=(0, 0))
         if held > _OTHERS_SHARE * most:

@@ -201,10 +201,11 @@ def next_limit(item: Break, run: Run) -> str:
 
 
 def _reason_to_skip(item: Break, asked_for: bool) -> str:
-    reason = item.infeasible or next(filter(None, map(_in_the_way, item.trials)), "")
-    if not reason and item.shared and not asked_for:
-        reason = f"it lowers {', '.join(item.shared)} for everybody on this machine; it runs when it is named"
-    return reason
+    if item.infeasible:
+        return item.infeasible
+    if item.shared and not asked_for:
+        return f"it lowers {', '.join(item.shared)} for everybody on this machine; it runs when it is named"
+    return next(filter(None, map(_in_the_way, item.trials)), "")
 
 
 def _in_the_way(trial: Trial) -> str:

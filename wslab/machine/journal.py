@@ -126,8 +126,11 @@ class Journal:
 
     @property
     def path(self) -> Path:
-        """Where the journal is."""
-        return state_folder() / FILE
+        """Where the journal is; its name alone where this user has no state folder."""
+        try:
+            return state_folder() / FILE
+        except OSError:
+            return Path(FILE)
 
     def steps(self) -> list[Step]:
         """Return what the journal holds, oldest first.
@@ -249,7 +252,11 @@ class Journal:
         self._save(folder, [replace(step, before=gone.before) if step == above else step for step in kept])
 
     def _save(self, folder: StateFolder, steps: Iterable[Step]) -> None:
-        folder.replace(FILE, json.dumps({"steps": [asdict(step) for step in steps]}, indent=2) + "\n")
+        rows = [asdict(step) for step in steps]
+        if rows:
+            folder.replace(FILE, json.dumps({"steps": rows}, indent=2) + "\n")
+        else:
+            folder.remove(FILE)
 
     def _no_journal(self, name: str, problem: OSError) -> Change:
         now = sysctls.find_sysctl(name) if name in sysctls.WRITABLE else None

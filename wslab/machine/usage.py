@@ -23,14 +23,15 @@ _EPOLL = "anon_inode:[eventpoll]"
 def epoll_watches_by_user(root: Path = PROC) -> dict[int, int]:
     """Return how many epoll watches the processes of each user hold, by uid.
 
-    An epoll instance that processes share is counted once for each of them, so that this may be too much, never too
-    little. Kernel source: a watch is a `tfd:` line in /proc/PID/fdinfo (proc_pid_fdinfo(5)).
+    A watch is a `tfd:` line in /proc/PID/fdinfo (proc_pid_fdinfo(5)). Where the answer is not exact it is too high: an
+    epoll instance that processes share is counted for each of them, and a process that may not be looked at, such as
+    one with more capabilities, counts as if it watched every descriptor that it has open.
 
     Args:
         root: where /proc is.
 
     Raises:
-        OSError: that cannot be said, because a process may not be looked at or too many descriptors are open.
+        OSError: that cannot be said, because a process may not be listed or too many descriptors are open.
     """
     watches: Counter[int] = Counter()
     seen = 0
@@ -39,15 +40,15 @@ def epoll_watches_by_user(root: Path = PROC) -> dict[int, int]:
             descriptors = os.listdir(root / pid / "fd")
             seen += len(descriptors)
             if seen > DESCRIPTORS_MOST:
-                raise OSError(f"more than {DESCRIPTORS_MOST:,} descriptors are open on this machine")
-            found = sum(_watches(root / pid, descriptor) for descriptor in descriptors)
+                raise OSError(f"more than {DESCRIPTORS_MOST:,} descriptors are open, too many to count epoll watches")
+            status = read_status(pid, root)
+            held = _watches(root / pid, descriptors)
         except (FileNotFoundError, ProcessLookupError):
             continue  # It has ended.
         except PermissionError as problem:
-            raise OSError(f"the descriptors of process {pid} may not be looked at") from problem
-        if found:
-            status = read_status(pid, root)
-            watches[int(status["Uid"].split()[0]) if status else 0] += found
+            raise OSError(f"the descriptors of process {pid} may not be listed to count epoll watches") from problem
+        if held and status:
+            watches[int(status["Uid"].split()[0])] += held
     return dict(watches)
 
 
@@ -71,11 +72,17 @@ def tracked_most(root: Path = PROC) -> int:
     return max(entries.values(), default=0)
 
 
-def _watches(process: Path, descriptor: str) -> int:
-    try:
-        if os.readlink(process / "fd" / descriptor) != _EPOLL:
-            return 0
-    except (FileNotFoundError, ProcessLookupError):
-        return 0  # It has been closed.
-    text = read_text(process / "fdinfo" / descriptor) or ""
-    return sum(line.startswith("tfd:") for line in text.splitlines())
+def _watches(process: Path, descriptors: list[str]) -> int:
+    """Return how many watches the epoll instances among these descriptors hold."""
+    found = 0
+    for descriptor in descriptors:
+        try:
+            if os.readlink(process / "fd" / descriptor) != _EPOLL:
+                continue
+        except FileNotFoundError:
+            continue  # It has been closed.
+        except PermissionError:
+            return len(descriptors)
+        text = read_text(process / "fdinfo" / descriptor) or ""
+        found += sum(line.startswith("tfd:") for line in text.splitlines())
+    return found
