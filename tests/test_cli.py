@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wslab.cli_arguments import COMMANDS, build_parser
 
 import made_runs
 from eventually import eventually
 from wslab import cli
-from wslab.cli_arguments import COMMANDS, build_parser
 from wslab.core.quantities import BadInput
 from wslab.lab import experiment, registry
 from wslab.lab.runs import Run
