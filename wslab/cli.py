@@ -14,7 +14,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -45,8 +45,8 @@ DEFAULT_STAGES = "10k,100k,700k,1M"
 SERVER_PARAMETERS = ("server", "server_shards", "memory_cap")
 # Parameters that no kernel setting depends on; and the target, which has another default there.
 UNTUNED_PARAMETERS = ("connections", "server", "ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune")
-# An interrupt that comes while a module is imported is looked at again after so long.
-IMPORT_SECONDS = 0.05
+# An interrupt that has to wait comes again after so long.
+AGAIN_SECONDS = 0.05
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -456,14 +456,47 @@ def parse_counts(text: str, name: str) -> list[int]:
 # Signals.
 
 
-def take_signals() -> None:
-    """Have SIGINT, SIGTERM and SIGHUP end a command in good order.
+class Interrupts:
+    """The handler of SIGINT.
 
-    The first of them raises `KeyboardInterrupt`: a stage drains and is saved. The second does so again and skips the
-    draining. Further ones change nothing: what is left to do takes seconds, and must not be left half done.
+    1. The first raises `KeyboardInterrupt`: a stage drains and is saved. The second does so again, and the stage skips
+       the draining. Further ones change nothing: what is left to do takes seconds, and must not be left half done.
+    2. One that comes while a module is imported waits for the end of that: libraries such as numpy cannot be imported
+       again after half an import.
+    3. One that Python drops, because it was raised where nothing can be raised, such as in a finalizer, comes again.
     """
+
+    def __init__(self) -> None:
+        self._came = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Take one signal."""
+        if self._came >= 2:
+            return
+        if importing(frame):
+            self._come_again()
+            return
+        self._came += 1
+        raise KeyboardInterrupt
+
+    def unraisable(self, dropped: Any) -> None:
+        """Be told of an exception that Python drops, as `sys.unraisablehook` is."""
+        if dropped.exc_type is KeyboardInterrupt:
+            self._came -= 1
+            self._come_again()
+        else:
+            sys.__unraisablehook__(dropped)
+
+    def _come_again(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+
+
+def take_signals() -> None:
+    """Have SIGINT, SIGTERM and SIGHUP end a command in good order."""
+    interrupts = Interrupts()
     # A script's background jobs start with SIGINT ignored; what asks a load to stop must stop it there, too.
-    signal.signal(signal.SIGINT, interrupt_twice())
+    signal.signal(signal.SIGINT, interrupts)
+    sys.unraisablehook = interrupts.unraisable
     signal.signal(signal.SIGTERM, end_like_interrupt)
     signal.signal(signal.SIGALRM, end_like_interrupt)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # As nohup has it.
@@ -474,23 +507,6 @@ def ignore_signals() -> None:
     """Let nothing interrupt what is still to be printed."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-
-
-def interrupt_twice() -> Callable[[int, FrameType | None], None]:
-    """Return a handler that raises `KeyboardInterrupt` the first and the second time."""
-    came = 0
-
-    def interrupt(_: int, frame: FrameType | None) -> None:
-        nonlocal came
-        if came >= 2:
-            return
-        if importing(frame):  # Libraries such as numpy cannot be imported again after a half import.
-            signal.setitimer(signal.ITIMER_REAL, IMPORT_SECONDS)
-            return
-        came += 1
-        raise KeyboardInterrupt
-
-    return interrupt
 
 
 def importing(frame: FrameType | None) -> bool:

@@ -19,28 +19,37 @@ from typing import Any
 STDOUT, STDERR = 1, 2
 
 
-class Stream(io.FileIO):
-    """A descriptor for writing whose errors are kept instead of raised.
+class Stream(io.TextIOWrapper):
+    """A standard stream whose errors are kept instead of raised.
+
+    After the first error its descriptor leads to `/dev/null`, so that nothing fails again when Python ends.
 
     Attributes:
         problem: the first error; None while everything was written.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor, "w", closefd=False)
-        self.problem: OSError | None = None
+    problem: OSError | None = None
 
-    def write(self, data: Any, /) -> int:
-        """Write the data, or drop all of it, and return how many bytes are done with."""
-        problem: OSError | None = None
+    def write(self, text: str, /) -> int:
+        """Write the text, or drop it."""
         try:
-            written = super().write(data)
-        except OSError as error:
-            written, problem = None, error
-        if written is None:  # Or the descriptor does not block, and its buffer is full.
-            problem = problem or BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return super().write(text)
+        except OSError as problem:
+            self._give_up(problem)
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, or drop it."""
+        try:
+            super().flush()
+        except OSError as problem:
+            self._give_up(problem)
+
+    def _give_up(self, problem: OSError) -> None:
         self.problem = self.problem or problem
-        return memoryview(data).nbytes if written is None else written
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)
 
 
 def open_standard_streams() -> None:
@@ -53,15 +62,12 @@ def open_standard_streams() -> None:
         present = getattr(sys, name)
         if present is not getattr(sys, f"__{name}__"):
             continue
-        raw = Stream(descriptor)
+        binary = io.BufferedWriter(io.FileIO(descriptor, "wb", closefd=False))
+        at_once = descriptor == STDERR or binary.isatty()
+        stream = Stream(binary, present.encoding if present else "utf-8", errors="replace", line_buffering=at_once)
         if descriptor in closed:
-            raw.problem = OSError(errno.EBADF, "it is closed")
-        encoding = present.encoding if present else "utf-8"
-        # Progress is shown at once, as Python's own standard error does.
-        buffered = io.TextIOWrapper(
-            io.BufferedWriter(raw), encoding, errors="replace", line_buffering=descriptor == STDERR or raw.isatty()
-        )
-        setattr(sys, name, buffered)
+            stream.problem = OSError(errno.EBADF, "it is closed")
+        setattr(sys, name, stream)
 
 
 def open_descriptors() -> list[int]:
@@ -82,10 +88,9 @@ def lost_output() -> OSError | None:
     A reader that has left, such as `head`, has had what it wanted.
     """
     sys.stdout.flush()
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    if not isinstance(raw, Stream):
+    if not isinstance(sys.stdout, Stream):
         return None
-    problem, raw.problem = raw.problem, None
+    problem, sys.stdout.problem = sys.stdout.problem, None
     return None if isinstance(problem, BrokenPipeError) else problem
 
 

@@ -22,6 +22,8 @@ from wslab.machine.procfs import read_vmstat
 # A notebook finds the package that executes it, installed or not.
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 
+# A kernel attends to interrupts while it executes a cell; one that comes while it starts would end it with a traceback.
+IGNORING_INTERRUPTS = ("/bin/sh", "-c", 'trap "" INT; exec "$0" "$@"')
 # An interrupt that a kernel may not have noticed is sent again after so long.
 REPEAT_SECONDS = 0.5
 # What a kernel gets to drain and save its stage before further interrupts kill it.
@@ -42,7 +44,11 @@ def this_interpreter(kernels: Kernels) -> type[AsyncKernelManager]:
         def kernel_spec(self) -> KernelSpec:
             # ipykernel and its debugger would warn in the midst of the progress of what does not matter here.
             arguments = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "--log-level=ERROR"]
-            return KernelSpec(argv=[*arguments, "-f", "{connection_file}"], display_name="Python 3", language="python")
+            return KernelSpec(
+                argv=[*IGNORING_INTERRUPTS, *arguments, "-f", "{connection_file}"],
+                display_name="Python 3",
+                language="python",
+            )
 
         async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
             paths = [PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
