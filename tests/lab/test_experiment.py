@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fake_load import commands
+from wslab.core.host import Host
 from wslab.core.stage import BadInput, Stage
 from wslab.lab import experiment, registry, store
 from wslab.lab.experiment import run_stage
@@ -276,7 +277,7 @@ def test_a_server_that_runs_already_is_loaded_without_starting_one(data_dir: Pat
 
 def test_a_target_outside_loopback_is_dialled_from_the_machines_own_address() -> None:
     stage = Stage(connections=2)
-    host = {"cpu_count": 2}
+    host = Host(cpu_count=2)
     command = experiment.start_command(stage, experiment.resolve(stage, host), target="ws://192.0.2.1/")
     assert command["server"] is None
     assert command["swarm"]["source_addresses"] == ()
@@ -284,7 +285,7 @@ def test_a_target_outside_loopback_is_dialled_from_the_machines_own_address() ->
 
 def test_a_specification_can_be_changed_for_each_process_and_for_the_supervisor() -> None:
     stage = Stage(connections=2)
-    plan = experiment.resolve(stage, {"cpu_count": 2})
+    plan = experiment.resolve(stage, Host(cpu_count=2))
     own = {"swarm": {"handshake_timeout_seconds": 1.5}, "supervisor": {"no_progress_seconds": 4.0}}
     command = experiment.start_command(stage, plan, own=own)
     assert (command["swarm"]["handshake_timeout_seconds"], command["no_progress_seconds"]) == (1.5, 4.0)
@@ -292,7 +293,7 @@ def test_a_specification_can_be_changed_for_each_process_and_for_the_supervisor(
 
 
 def test_the_plan_knows_how_ports_are_taken() -> None:
-    plan = experiment.resolve(Stage(connections=2), {"cpu_count": 2})
+    plan = experiment.resolve(Stage(connections=2), Host(cpu_count=2))
     dialled = experiment.as_dialled(plan, {"destination_addresses": ["a", "b"], "bind_without_no_port": True})
     assert (dialled.destinations, dialled.ports_at_bind) == (2, True)
     assert experiment.as_dialled(plan, {}) == plan

@@ -9,6 +9,8 @@ import inspect
 import json
 import os
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -17,7 +19,7 @@ import pytest
 import made_runs
 from wslab.core.quantities import BadInput
 from wslab.core.stage import PARAMETERS, Stage
-from wslab.view import workbook
+from wslab.view import kernel, workbook
 from wslab.view.kernel import how_it_died, interrupts_go_to
 from wslab.view.workbook import check_parameters, run_notebook, sweep
 
@@ -37,13 +39,15 @@ if label == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
 if label == "raise":
     raise RuntimeError("no more")
-if label == "interrupt":
+if label.startswith("interrupt"):
     try:
         os.kill(os.getppid(), signal.SIGINT)
         for _ in range(600):  # An interrupt that comes just before one long sleep would be noticed after it.
             time.sleep(0.1)
     except KeyboardInterrupt:
         outcome = "aborted"
+        if label == "interrupt, kill":
+            os.kill(os.getpid(), signal.SIGKILL)
 if label != "nothing":
     (folder / "run.json").write_text(json.dumps({**manifest, "outcome": outcome, "ended_at": "now"}))
 if label.startswith("lifted"):
@@ -145,9 +149,82 @@ def test_an_interrupt_while_it_is_run_again_ends_the_sweep_as_well(template: Pat
     assert (done.outcome, done.reason) == ("aborted", "stopped by the user")
 
 
-def test_a_second_interrupt_ends_it_here() -> None:
-    with pytest.raises(KeyboardInterrupt), interrupts_go_to([]):
+def test_a_stage_whose_kernel_is_killed_after_an_interrupt_was_stopped_by_the_user(
+    template: Path, stage, tmp_path: Path
+) -> None:
+    done = run_notebook(stage("interrupt, kill"), template, silent)
+    assert (done.outcome, done.reason) == ("aborted", "stopped by the user")
+    assert done.run is not None
+    assert json.loads((done.run.run_dir / "run.json").read_text())["outcome"] == "aborted"
+    assert leftovers(tmp_path) == []
+
+
+@pytest.fixture
+def kernels() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The list of kernels, ended at last."""
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def shell(script: str) -> subprocess.Popen[bytes]:
+    """Start a process in the place of a kernel, and wait until its script has said something."""
+    process = subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline()
+    return process
+
+
+def test_an_interrupt_before_there_is_a_kernel_reaches_it_when_it_has_started(
+    kernels: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "REPEAT_SECONDS", 0.02)
+    with interrupts_go_to(kernels):
         os.kill(os.getpid(), signal.SIGINT)
+        kernels.append(shell("echo ready; exec sleep 60"))
+        assert kernels[0].wait(10) == -signal.SIGINT
+
+
+def test_an_interrupt_comes_again_until_a_run_is_recorded(kernels: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "REPEAT_SECONDS", 0.02)
+    looks = iter([False, False, True])
+    script = "trap 'n=$((n+1)); [ $n = 3 ] && exit 7' INT; echo ready; while :; do sleep 0.01; done"
+    kernels.append(shell(script))
+    with interrupts_go_to(kernels, lambda: next(looks)):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert kernels[0].wait(10) == 7
+    assert list(looks) == []
+
+
+def test_impatience_kills_a_kernel_that_does_not_end(kernels: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "PATIENCE_SECONDS", 0.0)
+    kernels.append(shell("trap '' INT; echo ready; exec sleep 60"))
+    with interrupts_go_to(kernels) as came:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert kernels[0].wait(10) == -signal.SIGKILL
+    assert len(came) == 3
+
+
+def test_interrupts_in_quick_succession_leave_a_kernel_its_time(kernels: list) -> None:
+    kernels.append(shell("trap 'n=$((n+1)); echo' INT; echo ready; sleep 0.2; [ $n -gt 0 ] && exit 7"))
+    with interrupts_go_to(kernels) as came:
+        for _ in range(20):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert kernels[0].poll() is None
+    assert len(came) == 20
+
+
+def test_interrupts_raise_when_no_kernel_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "PATIENCE_SECONDS", 0.0)
+    with interrupts_go_to([]):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_stage_far_beyond_the_memory_is_told_before_anything_starts(template: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ papermill executes the template in a Jupyter kernel; the kernel runs the stage a
 1. What became of a stage is read from its manifest, never from the notebook: papermill records a dead kernel as
    completed cells.
 2. The run that a kernel recorded is the one whose manifest names that kernel's pid as its caller.
-3. An interrupt is passed on to the kernel, so that the stage drains and says `aborted`; a second one ends it at once.
+3. Interrupts are passed on to the kernel, so that the stage drains and says `aborted`; see `interrupts_go_to`.
 4. The copy grows under a hidden name and moves into the run folder at the end; where there is no run, none is left.
 """
 
@@ -30,6 +30,7 @@ from wslab.machine.procfs import read_host
 from wslab.view.follow import View, follow
 from wslab.view.kernel import Kernels, count_oom_kills, how_it_died, interrupts_go_to, this_interpreter
 from wslab.view.live import live_view
+from wslab.view.notebooks import notebooks_folder
 from wslab.view.outcomes import Executed, Sweep
 from wslab.view.publish import report
 
@@ -75,7 +76,11 @@ def sweep(
     if not done.runs:
         return done
     data_dir = store.data_folder(asked[0].data_dir)
-    return Sweep(executed=done.executed, skipped=done.skipped, report=str(report(done.runs, data_dir / "report")))
+    try:
+        page = str(report(done.runs, data_dir / "report"))
+    except KeyboardInterrupt:  # The runs are recorded, and `wslab report` draws it at any time.
+        page = ""
+    return Sweep(executed=done.executed, skipped=done.skipped, report=page)
 
 
 def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str], View] | None = None) -> Executed:
@@ -111,7 +116,7 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
 
     show = view(f"{stage.name}: ") if view else live_view(prefix=f"{stage.name}: ")
     try:
-        with interrupts_go_to(kernels) as interrupts, follow(find, show, stage.connections):
+        with interrupts_go_to(kernels, lambda: find() is not None) as interrupts, follow(find, show, stage.connections):
             problem = execute(template, copy, parameters, kernels)
         death = how_it_died(kernels[-1].poll() if kernels else None, count_oom_kills() - kills)
         run_dir = find()
@@ -120,7 +125,7 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
             return Executed(stage=stage.name, outcome=ABORTED if interrupts else CRASHED, reason=reason)
         if copy.is_file():
             os.replace(copy, run_dir / "stage.ipynb")
-        done = _recorded(stage, run_dir, death, problem)
+        done = _recorded(stage, run_dir, death, problem, stopped=bool(interrupts))
         if interrupts and done.outcome != ABORTED:  # What was recorded had ended, and something after it was stopped.
             return replace(done, outcome=ABORTED, reason="stopped by the user")
         return done
@@ -134,10 +139,7 @@ def notebook_template(name: str = TEMPLATE) -> Path:
     Raises:
         BadInput: the project's notebooks are not there.
     """
-    project = store.project_folder()
-    if project is None:
-        raise BadInput(f"notebooks/{name} is not here: run this inside a checkout of the project")
-    return project / "notebooks" / name
+    return notebooks_folder() / name
 
 
 def check_parameters(template: Path, parameters: Mapping[str, Any]) -> None:
@@ -172,13 +174,16 @@ def execute(template: Path, copy: Path, parameters: dict[str, Any], kernels: Ker
     return ""
 
 
-def _recorded(stage: Stage, run_dir: Path, death: str, problem: str) -> Executed:
+def _recorded(stage: Stage, run_dir: Path, death: str, problem: str, stopped: bool) -> Executed:
     """Return the outcome of a recorded run, and complete its manifest where its kernel could not."""
     run = Run.load(run_dir)
     if death and run.outcome == CRASHED and not run.manifest.get("ended_at"):
-        ends = {"outcome": CRASHED, "reason": death, "ended_at": store.utc_now()}
+        outcome, reason = (ABORTED, "stopped by the user") if stopped else (CRASHED, death)
+        ends = {"outcome": outcome, "reason": reason, "ended_at": store.utc_now()}
         store.write_manifest(run_dir, run.manifest | ends)
         run, problem = Run.load(run_dir), ""
+    if stopped:
+        problem = ""  # That a cell was interrupted says nothing more.
     reason = "; ".join(filter(None, (run.reason, problem)))
     return Executed(stage=stage.name, outcome=run.outcome, reason=reason, run=run)
 
