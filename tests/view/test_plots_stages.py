@@ -11,6 +11,7 @@ from made_runs import BROKEN, CEILINGS, ceiling_rows, make_run
 from wslab.lab.preflight import preflight
 from wslab.lab.runs import Run
 from wslab.view import plots
+from wslab.view.plots_frame import COLOURS
 
 
 @pytest.fixture
@@ -78,6 +79,24 @@ def test_measured_stages_are_on_the_top_line(broke: Run, tmp_path: Path) -> None
     measured = {line.get_gid(): line.get_xdata()[0] for line in ax.lines if str(line.get_gid()).startswith("measured")}
     assert measured == {"measured held": 100_000, "measured broke": 262_144}
     assert labels(ax)[0] == "measured here"
+
+
+def test_a_run_that_held_is_drawn_so_whatever_was_found_in_it(tmp_path: Path) -> None:
+    run = Run.load(make_run(tmp_path, 300_000, findings=(BROKEN,)))
+    ax = plots.where_things_break(ceiling_rows(), [run]).axes[0]
+    (mark,) = [line for line in ax.lines if str(line.get_gid()).startswith("measured")]
+    assert (mark.get_gid(), mark.get_marker(), mark.get_color()) == ("measured held", "o", COLOURS["kernel"])
+    course = plots.connections_over_time(run).axes[0]
+    assert "break" not in {line.get_gid() for line in [*ax.lines, *course.lines]}
+
+
+@pytest.mark.parametrize("outcome", ["aborted", "crashed"])
+def test_a_run_that_ended_early_is_drawn_neither_as_held_nor_as_broken(tmp_path: Path, outcome: str) -> None:
+    run = Run.load(make_run(tmp_path, 100_000, outcome=outcome))
+    ax = plots.where_things_break(ceiling_rows(), [run]).axes[0]
+    (mark,) = [line for line in ax.lines if line.get_gid() == f"measured {outcome}"]
+    assert mark.get_color() not in (COLOURS["kernel"], COLOURS["break"])
+    assert "ended early, measured" in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
 def test_a_ceiling_far_out_ends_at_the_edge_and_says_its_number() -> None:

@@ -16,8 +16,8 @@ from typing import Any
 from wslab.core.quantities import BadInput, format_count
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.stage import Stage, refusal
-from wslab.lab.display import seconds_text
 from wslab.lab.experiment import run_stage
+from wslab.lab.tables import Table, seconds_text
 from wslab.machine.procfs import read_host
 
 LEAN, FLOOR = "lean", "tcp_floor"
@@ -50,14 +50,11 @@ class Ratio:
         spread = {"median": median(self.values), "min": min(self.values), "max": max(self.values)}
         return {"title": self.title, **spread, "values": list(self.values), "medians": list(self.of)}
 
-    def text(self) -> str:
-        """Return the ratio as one line of the table."""
-        low, high = min(self.values), max(self.values)
+    def cells(self) -> tuple[str, ...]:
+        """Return the row of this ratio in a table: title, median, spread, and the medians that were divided."""
+        spread = f"{min(self.values):.2f}–{max(self.values):.2f}"
         numerator, denominator = self.of
-        return (
-            f"{self.title:<48} {median(self.values):5.2f}  ({low:.2f}–{high:.2f})"
-            f"   {numerator:>10,.0f} : {denominator:,.0f}"
-        )
+        return (self.title, f"{median(self.values):.2f}", spread, f"{numerator:,.0f}", f"{denominator:,.0f}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +87,9 @@ class Bench:
 
     def text(self) -> str:
         """Return the bench as a table."""
-        head = f"{'ratio':<48} {'median':>5}  (min–max)     medians"
-        lines = [f"{self.machine}, {self.repetitions} alternating repetitions", head]
-        lines += [ratio.text() for ratio in self.ratios]
+        headings = ("ratio", "median", "min–max", "median of", "to that of")
+        table = Table(headings=headings, rows=[ratio.cells() for ratio in self.ratios], numbers=(1, 2, 3, 4))
+        lines = [f"{self.machine}, {self.repetitions} alternating repetitions", table.text()]
         lines += [f"did not hold: {text}" for text in self.broken]
         return "\n".join(lines)
 

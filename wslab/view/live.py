@@ -17,7 +17,7 @@ from html import escape
 from typing import Any, TextIO
 
 from wslab.core.quantities import format_count
-from wslab.lab.display import bytes_text, count_text, seconds_text, whole_text
+from wslab.lab.tables import bytes_text, count_text, seconds_text, whole_text
 
 NOTEBOOK_SECONDS = 0.5
 TERMINAL_SECONDS = 0.25

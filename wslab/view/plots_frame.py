@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from wslab.lab.display import bytes_text, count_text, seconds_text
+from wslab.lab.tables import bytes_text, count_text, seconds_text
 
 STYLE = Path(__file__).with_name("wslab.mplstyle")
 STAGE_LINES = (10_000, 100_000, 700_000, 1_000_000)

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from wslab.lab.display import bytes_text, count_text
+from wslab.lab.tables import bytes_text, count_text
 from wslab.view.plots_frame import (
     COLOURS,
     Plot,
@@ -173,7 +173,7 @@ def _line(ax: Axes, series: pd.Series, name: str, label: str) -> None:
 def _mark_breaks(run: Run, ax: Axes) -> None:
     opened = run.samples["swarm_connections_open"]
     reached = int(opened.max()) if len(opened) else 0
-    for finding in run.findings:
+    for finding in run.breaks:
         level = min(int(finding.get("at_connections") or reached), reached)
         at = opened.index[opened >= level]
         if not len(at):

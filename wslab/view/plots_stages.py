@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from wslab.lab.display import bytes_text, count_text
+from wslab.core.records import BROKE, HELD
+from wslab.lab.tables import bytes_text, count_text
 from wslab.view.plots_frame import COLOURS, Plot, bytes_axis, count_axis, figure, new_plot, note, stage_lines
 from wslab.view.plots_run import FLOOR_SERVER
 
@@ -28,6 +29,21 @@ FRAME_HEIGHT, KEYS_BELOW = 2.1, 0.55
 SLOTS = 3
 FLOOR_LABEL = "floor, raw TCP"
 FREE, ROOT, NOT_BINDING = "#56b4e9", "#0072b2", "#d4d4d4"
+
+
+class Mark(NamedTuple):
+    """How a run is marked: the outcome decides, whatever else was found."""
+
+    marker: str
+    colour: str
+    label: str
+
+
+MARKS = {
+    HELD: Mark("o", COLOURS["kernel"], "held, measured"),
+    BROKE: Mark("X", COLOURS["break"], "broke, measured"),
+}
+ENDED_EARLY = Mark("D", COLOURS["floor"], "ended early, measured")
 ROW_FIELDS = ("limit", "scope", "side", "title", "ceiling_connections", "binding", "note", "lift", "needs_root")
 
 
@@ -59,7 +75,7 @@ def where_things_break(ceilings: Iterable[Any] | None = None, measured: Sequence
     breaks = [
         (place, at, run)
         for run in runs
-        for finding in run.findings
+        for finding in run.breaks
         if (place := _row_of(rows, finding, at := int(finding.get("at_connections") or _reached(run)))) is not None
     ]
     for place, row in enumerate(rows):
@@ -86,7 +102,8 @@ def where_things_break(ceilings: Iterable[Any] | None = None, measured: Sequence
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
     below = -KEYS_BELOW / (height - FRAME_HEIGHT)
-    ax.legend(handles=_keys(bool(runs)), loc="upper center", bbox_to_anchor=(0.5, below), borderaxespad=0, ncols=5)
+    keys = _keys(runs)
+    ax.legend(handles=keys, loc="upper center", bbox_to_anchor=(0.5, below), borderaxespad=0, ncols=len(keys))
     return plot
 
 
@@ -156,24 +173,27 @@ def _draw_ceiling(ax: Axes, place: int, row: Mapping[str, Any], left: float, rig
 
 def _draw_measured(ax: Axes, runs: Sequence[Run]) -> None:
     for run in runs:
-        held = run.outcome == "held" and not run.findings
-        marker, colour = ("o", COLOURS["kernel"]) if held else ("X", COLOURS["break"])
+        mark = _mark(run)
         if _reached(run):
-            style: dict[str, Any] = {"color": colour, "markersize": 10, "zorder": 6, "gid": f"measured {run.outcome}"}
-            ax.plot([_reached(run)], [0], marker, **style)
+            style: dict[str, Any] = {"markersize": 10, "zorder": 6, "gid": f"measured {run.outcome}"}
+            ax.plot([_reached(run)], [0], mark.marker, color=mark.colour, **style)
     ax.axhline(0.5, color="#cccccc", linewidth=0.8)
 
 
-def _keys(measured: bool) -> list[Patch | Line2D]:
+def _mark(run: Run) -> Mark:
+    return MARKS.get(run.outcome, ENDED_EARLY)
+
+
+def _keys(runs: Sequence[Run]) -> list[Patch | Line2D]:
+    """Return the legend: every colour of a bar, and where runs were measured held and broke, and what else occurs."""
     keys: list[Patch | Line2D] = [
         Patch(color=FREE, label="ceiling, lifted without root"),
         Patch(color=ROOT, label="ceiling, lifting it needs root"),
         Patch(color=NOT_BINDING, label="does not bind here"),
     ]
-    if measured:
-        mark: dict[str, Any] = {"linestyle": "", "markersize": 9}
-        keys.append(Line2D([], [], marker="o", color=COLOURS["kernel"], label="held, measured", **mark))
-        keys.append(Line2D([], [], marker="X", color=COLOURS["break"], label="broke, measured", **mark))
+    for mark in dict.fromkeys((*MARKS.values(), *map(_mark, runs))) if runs else ():
+        style: dict[str, Any] = {"linestyle": "", "markersize": 9}
+        keys.append(Line2D([], [], marker=mark.marker, color=mark.colour, label=mark.label, **style))
     return keys
 
 

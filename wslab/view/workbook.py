@@ -2,7 +2,7 @@
 
 papermill executes the template in a Jupyter kernel; the kernel runs the stage and writes the run folder.
 
-1. What became of a stage is read from its manifest, never from the notebook: papermill records a dead kernel as
+1. The outcome of a stage is read from its manifest, never from the notebook: papermill records a dead kernel as
    completed cells.
 2. The run that a kernel recorded is the one whose manifest names that kernel's pid as its caller.
 3. An interrupt is passed on to the kernel, so that the stage drains and says `aborted`; a second one ends it at once.
@@ -14,10 +14,11 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
@@ -28,11 +29,11 @@ from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.stage import Stage, refusal
 from wslab.lab import store
 from wslab.lab.runs import Run
+from wslab.lab.tables import MISSING, Table
 from wslab.machine.procfs import read_host
 from wslab.view.follow import View, follow
 from wslab.view.kernel import Kernels, count_oom_kills, how_it_died, interrupts_go_to, this_interpreter
 from wslab.view.live import live_view
-from wslab.view.outcomes import Executed, Sweep
 from wslab.view.plots_breaks import predicted_and_measured
 from wslab.view.plots_frame import save_figure
 from wslab.view.publish import report
@@ -42,6 +43,91 @@ BREAKS_TEMPLATE = "20-breaks.ipynb"
 # A starved CPU silences a kernel for far longer than the 4 s that papermill allows.
 IOPUB_SECONDS = 120
 START_SECONDS = 180
+# The figures of a stage in the table of a sweep: heading, key of the summary.
+SWEEP_FIGURES = (
+    ("open", "connections_open"),
+    ("rate", "connections_per_second"),
+    ("ramp", "ramp_seconds"),
+    ("a connection", "total_bytes_per_connection"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executed:
+    """One executed stage.
+
+    Attributes:
+        stage: its name, such as `700k`.
+        outcome: as in the manifest; `crashed` where no run was recorded.
+        reason: one sentence, empty when it held.
+        run: what was recorded; None where nothing was.
+    """
+
+    stage: str
+    outcome: str
+    reason: str
+    run: Run | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the keys of `wslab stage --json`, with the name of the stage."""
+        recorded = self.run.as_dict() if self.run else {"findings": [], "run_dir": None}
+        return {**recorded, "stage": self.stage, "outcome": self.outcome, "reason": self.reason}
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the row of this stage in the table of a sweep."""
+        figures = [self.run.figure(key) if self.run else MISSING for _, key in SWEEP_FIGURES]
+        return (self.stage, self.outcome, *figures, self.reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """The stages of one sweep, in the order in which they ran.
+
+    Attributes:
+        executed: the stages that were run.
+        skipped: names of those that were not, because one before them broke.
+        report: path of the report, empty when there is none.
+    """
+
+    executed: tuple[Executed, ...]
+    skipped: tuple[str, ...] = ()
+    report: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """The worst outcome of all: a crash before an abort, before a break."""
+        outcomes = {stage.outcome for stage in self.executed}
+        return next((outcome for outcome in (CRASHED, ABORTED, BROKE) if outcome in outcomes), HELD)
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs that were recorded."""
+        return [stage.run for stage in self.executed if stage.run is not None]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `wslab sweep --json` prints."""
+        stages = [stage.as_dict() for stage in self.executed]
+        return {"outcome": self.outcome, "stages": stages, "skipped": list(self.skipped), "report": self.report}
+
+    def _table(self) -> Table:
+        headings = ("stage", "outcome", *(heading for heading, _ in SWEEP_FIGURES), "what happened")
+        numbers = tuple(range(2, 2 + len(SWEEP_FIGURES)))
+        return Table(headings=headings, rows=[stage.cells() for stage in self.executed], numbers=numbers)
+
+    def table(self) -> pd.DataFrame:
+        """Return one row a stage, as text with units."""
+        shown = self._table()
+        return pd.DataFrame(shown.rows, columns=list(shown.headings)).set_index("stage")
+
+    def text(self) -> str:
+        """Return the sweep as a terminal shows it."""
+        lines = [self._table().text()]
+        if self.skipped:
+            lines.append(f"not run: {', '.join(self.skipped)}; --keep-going runs them too")
+        return "\n".join([*lines, *([f"report: {self.report}"] if self.report else [])])
+
+    def _repr_html_(self) -> str:
+        return self._table().html()
 
 
 def sweep(
@@ -221,8 +307,10 @@ def _run_of(runs: Path, pid: int, known: set[str]) -> Path | None:
     A broken stage may be run once more with its limit lifted; what was asked for is the first.
     """
     for folder in sorted(path for path in runs.iterdir() if path.name not in known):
-        if (folder / store.MANIFEST).is_file():
+        try:
             caller = store.read_manifest(folder).get("caller") or {}
-            if caller.get("pid") == pid:
-                return folder
+        except (BadInput, OSError):  # Not a run, or somebody else's that is damaged.
+            continue
+        if caller.get("pid") == pid:
+            return folder
     return None
