@@ -70,6 +70,7 @@ DAMAGED = (
     '{"outcome": "broke", "findings": ["x"]}',
     '{"outcome": "broke", "findings": [{"limit": "link", "at_connections": "many"}]}',
     '{"outcome": "held", "phases": [{"name": 5}]}',
+    '{"outcome": "held", "limits": {"cpu_count": "two"}}',
     '{"outcome": "running", "caller": {"pid": "x"}}',
 )
 

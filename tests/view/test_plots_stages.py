@@ -127,6 +127,16 @@ def test_the_cost_of_a_stage_is_stacked_and_the_floor_is_a_line_across(tmp_path:
     assert (memory.get_ylabel(), rate.get_ylabel()) == ("bytes per connection, both ends", "connections/s")
 
 
+def test_the_rate_of_a_stage_stands_clear_of_the_line_of_a_faster_floor(tmp_path: Path) -> None:
+    runs = [
+        Run.load(make_run(tmp_path, 100_000, server=server, second=n))
+        for n, server in enumerate(("lean", plots.FLOOR_SERVER))
+    ]
+    _, rate = plots.stages_overview(runs).axes
+    (label,) = [text for text in rate.texts if text.get_text() == "17k/s"]
+    assert label.xy[1] == runs[1].summary["connections_per_second"]
+
+
 def test_a_stage_that_broke_says_where(broke: Run) -> None:
     memory, _ = plots.stages_overview([broke]).axes
     assert [label.get_text() for label in memory.get_xticklabels()] == ["1M\nbroke at 262k"]

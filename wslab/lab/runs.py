@@ -159,9 +159,9 @@ class Run:
     @cached_property
     def phases(self) -> list[dict[str, Any]]:
         """Phases as `{name, started_seconds, ended_seconds}`; taken from the events where the manifest has none yet."""
-        recorded = self.manifest.get("phases")
+        recorded = [phase for phase in self.manifest.get("phases") or () if {"name", "started_seconds"} <= phase.keys()]
         if recorded:
-            return list(recorded)
+            return recorded
         return [phase.as_dict() for phase in timeline(self.events)]
 
     def figures(self) -> list[tuple[str, str]]:

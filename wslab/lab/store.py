@@ -38,6 +38,8 @@ MANIFEST_KINDS: dict[str, type | UnionType] = {
     **dict.fromkeys(("stage", "stage.asked", "stage.effective", "host", "limits", "caller", "summary"), dict),
     **dict.fromkeys(("caller.pid", "caller.start_ticks"), int),
     **dict.fromkeys(("stage.asked.connections", "stage.effective.connections"), int),
+    **dict.fromkeys(("host.cpu_count", "host.memory_total_bytes"), int),
+    **dict.fromkeys(("limits.cpu_count", "limits.memory_total_bytes"), int),
     **dict.fromkeys(("findings", "preflight", "phases"), list),
     **dict.fromkeys(("findings.[]", "preflight.[]", "phases.[]"), dict),
     **dict.fromkeys(("findings.[].limit", "findings.[].side", "phases.[].name"), str),

@@ -1,6 +1,6 @@
-"""Follows a run from outside, through its folder, and feeds a live view with what it finds there.
+"""Follows a run through its folder and passes its events and samples to a live view.
 
-The run may be in another process, such as a notebook's kernel; all that is shared is the disk.
+The run may be in another process, such as a notebook's kernel: only files are shared.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Follower:
 
 @contextmanager
 def follow(find: Callable[[], Path | None], view: View, target: int) -> Iterator[None]:
-    """Feed a view with a run for as long as the context lasts; it gets `run_created` first and `stopped` last.
+    """Pass a run to a view for as long as the context lasts: `run_created` first, `stopped` last.
 
     Args:
         find: returns the run folder as soon as there is one.

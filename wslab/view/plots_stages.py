@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from wslab.core.records import BROKE, HELD
 from wslab.lab.tables import bytes_text, count_text
-from wslab.view.plots_frame import COLOURS, Plot, bytes_axis, count_axis, figure, new_plot, note, stage_lines
+from wslab.view.plots_frame import COLOURS, Plot, bytes_axis, count_axis, figure, new_plot, note, side_note, stage_lines
 from wslab.view.plots_run import FLOOR_SERVER
 
 if TYPE_CHECKING:
@@ -44,7 +44,13 @@ MARKS = {
     BROKE: Mark("X", COLOURS["break"], "broke, measured"),
 }
 ENDED_EARLY = Mark("D", COLOURS["floor"], "ended early, measured")
-ROW_FIELDS = ("limit", "scope", "side", "title", "ceiling_connections", "binding", "note", "lift", "needs_root")
+# The fields of a ceiling that are drawn, and what stands for those that an older run did not record.
+ROW_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(("limit", "scope", "side", "title", "note", "lift"), ""),
+    "ceiling_connections": None,
+    "binding": True,
+    "needs_root": False,
+}
 
 
 @figure
@@ -108,8 +114,8 @@ def where_things_break(ceilings: Iterable[Any] | None = None, measured: Sequence
 
 
 def _as_row(ceiling: Any) -> dict[str, Any]:
-    row = dict(ceiling) if isinstance(ceiling, Mapping) else {name: getattr(ceiling, name) for name in ROW_FIELDS}
-    return {"scope": "", "side": "", "binding": True, "note": "", **row}
+    row = dict(ceiling) if isinstance(ceiling, Mapping) else {name: getattr(ceiling, name) for name in ROW_DEFAULTS}
+    return {**ROW_DEFAULTS, **row}
 
 
 def _ceiling(row: Mapping[str, Any]) -> float:
@@ -158,17 +164,7 @@ def _draw_ceiling(ax: Axes, place: int, row: Mapping[str, Any], left: float, rig
             *lines[: LIFT_LINES - 1],
             textwrap.shorten(" ".join(lines[LIFT_LINES - 1 :]), LIFT_WIDTH, placeholder=" …"),
         ]
-    ax.annotate(
-        "\n".join(lines),
-        (1.0, place),
-        xycoords=ax.get_yaxis_transform(),
-        xytext=(10, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=8.5,
-        color="#333333" if row["binding"] else "#777777",
-        annotation_clip=False,
-    )
+    side_note(ax, place, "\n".join(lines), "#333333" if row["binding"] else "#777777")
 
 
 def _draw_measured(ax: Axes, runs: Sequence[Run]) -> None:
@@ -219,10 +215,8 @@ def stages_overview(runs: Sequence[Run]) -> Plot:
     for place, run in enumerate(shown):
         value = run.summary.get("connections_per_second") or 0.0
         rate.bar(place, value, width=0.6, color="#555555", label="connections opened" if not place else None)
-        rate.annotate(
-            f"{count_text(value)}/s", (place, value), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9
-        )
-        _floor_tick(rate, place, floors.get(run.connections), "connections_per_second")
+        floor = _floor_tick(rate, place, floors.get(run.connections), "connections_per_second")
+        _bar_label(rate, place, max(value, floor), f"{count_text(value)}/s")
     bytes_axis(memory, "y", "bytes per connection, both ends")
     count_axis(rate, "y", "connections/s")
     for ax in (memory, rate):
@@ -252,12 +246,17 @@ def _draw_costs(ax: Axes, shown: Sequence[Run], floors: Mapping[int, Run]) -> No
             label = name if not place else None
             ax.bar(place, value, width=0.6, bottom=base, color=COLOURS[name], label=label, gid=name)
             base += value
-        ax.annotate(bytes_text(base), (place, base), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9)
-        _floor_tick(ax, place, floors.get(run.connections), "total_bytes_per_connection")
+        floor = _floor_tick(ax, place, floors.get(run.connections), "total_bytes_per_connection")
+        _bar_label(ax, place, max(base, floor), bytes_text(base))
 
 
-def _floor_tick(ax: Axes, place: int, floor: Run | None, key: str) -> None:
-    value = floor.summary.get(key) if floor else None
+def _bar_label(ax: Axes, place: int, top: float, text: str) -> None:
+    ax.annotate(text, (place, top), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9)
+
+
+def _floor_tick(ax: Axes, place: int, floor: Run | None, key: str) -> float:
+    """Mark the floor of a stage across its bar and return its value; 0 where there is none."""
+    value: float | None = floor.summary.get(key) if floor else None
     if value is not None:
         known = any(line.get_label() == FLOOR_LABEL for line in ax.lines)
         style: dict[str, Any] = {
@@ -268,3 +267,4 @@ def _floor_tick(ax: Axes, place: int, floor: Run | None, key: str) -> None:
             "zorder": 5,
         }
         ax.plot([place - 0.42, place + 0.42], [value, value], label=None if known else FLOOR_LABEL, **style)
+    return value or 0.0

@@ -1,8 +1,9 @@
 """The report: recorded runs as one HTML file that opens offline, with figures and tables beside it as files.
 
-1. The page holds everything it shows: figures are embedded, there is no script and nothing is loaded from anywhere.
-2. Figures are also written as SVG and PNG, the table as CSV and as Markdown, for whoever writes a text of their own.
-3. Runs under `runs/` get a `report.html` and `figures/` of their own; those that come with the project stay.
+1. Figures are embedded in the page; it has no script and loads nothing.
+2. Figures are also written as SVG and PNG, the table as CSV and as Markdown, to be used in other texts.
+3. Each run under `runs/` also gets a `report.html` and `figures/` in its own folder; nothing is written into the
+   reference runs that come with the project.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def _heading(runs: Sequence[Run]) -> str:
 
 
 def _conclusions(runs: Sequence[Run]) -> list[str]:
-    """Say in sentences what held, what it cost and what broke first."""
+    """Return sentences: what held, what it cost and what broke first."""
     served = [run for run in runs if run.server != FLOOR_SERVER]
     held = [run for run in served if run.outcome == "held"]
     sentences = []
@@ -178,7 +179,7 @@ def _both_ends(run: Run) -> float | None:
 
 
 def _details(run: Run) -> str:
-    """Return the part of one run, and give it a page of its own where its folder is the project's to write in."""
+    """Return the section of one run; a run under `runs/` also gets a page in its own folder."""
     summary = f"{outcome_badge(run.outcome)} {run.name} · {escape(run.server)} · {escape(run.run_id)}"
     own = run.run_dir.parent.name == "runs"
     body = _run_body(run, run.run_dir / "figures" if own else None)

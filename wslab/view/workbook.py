@@ -40,7 +40,7 @@ from wslab.view.publish import report
 
 TEMPLATE = "10-stage.ipynb"
 BREAKS_TEMPLATE = "20-breaks.ipynb"
-# A starved CPU silences a kernel for far longer than the 4 s that papermill allows.
+# On a busy CPU a kernel can be silent for far longer than the 4 s that papermill allows by default.
 IOPUB_SECONDS = 120
 START_SECONDS = 180
 # The figures of a stage in the table of a sweep: heading, key of the summary.
@@ -178,7 +178,7 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
         view: makes a live view from the prefix of its lines; the one that suits unless given.
 
     Returns:
-        What became of it, also where the notebook or its kernel died, or the machine is far too small for it.
+        Its outcome, also where the notebook or its kernel died, or the machine is far too small for it.
 
     Raises:
         BadInput: the template lacks a parameter, or the data folder cannot be written.
@@ -212,7 +212,7 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
         if copy.is_file():
             os.replace(copy, run_dir / "stage.ipynb")
         done = _recorded(stage, run_dir, death, problem)
-        if interrupts and done.outcome != ABORTED:  # What was recorded had ended, and something after it was stopped.
+        if interrupts and done.outcome != ABORTED:  # The recorded run had ended; a later cell was interrupted.
             return replace(done, outcome=ABORTED, reason="stopped by the user")
         return done
     finally:
@@ -285,7 +285,7 @@ def _execute(template: Path, copy: Path, parameters: dict[str, Any], kernels: Ke
     except PapermillExecutionError as error:
         return f"the notebook stopped at cell {error.exec_count}: {error.ename}: {error.evalue}"
     except Exception as error:
-        # nbclient and zmq tell of a dead kernel in many ways; the manifest and the exit status say what it was.
+        # nbclient and zmq raise many kinds of errors for a dead kernel; manifest and exit status say what happened.
         return f"the notebook could not be executed: {type(error).__name__}: {' '.join(str(error).split())}"
     return ""
 
