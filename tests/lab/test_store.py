@@ -19,6 +19,11 @@ def run_dir(tmp_path: Path) -> Path:
     return store.create_run(tmp_path, "10k")
 
 
+def append_event(run_dir: Path, event: dict[str, object]) -> None:
+    with open(run_dir / store.EVENTS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
+
+
 def test_a_run_folder_is_named_by_time_and_stage_and_is_never_shared(tmp_path: Path) -> None:
     folders = [store.create_run(tmp_path, "10k") for _ in range(50)]
     assert len(set(folders)) == 50
@@ -60,7 +65,7 @@ def test_a_run_whose_caller_is_gone_has_crashed(run_dir: Path, caller: dict[str,
     store.write_manifest(run_dir, {"outcome": "running", "caller": caller})
     assert store.read_manifest(run_dir)["outcome"] == "crashed"
     assert store.read_manifest(run_dir)["reason"] == "the calling process died"
-    store.append_event(run_dir, {"elapsed_seconds": 12.34, "event": "caller_gone"})
+    append_event(run_dir, {"elapsed_seconds": 12.34, "event": "caller_gone"})
     assert store.read_manifest(run_dir)["reason"] == "the calling process died 12.3 s after the start"
     assert json.loads((run_dir / "run.json").read_text("utf-8"))["outcome"] == "running"
 
@@ -78,8 +83,8 @@ def test_a_torn_line_waits_until_it_is_whole(tmp_path: Path) -> None:
 
 def test_events_are_read_in_order_without_a_torn_last_line(run_dir: Path) -> None:
     assert store.read_events(run_dir) == []
-    store.append_event(run_dir, {"elapsed_seconds": 1, "event": "a"})
-    store.append_event(run_dir, {"elapsed_seconds": 2, "event": "b"})
+    append_event(run_dir, {"elapsed_seconds": 1, "event": "a"})
+    append_event(run_dir, {"elapsed_seconds": 2, "event": "b"})
     with open(run_dir / "events.jsonl", "a", encoding="utf-8") as file:
         file.write('{"elapsed_seconds": 3, "eve')
     assert [event["event"] for event in store.read_events(run_dir)] == ["a", "b"]

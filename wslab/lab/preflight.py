@@ -24,7 +24,7 @@ CONNECTIONS_DEFAULT = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    """The ceilings of this machine, as planned for one stage.
+    """The ceilings of this machine for one stage as it would be laid out here.
 
     Attributes:
         host: the limits as they were read.
@@ -49,7 +49,7 @@ class Preflight:
 
     @property
     def sentence(self) -> str:
-        """The answer in one sentence: whether what was asked for fits, or how far this machine goes."""
+        """The answer in one sentence: whether the stage fits, or how many connections this machine can hold."""
         if self.asked:
             return self.fit.sentence
         first = self.first
@@ -60,7 +60,7 @@ class Preflight:
 
     @property
     def machine(self) -> Machine:
-        """The machine that was looked at."""
+        """CPU, memory and kernel of this machine."""
         return Machine.of(self.host)
 
     def table(self) -> DataFrame:
@@ -108,7 +108,7 @@ def preflight(connections: int | str | None = None, **parameters: Any) -> Prefli
     """Look at what this machine allows; nothing is started and nothing is changed.
 
     Args:
-        connections: say whether so many fit, such as `"700k"`; None asks how far this machine goes.
+        connections: answer whether so many fit, such as `"700k"`; None asks how many this machine can hold.
         **parameters: further fields of `Stage`, such as `server_shards`.
 
     Raises:

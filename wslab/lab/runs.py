@@ -179,11 +179,11 @@ class Run:
         return pd.DataFrame({"value": [value for _, value in figures]}, index=[words for words, _ in figures])
 
     def walls(self) -> pd.DataFrame:
-        """Return the walls on the road of this run, the nearest first: where a plain set-up meets each, and this run.
+        """Return the limits that a plain set-up would meet, the nearest first, and how this run passed each.
 
         Columns: `what runs out`, `here` and `stock machine` in connections as text, and `this run`; index the limit.
         """
-        found = walls(self.limits, self.stage, self.summary, self.findings)
+        found = walls(self.limits, self.stage, self.summary, self.breaks)
         rows = [(wall.limit, wall.title, whole_text(wall.here), whole_text(wall.stock), wall.told) for wall in found]
         columns = ["limit", "what runs out", "here", "stock machine", "this run"]
         return pd.DataFrame(rows, columns=columns).set_index("limit")
@@ -292,7 +292,7 @@ def _frame(rows: Sequence[Mapping[str, Value]], columns: Sequence[Column]) -> pd
     """Return rows as a table of numbers and text; what was not read is NaN."""
     frame = pd.DataFrame(rows, columns=[column.name for column in columns])
     for column in columns:
-        # A column without a single number would be one of objects, and so would one of a file without rows.
+        # pandas makes a column without a single number one of objects, with which figures cannot calculate.
         if column.unit in FLOAT_UNITS or (column.unit != "text" and frame[column.name].dtype == object):
             frame[column.name] = frame[column.name].astype(float)
     return frame

@@ -8,7 +8,8 @@
 5. Whether a data folder can be written is checked before anything is started.
 
 The data folder is the one that was asked for, else `WSLAB_DATA_DIR`, else `data/` of the project, else `data/` of the
-current folder. A relative path counts from the project, because the current folder is an accident in a notebook.
+current folder. A relative path is relative to the project, because the current folder of a notebook depends on how it
+was started.
 """
 
 from __future__ import annotations
@@ -172,15 +173,6 @@ def _values(value: Any, path: Sequence[str]) -> Iterator[Any]:
 def _json_kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", NoneType: "null"}
     return names.get(type(value), "a number")
-
-
-def append_event(run_dir: Path, event: Mapping[str, Any]) -> None:
-    """Append one event to `events.jsonl`, in one write, so that it does not mix with those of the supervisor."""
-    descriptor = os.open(run_dir / EVENTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(descriptor, json.dumps(event).encode() + b"\n")
-    finally:
-        os.close(descriptor)
 
 
 class Tail:
