@@ -81,12 +81,7 @@ def report(runs: Run | Sequence[Run], out: str | Path = "") -> Path:
         image = _figure(_render(plot, page.parent / "figures", name), heading)
         body.append(f"<h2>{escape(heading)}</h2><p>{escape(words)}</p>{image}")
     table = f"<div class=scroll>{_table(chosen, PAGE_COLUMNS).html()}</div>"
-    body += [
-        "<h2>All runs</h2>",
-        table,
-        "<h2>Run by run</h2>",
-        *reversed(details),
-    ]
+    body += ["<h2>All runs</h2>", table, "<h2>Run by run</h2>", *reversed(details)]
     page.write_text(_page("How many WebSocket connections this machine holds", body), encoding="utf-8")
     return page
 
