@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from wslab.lab.runs import Run
-from wslab.view.markdown import results_table
+from wslab.view.publish import results_table
 
 
 def test_the_results_table_is_that_of_the_reference_runs(project_root: Path) -> None:

@@ -19,9 +19,10 @@ import pytest
 import made_runs
 from wslab.core.quantities import BadInput
 from wslab.core.stage import PARAMETERS, Stage
+from wslab.lab.runs import Run
 from wslab.view import kernel, workbook
 from wslab.view.kernel import how_it_died, interrupts_go_to
-from wslab.view.workbook import check_parameters, run_notebook, sweep
+from wslab.view.workbook import Executed, Sweep, check_parameters, run_notebook, sweep
 
 RECORD = """
 import json, os, pathlib, signal, sys, time
@@ -129,6 +130,15 @@ def test_a_notebook_that_records_no_run_has_crashed_and_leaves_nothing(template:
     done = run_notebook(stage("nothing"), template, silent)
     assert (done.outcome, done.reason, done.run) == ("crashed", "the notebook recorded no run", None)
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_damaged_run_folder_that_appears_meanwhile_is_left_alone(template: Path, stage, tmp_path: Path) -> None:
+    def view(prefix: str):
+        (tmp_path / "runs" / "0-damaged").mkdir()
+        (tmp_path / "runs" / "0-damaged" / "run.json").write_text("{")
+        return silent(prefix)
+
+    assert run_notebook(stage(), template, view).outcome == "held"
 
 
 def test_an_interrupt_reaches_the_kernel_and_the_stage_is_aborted(template: Path, stage) -> None:
@@ -298,3 +308,43 @@ def test_what_ended_a_kernel_is_said_with_its_evidence(returncode: int | None, o
     sentence = how_it_died(returncode, oom_kills)
     assert sentence.endswith(said)
     assert bool(sentence) == bool(said)
+
+
+def executed(*outcomes: str) -> tuple[Executed, ...]:
+    return tuple(Executed(stage="1k", outcome=outcome, reason="") for outcome in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "worst"),
+    [
+        ([], "held"),
+        (["held", "held"], "held"),
+        (["held", "broke"], "broke"),
+        (["broke", "aborted"], "aborted"),
+        (["crashed", "broke", "held"], "crashed"),
+    ],
+)
+def test_the_outcome_of_a_sweep_is_its_worst(outcomes: list[str], worst: str) -> None:
+    assert Sweep(executed=executed(*outcomes)).outcome == worst
+
+
+def test_a_sweep_as_json_has_the_figures_of_each_run(tmp_path: Path) -> None:
+    run = Run.load(made_runs.make_run(tmp_path, 10_000))
+    sweep = Sweep(executed=(Executed(stage="10k", outcome="held", reason="", run=run),), skipped=("1M",))
+    document = json.loads(json.dumps(sweep.as_dict()))
+    assert document["outcome"] == "held"
+    assert document["skipped"] == ["1M"]
+    assert document["stages"][0]["connections_open"] == 10_000
+    assert document["stages"][0]["run_dir"] == str(run.run_dir)
+
+
+def test_a_sweep_as_text_names_what_was_not_run_and_the_report() -> None:
+    text = Sweep(executed=executed("broke"), skipped=("700k", "1M"), report="/x/index.html").text()
+    assert "not run: 700k, 1M; --keep-going runs them too" in text
+    assert text.endswith("report: /x/index.html")
+
+
+def test_a_stage_without_a_run_has_a_row_all_the_same() -> None:
+    sweep = Sweep(executed=(Executed(stage="1k", outcome="crashed", reason="it died"),))
+    assert sweep.table().loc["1k", "outcome"] == "crashed"
+    assert "it died" in sweep._repr_html_()

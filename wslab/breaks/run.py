@@ -29,9 +29,9 @@ from wslab.core.quantities import BadInput
 from wslab.core.records import ABORTED
 from wslab.core.timeline import last_phase, timeline
 from wslab.lab import store
-from wslab.lab.display import seconds_text
 from wslab.lab.experiment import run_stage
 from wslab.lab.place import this_machine
+from wslab.lab.tables import seconds_text
 from wslab.machine.procfs import read_host
 from wslab.machine.sysctls import FILE_MAX
 

@@ -18,6 +18,7 @@ from wslab.core.plan import Plan, memory_holds, resolve
 from wslab.core.quantities import BadInput, about_count, counted
 from wslab.core.settings import NEEDED, RECOMMENDED, Need, Setting
 from wslab.core.stage import Stage
+from wslab.lab.tables import Table
 from wslab.machine.journal import TUNING, Journal
 from wslab.machine.procfs import read_host
 from wslab.tune.text import DockerFlags, docker, files
@@ -172,9 +173,7 @@ class Tune:
             )
             for item in (*self.needed, *self.recommended)
         ]
-        widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows))
-        return "\n".join(line.rstrip() for line in lines)
+        return Table(headings=head, rows=rows).text()
 
     def _docker_text(self) -> str:
         found = self.docker

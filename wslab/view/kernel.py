@@ -1,4 +1,4 @@
-"""The kernel of an executed notebook: which one is started, where an interrupt goes, and what ended it."""
+"""The Jupyter kernel of an executed notebook: how it is started, how it is interrupted, and why it ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from wslab.machine.procfs import read_vmstat
 
-# A notebook finds the package that executes it, installed or not.
+# Put on the path of the kernel, so that the notebook imports this package also where it is not installed.
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 
 # A kernel attends to interrupts while it executes a cell; one that comes while it starts would end it with a traceback.
@@ -33,16 +33,16 @@ Kernels = list[subprocess.Popen[bytes]]
 
 
 def this_interpreter(kernels: Kernels) -> type[AsyncKernelManager]:
-    """Return a kernel manager that starts this interpreter, whatever kernels are registered under a notebook's name.
+    """Return a kernel manager that starts this interpreter, whatever kernel the notebook names.
 
     Args:
-        kernels: gets the process of each kernel that is started.
+        kernels: the process of each kernel that is started is appended to it.
     """
 
     class ThisInterpreter(AsyncKernelManager):
         @property
         def kernel_spec(self) -> KernelSpec:
-            # ipykernel and its debugger would warn in the midst of the progress of what does not matter here.
+            # Without these, warnings of ipykernel and its debugger would be printed between the lines of progress.
             arguments = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "--log-level=ERROR"]
             return KernelSpec(
                 argv=[*IGNORING_INTERRUPTS, *arguments, "-f", "{connection_file}"],
@@ -106,11 +106,11 @@ def interrupts_go_to(kernels: Kernels, recording: Callable[[], bool] = lambda: T
 
 
 def how_it_died(returncode: int | None, oom_kills: int) -> str:
-    """Say in one sentence what ended a kernel; empty text when it ended as it should.
+    """Return in one sentence why a kernel ended; empty text when it ended normally.
 
     Args:
         returncode: exit status as subprocess has it, negative for a signal; None while it runs.
-        oom_kills: processes that the machine killed for want of memory meanwhile.
+        oom_kills: processes that the machine killed meanwhile because memory ran out.
     """
     if not returncode:
         return ""

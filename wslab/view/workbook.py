@@ -2,7 +2,7 @@
 
 papermill executes the template in a Jupyter kernel; the kernel runs the stage and writes the run folder.
 
-1. What became of a stage is read from its manifest, never from the notebook: papermill records a dead kernel as
+1. The outcome of a stage is read from its manifest, never from the notebook: papermill records a dead kernel as
    completed cells.
 2. The run that a kernel recorded is the one whose manifest names that kernel's pid as its caller.
 3. Interrupts are passed on to the kernel, so that the stage drains and says `aborted`; see `interrupts_go_to`.
@@ -14,10 +14,11 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
@@ -26,18 +27,103 @@ from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.stage import Stage, refusal
 from wslab.lab import store
 from wslab.lab.runs import Run
+from wslab.lab.tables import MISSING, Table
 from wslab.machine.procfs import read_host
 from wslab.view.follow import View, follow
 from wslab.view.kernel import Kernels, count_oom_kills, how_it_died, interrupts_go_to, this_interpreter
 from wslab.view.live import live_view
 from wslab.view.notebooks import notebooks_folder
-from wslab.view.outcomes import Executed, Sweep
 from wslab.view.publish import report
 
 TEMPLATE = "10-stage.ipynb"
-# A starved CPU silences a kernel for far longer than the 4 s that papermill allows.
+# On a busy CPU a kernel can be silent for far longer than the 4 s that papermill allows by default.
 IOPUB_SECONDS = 120
 START_SECONDS = 180
+# The figures of a stage in the table of a sweep: heading, key of the summary.
+SWEEP_FIGURES = (
+    ("open", "connections_open"),
+    ("rate", "connections_per_second"),
+    ("ramp", "ramp_seconds"),
+    ("a connection", "total_bytes_per_connection"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executed:
+    """One executed stage.
+
+    Attributes:
+        stage: its name, such as `700k`.
+        outcome: as in the manifest; `crashed` where no run was recorded.
+        reason: one sentence, empty when it held.
+        run: what was recorded; None where nothing was.
+    """
+
+    stage: str
+    outcome: str
+    reason: str
+    run: Run | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the keys of `wslab stage --json`, with the name of the stage."""
+        recorded = self.run.as_dict() if self.run else {"findings": [], "run_dir": None}
+        return {**recorded, "stage": self.stage, "outcome": self.outcome, "reason": self.reason}
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the row of this stage in the table of a sweep."""
+        figures = [self.run.figure(key) if self.run else MISSING for _, key in SWEEP_FIGURES]
+        return (self.stage, self.outcome, *figures, self.reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """The stages of one sweep, in the order in which they ran.
+
+    Attributes:
+        executed: the stages that were run.
+        skipped: names of those that were not, because one before them broke.
+        report: path of the report, empty when there is none.
+    """
+
+    executed: tuple[Executed, ...]
+    skipped: tuple[str, ...] = ()
+    report: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """The worst outcome of all: a crash before an abort, before a break."""
+        outcomes = {stage.outcome for stage in self.executed}
+        return next((outcome for outcome in (CRASHED, ABORTED, BROKE) if outcome in outcomes), HELD)
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs that were recorded."""
+        return [stage.run for stage in self.executed if stage.run is not None]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `wslab sweep --json` prints."""
+        stages = [stage.as_dict() for stage in self.executed]
+        return {"outcome": self.outcome, "stages": stages, "skipped": list(self.skipped), "report": self.report}
+
+    def _table(self) -> Table:
+        headings = ("stage", "outcome", *(heading for heading, _ in SWEEP_FIGURES), "what happened")
+        numbers = tuple(range(2, 2 + len(SWEEP_FIGURES)))
+        return Table(headings=headings, rows=[stage.cells() for stage in self.executed], numbers=numbers)
+
+    def table(self) -> pd.DataFrame:
+        """Return one row a stage, as text with units."""
+        shown = self._table()
+        return pd.DataFrame(shown.rows, columns=list(shown.headings)).set_index("stage")
+
+    def text(self) -> str:
+        """Return the sweep as a terminal shows it."""
+        lines = [self._table().text()]
+        if self.skipped:
+            lines.append(f"not run: {', '.join(self.skipped)}; --keep-going runs them too")
+        return "\n".join([*lines, *([f"report: {self.report}"] if self.report else [])])
+
+    def _repr_html_(self) -> str:
+        return self._table().html()
 
 
 def sweep(
@@ -92,7 +178,7 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
         view: makes a live view from the prefix of its lines; the one that suits unless given.
 
     Returns:
-        What became of it, also where the notebook or its kernel died, or the machine is far too small for it.
+        Its outcome, also where the notebook or its kernel died, or the machine is far too small for it.
 
     Raises:
         BadInput: the template lacks a parameter, or the data folder cannot be written.
@@ -126,7 +212,7 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
         if copy.is_file():
             os.replace(copy, run_dir / "stage.ipynb")
         done = _recorded(stage, run_dir, death, problem, stopped=bool(interrupts))
-        if interrupts and done.outcome != ABORTED:  # What was recorded had ended, and something after it was stopped.
+        if interrupts and done.outcome != ABORTED:  # The recorded run had ended; a later cell was interrupted.
             return replace(done, outcome=ABORTED, reason="stopped by the user")
         return done
     finally:
@@ -169,7 +255,7 @@ def execute(template: Path, copy: Path, parameters: dict[str, Any], kernels: Ker
     except PapermillExecutionError as error:
         return f"the notebook stopped at cell {error.exec_count}: {error.ename}: {error.evalue}"
     except Exception as error:
-        # nbclient and zmq tell of a dead kernel in many ways; the manifest and the exit status say what it was.
+        # nbclient and zmq raise many kinds of errors for a dead kernel; manifest and exit status say what happened.
         return f"the notebook could not be executed: {type(error).__name__}: {' '.join(str(error).split())}"
     return ""
 
@@ -194,8 +280,10 @@ def _run_of(runs: Path, pid: int, known: set[str]) -> Path | None:
     A broken stage may be run once more with its limit lifted; what was asked for is the first.
     """
     for folder in sorted(path for path in runs.iterdir() if path.name not in known):
-        if (folder / store.MANIFEST).is_file():
+        try:
             caller = store.read_manifest(folder).get("caller") or {}
-            if caller.get("pid") == pid:
-                return folder
+        except (BadInput, OSError):  # Not a run, or somebody else's that is damaged.
+            continue
+        if caller.get("pid") == pid:
+            return folder
     return None

@@ -1,13 +1,15 @@
-"""Numbers read as people say them, and text of a run stays text in HTML."""
+"""Numbers as people read them, one table in three forms, and text that stays text in HTML and in CSV."""
 
 from __future__ import annotations
 
 import pytest
 
-from wslab.lab.display import (
+from wslab.lab.tables import (
     Machine,
+    Table,
     bytes_text,
     count_text,
+    csv_cell,
     findings_html,
     pairs_html,
     rate_text,
@@ -45,6 +47,41 @@ def test_what_a_finding_quotes_is_text_and_no_markup() -> None:
     row = {"limit": "unknown", "side": "kernel", "at_connections": 5, "evidence": "<b>&", "remedy": "-"}
     assert "&lt;b&gt;&amp;" in findings_html([row])
     assert "<b>&" not in findings_html([row])
+
+
+TABLE = Table(headings=("stage", "open", "outcome"), rows=[("10k", "9", "held"), ("1M", "12,345", "<b>")], numbers=(1,))
+
+
+def test_a_table_as_text_aligns_words_left_and_numbers_right() -> None:
+    assert TABLE.text().split("\n") == ["stage    open  outcome", "10k         9  held", "1M     12,345  <b>"]
+    assert Table(rows=[("a", "1")]).text(indent=2) == "  a  1"
+    assert Table(headings=("a", "b"), rows=[]).text() == "a  b"
+
+
+def test_a_table_as_markdown_aligns_the_same() -> None:
+    head, rule, *rows = TABLE.markdown().splitlines()
+    assert (head, rule) == ("| stage | open | outcome |", "| :-- | --: | :-- |")
+    assert rows == ["| 10k | 9 | held |", "| 1M | 12,345 | <b> |"]
+    assert Table(headings=("a",), rows=[("x|y\nz",)]).markdown().splitlines()[2] == r"| x\|y z |"
+
+
+def test_a_table_as_html_escapes_its_cells_and_colours_outcomes() -> None:
+    html = TABLE.html()
+    assert html.count("<tr>") == 3
+    assert html.count("text-align:right") == 3
+    assert "&lt;b&gt;" in html
+    assert "<b>" not in html
+    assert html.count("<span") == 1
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_text_that_a_spreadsheet_would_run_is_quoted(text: str) -> None:
+    assert csv_cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("value", ["lean", "a=b", "", -5, -0.5, None])
+def test_numbers_and_plain_text_stay_as_they_are_in_csv(value: object) -> None:
+    assert csv_cell(value) is value
 
 
 def test_pairs_fill_rows_of_two() -> None:
