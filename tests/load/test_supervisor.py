@@ -233,9 +233,19 @@ def test_a_reserve_of_memory_that_is_reached_halts_the_ramp_and_later_stops_ever
 
 def test_what_failed_is_told_by_its_name_at_the_end_of_a_phase(caller: Caller) -> None:
     caller.start(commands(swarm="failing"))
-    assert caller.phase("ramp")["connections_failed"] == 1
-    table = told(caller.heard, "failures")[0]["table"]
-    assert table == [{"phase": "connect", "errno": 99, "name": "EADDRNOTAVAIL", "count": 1}]
+    end = caller.phase("ramp")
+    assert end["connections_failed"] == 1
+    (row,) = told(caller.heard, "failures")[0]["table"]
+    began = told(caller.heard, "phase_started")[0]["elapsed_seconds"]
+    assert began <= row.pop("first_seconds") <= end["elapsed_seconds"]
+    assert row == {"phase": "connect", "errno": 99, "name": "EADDRNOTAVAIL", "count": 1}
+
+
+def test_messages_that_failed_and_that_nobody_asked_for_are_told_at_the_end_of_a_phase(caller: Caller) -> None:
+    caller.start(commands(swarm="chatty"))
+    caller.phase("ramp")
+    end = caller.phase("verify")
+    assert (end["messages_failed"], end["messages_unasked"]) == (3, 20)
 
 
 @pytest.mark.parametrize("how", ["end of file", "killed supervisor"])

@@ -18,7 +18,7 @@ from wslab.core.quantities import about_count, format_bytes, format_count
 if TYPE_CHECKING:
     from wslab.core.stage import Stage
 
-# Descriptors that a process needs for itself: standard streams, listener, epoll, board, logs, with room to spare.
+# Descriptors that a process needs for itself: standard streams, listener, epoll, scoreboard, logs, with room to spare.
 FDS_RESERVED = 64
 
 # What one connection costs on a host that runs both ends, measured on Linux 6.18 as a slope over 0.1M to 2.6M.

@@ -16,7 +16,7 @@ from wslab.load import scoreboard as words
 from wslab.load.children import Child
 from wslab.load.guard import MemoryGuard, Patience, read_headroom
 from wslab.load.messages import Reports
-from wslab.load.scoreboard import ROLE_SWARM, Board
+from wslab.load.scoreboard import ROLE_SWARM, Scoreboard
 
 GUARD_SECONDS = 0.2
 PROGRESS_SECONDS = 0.25
@@ -34,16 +34,16 @@ class Phases:
 
     Args:
         reports: where events go.
-        board: the counters of the load.
+        scoreboard: the counters of the load.
         start: the command that started the run: `swarm` for its `ramp_rate`, `memory_reserve_bytes`, `memory_cap_bytes`
             and `no_progress_seconds`.
     """
 
-    def __init__(self, reports: Reports, board: Board, start: Mapping[str, Any]) -> None:
+    def __init__(self, reports: Reports, scoreboard: Scoreboard, start: Mapping[str, Any]) -> None:
         self.name = "start"
         self.active = False
         self.swarm: Child | None = None  # there is no phase before it is ready
-        self._reports, self._board = reports, board
+        self._reports, self._scoreboard = reports, scoreboard
         self._guard = MemoryGuard(
             reserve_bytes=start["memory_reserve_bytes"],
             cap_bytes=start.get("memory_cap_bytes"),
@@ -72,7 +72,7 @@ class Phases:
         """Begin a phase; one that is still running ends first."""
         if self.active:
             self.end(None if self.name == "hold" else "caller")
-        self.name = self._board.phase = name
+        self.name = self._scoreboard.phase = name
         self.active, self._stopped_by = True, None
         self._patience = Patience(seconds=self._patience_seconds, since=now)
         self._deadline = now + DRAIN_SECONDS if name == "drain" else _NEVER
@@ -113,15 +113,22 @@ class Phases:
     def end(self, stopped_by: str | None) -> None:
         """Report the end of the running phase, with what failed so far and the counts."""
         self.active, self._deadline = False, _NEVER
+        firsts = self._scoreboard.first_failures()
         table = [
-            {"phase": phase, "errno": number, "name": errorcode.get(number, str(number)), "count": count}
-            for (phase, number), count in sorted(self._board.failures().items())
+            {
+                "phase": phase,
+                "errno": number,
+                "name": errorcode.get(number, str(number)),
+                "count": count,
+                "first_seconds": self._elapsed(firsts.get((phase, number))),
+            }
+            for (phase, number), count in sorted(self._scoreboard.failures().items())
         ]
         if table:
             self._reports.event("failures", table=table)
         self._reports.event("phase_ended", phase=self.name, stopped_by=stopped_by, **self.counts())
         if self.name == "drain":
-            self.name = self._board.phase = "done"
+            self.name = self._scoreboard.phase = "done"
 
     def tick(self, now: float) -> bool:
         """Do what is due; False when memory is so short that everything has to stop at once."""
@@ -143,19 +150,19 @@ class Phases:
         ramping = self.name == "ramp"
         breach = None if self._stopped_by else self._guard.check(read_headroom(), ramping=ramping)
         if breach is not None:
-            open_now = self._board.total(words.OPEN, ROLE_SWARM)
+            open_now = self._scoreboard.total(words.OPEN, ROLE_SWARM)
             self._reports.event(breach.event, **breach.fields, connections_open=open_now)
             self.cut(breach.stopped_by, now)
             return ramping
         # A ramp that only fails does not move either: it is the opened connections that count.
         moving = {"ramp": words.OPENED, "verify": words.VERIFIED}.get(self.name)
-        if moving is not None and self._patience.over(self._board.total(moving, ROLE_SWARM), now):
+        if moving is not None and self._patience.over(self._scoreboard.total(moving, ROLE_SWARM), now):
             self.cut("no_progress", now)
         return True
 
     def counts(self) -> dict[str, int]:
         """Return the connections and messages as the swarm counts them."""
-        rows = self._board.of(ROLE_SWARM)
+        rows = self._scoreboard.of(ROLE_SWARM)
         return {
             "connections_open": sum(row[words.OPEN] for row in rows),
             "connections_failed": sum(row[words.FAILED] for row in rows),
@@ -163,4 +170,10 @@ class Phases:
             "connections_verified": sum(row[words.VERIFIED] for row in rows),
             "messages_sent": sum(row[words.SENT] for row in rows),
             "messages_received": sum(row[words.RECEIVED] for row in rows),
+            "messages_failed": sum(row[words.MESSAGES_FAILED] for row in rows),
+            "messages_unasked": sum(row[words.MESSAGES_UNASKED] for row in rows),
         }
+
+    def _elapsed(self, monotonic_ns: int | None) -> float | None:
+        """Return seconds on the run's clock for a reading of CLOCK_MONOTONIC, None for none."""
+        return round(monotonic_ns / 1e9 - self._reports.epoch, 6) if monotonic_ns else None

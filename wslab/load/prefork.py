@@ -6,7 +6,7 @@ of the crew costs the few pages it writes to. The theory of operation:
 1. Standard input carries JSON commands, and its end means that the owner is gone: everything stops at once.
 2. Each member reads its commands from a pipe of its own whose only writer is the master, so the end of the master,
    however it came, is the end of the crew.
-3. Events leave as JSON lines on standard output. Counters never do: they are on the board.
+3. Events leave as JSON lines on standard output. Counters never do: they are on the scoreboard.
 """
 
 from __future__ import annotations

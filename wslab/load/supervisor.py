@@ -28,7 +28,7 @@ from wslab.core.stage import DEFAULT_SERVER, SERVER_KINDS
 from wslab.load.children import Child, Lines
 from wslab.load.messages import Reports
 from wslab.load.phases import PHASES, Phases
-from wslab.load.scoreboard import PID, ROLE_SERVER, ROLE_SWARM, Board
+from wslab.load.scoreboard import PID, ROLE_SERVER, ROLE_SWARM, Scoreboard
 from wslab.machine.undo import undo_orphaned
 
 TICK_SECONDS = 0.1
@@ -38,7 +38,7 @@ STOP_SECONDS = 3.0  # from closing the lifelines to SIGKILL
 MASTERS = 2  # of the server and of the swarm; each has the row behind those that it forked
 GIVE_UP_SECONDS = 30.0  # the kernel may need seconds to close the sockets of what was killed
 
-_BOARD_ROLES = {"server": ROLE_SERVER, "swarm": ROLE_SWARM}
+_SCOREBOARD_ROLES = {"server": ROLE_SERVER, "swarm": ROLE_SWARM}
 _NEVER = float("inf")
 
 
@@ -58,8 +58,8 @@ class Supervisor:
         self._selector.register(commands_fd, selectors.EVENT_READ, self._read_commands)
         self._children: dict[str, Child] = {}
         self._ready: set[str] = set()
-        self._start: dict[str, Any] = {}  # the command; board and phases are there once it is
-        self._board: Board
+        self._start: dict[str, Any] = {}  # the command; scoreboard and phases are there once it is
+        self._scoreboard: Scoreboard
         self._phases: Phases
         self._shards = 0
         self._deadline = _NEVER  # of starting, of being stopped, of being killed
@@ -141,8 +141,8 @@ class Supervisor:
         self._reports.open_file(run_dir / "events.jsonl")
         self._shards = start["server"]["shards"] if start.get("server") else 0
         processes = self._shards + start["swarm"]["workers"]
-        self._board = Board.create(processes + MASTERS)
-        self._phases = Phases(self._reports, self._board, start)
+        self._scoreboard = Scoreboard.create(processes + MASTERS)
+        self._phases = Phases(self._reports, self._scoreboard, start)
         self._start = start
         self._deadline = time.monotonic() + START_SECONDS + START_SECONDS_PER_PROCESS * processes
         recorder = {"run_dir": start["run_dir"], "interval_seconds": 1.0, **start.get("recorder", {})}
@@ -150,10 +150,10 @@ class Supervisor:
 
     def _start_child(self, role: str, module: str, spec: dict[str, Any]) -> None:
         command = spec.pop("command", None) or [sys.executable, "-m", module]
-        spec |= {"board_fd": self._board.fd, "epoch_monotonic": self._reports.epoch}
+        spec |= {"board_fd": self._scoreboard.fd, "epoch_monotonic": self._reports.epoch}
         log = Path(self._start["run_dir"]) / "logs" / f"{role}.log"
         try:
-            fds, enclosure = (self._board.fd,), spec.pop("enclosure", None)
+            fds, enclosure = (self._scoreboard.fd,), spec.pop("enclosure", None)
             child = Child(role, [*command, json.dumps(spec)], log=log, pass_fds=fds, enclosure=enclosure)
         except OSError as problem:
             self._fail(f"the {role} cannot be started: {problem.strerror}", role=role, errno=problem.errno)
@@ -245,10 +245,10 @@ class Supervisor:
             return
         if self._phases.active:
             self._phases.end(None if self._phases.name == "hold" and cut_by == "caller" else cut_by)
-        self._board.phase = "done"
+        self._scoreboard.phase = "done"
         for role, child in self._children.items():
-            if role in _BOARD_ROLES:  # What was forked before it could be announced is on the board already.
-                child.adopt(row[PID] for row in self._board.of(_BOARD_ROLES[role]))
+            if role in _SCOREBOARD_ROLES:  # What was forked before it could be announced is on the scoreboard already.
+                child.adopt(row[PID] for row in self._scoreboard.of(_SCOREBOARD_ROLES[role]))
             child.close_stdin()
 
 
