@@ -16,6 +16,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
+from wslab.core.json_lines import JsonLines
 from wslab.core.quantities import BadInput, parse_count, refuse
 from wslab.core.stage import SERVER_KINDS
 from wslab.lab import registry
@@ -126,13 +127,12 @@ class Serving:
     def _first_event(self) -> dict[str, Any]:
         assert self._process is not None
         assert self._process.stdout is not None
-        line = b""
-        while not line.endswith(b"\n"):
+        lines = JsonLines()
+        while True:
             if not select.select([self._process.stdout], [], [], START_SECONDS)[0]:
                 raise ServerDied(f"the server has said nothing for {START_SECONDS:.0f} s")
             part = self._process.stdout.read(1 << 16)
             if not part:
                 raise ServerDied(f"the server did not start (exit code {self._process.wait()})")
-            line += part
-        event: dict[str, Any] = json.loads(line.splitlines()[0])
-        return event
+            for event in lines.feed(part):
+                return event

@@ -3,7 +3,8 @@
 1. `run.json` is replaced as a whole and on the disk before it counts, so a reader finds the old one or the new one.
 2. The other files grow line by line. A last line without its line end was torn by a death and is left out.
 3. A manifest that says `running` while its caller is gone is told as `crashed`; the file itself stays as it was.
-4. Whether a data folder can be written is asked before anything is started.
+4. Whether a data folder can be written is asked before anything is started, and the space of the manifest is taken
+   then: a disk that becomes full during the run cannot keep it from saying how it ended.
 
 The data folder is the one that was asked for, else `WSLAB_DATA_DIR`, else `data/` of the project, else `data/` of the
 current folder. A relative path counts from the project, because the current folder is an accident in a notebook.
@@ -15,6 +16,7 @@ import csv
 import json
 import os
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +25,7 @@ from typing import Any
 
 from wslab.core.quantities import BadInput
 from wslab.core.records import CRASHED, LATENCY_COLUMNS, RUNNING, SAMPLE_COLUMNS, Column, Value, from_cells
+from wslab.machine.line_file import why_not_written
 from wslab.machine.process import alive
 
 DATA_DIR_VARIABLE = "WSLAB_DATA_DIR"
@@ -30,6 +33,16 @@ MANIFEST = "run.json"
 SAMPLES = "samples.csv"
 LATENCY = "latency.csv"
 EVENTS = "events.jsonl"
+RESERVE = ".run.json.reserve"
+RESERVED_BYTES = 256 << 10  # a manifest takes about 16 KB; with many findings some more
+
+
+class NotRecorded(OSError):
+    """A file of the run cannot be written; the text names the file and says why."""
+
+    def __str__(self) -> str:
+        """Return both in one line."""
+        return why_not_written(self)
 
 
 def project_folder() -> Path | None:
@@ -71,16 +84,39 @@ def check_writable(data_dir: Path) -> None:
 
 
 def create_run(data_dir: Path, stage_name: str) -> Path:
-    """Create the folder of a new run, named `<UTC>-<stage>-<hex>`, and return it."""
+    """Create the folder of a new run, named `<UTC>-<stage>-<hex>`, and return it.
+
+    Space for its manifest is set aside in it, so that a run can say how it ended also when the disk has become full.
+
+    Raises:
+        BadInput: it cannot be created, or there is not even the space for a manifest.
+    """
     while True:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         run_dir = data_dir / "runs" / f"{stamp}-{stage_name}-{secrets.token_hex(2)}"
         try:
             run_dir.mkdir(parents=True)
+            (run_dir / "logs").mkdir()
+            _set_aside(run_dir)
         except FileExistsError:
             continue
-        (run_dir / "logs").mkdir()
+        except OSError as problem:
+            shutil.rmtree(run_dir, ignore_errors=True)
+            raise BadInput(f"data_dir={data_dir} cannot take a run: {problem.strerror}") from problem
         return run_dir
+
+
+def _set_aside(run_dir: Path) -> None:
+    """Take the space and the inode of a manifest.
+
+    Raises:
+        OSError: there is not enough.
+    """
+    descriptor = os.open(run_dir / RESERVE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.posix_fallocate(descriptor, 0, RESERVED_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def utc_now() -> str:
@@ -89,19 +125,46 @@ def utc_now() -> str:
 
 
 def write_manifest(run_dir: Path, manifest: Mapping[str, Any]) -> None:
-    """Replace `run.json`; after a crash at any moment there is the old one or the new one."""
-    text = json.dumps(manifest, indent=2, default=str)
-    descriptor, name = tempfile.mkstemp(dir=run_dir, prefix=".run-", suffix=".json")
+    """Replace `run.json`; after a crash at any moment there is the old one or the new one.
+
+    The new one is written into the file that `create_run` has set aside, which needs neither space nor an inode; then
+    another one is set aside.
+
+    Raises:
+        NotRecorded: it cannot be written; the old one is still there.
+    """
+    data = json.dumps(manifest, indent=2, default=str).encode() + b"\n"
+    reserve = run_dir / RESERVE
+    has_reserve = reserve.exists()
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        os.replace(name, run_dir / MANIFEST)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        descriptor = os.open(reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            left = data
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.ftruncate(descriptor, len(data))
+            os.fsync(descriptor)
+            os.fchmod(descriptor, 0o644)
+        finally:
+            os.close(descriptor)
+        os.replace(reserve, run_dir / MANIFEST)
+    except OSError as problem:
+        if not has_reserve:
+            release(run_dir)
+        raise NotRecorded(problem.errno, problem.strerror, str(run_dir / MANIFEST)) from problem
+    if has_reserve:
+        try:
+            _set_aside(run_dir)
+        except OSError:
+            pass  # Then the next manifest has to find space for itself.
+
+
+def release(run_dir: Path) -> None:
+    """Remove the file that was set aside for the manifest: the run is over."""
+    try:
+        (run_dir / RESERVE).unlink(missing_ok=True)
+    except OSError:
+        pass  # A disk that was full may be read-only by now.
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:
@@ -117,15 +180,6 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
         when = f" {gone[-1]:.1f} s after the start" if gone else ""
         manifest |= {"outcome": CRASHED, "reason": f"the calling process died{when}"}
     return manifest
-
-
-def append_event(run_dir: Path, event: Mapping[str, Any]) -> None:
-    """Append one event to `events.jsonl`, in one write, so that it does not mix with those of the supervisor."""
-    descriptor = os.open(run_dir / EVENTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(descriptor, json.dumps(event).encode() + b"\n")
-    finally:
-        os.close(descriptor)
 
 
 def read_events(run_dir: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,9 @@ writes `samples.csv` and `latency.csv` into the run folder, a row at a time, and
    hold and verify, and every `PSS_SECONDS` during these.
 4. End of file on stdin is the end: one last sample, exit 0. Nothing else is: SIGINT belongs to the caller, and a
    reader of stdout that is slow or gone does not keep a row from the disk.
-5. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
+5. A file that cannot be written, on a full disk for one, is told once in an `error` event that names it. Recording goes
+   on: the caller still gets the samples, and rows are kept again as soon as there is space.
+6. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ from typing import Any
 from wslab.core.histogram import BUCKETS, bucket_seconds
 from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, Column, header, to_cells
 from wslab.load import scoreboard as words
-from wslab.load.messages import Reports
+from wslab.load.messages import Reports, unwritten_fields
 from wslab.load.scoreboard import Scoreboard
 from wslab.machine.counters import Counters
+from wslab.machine.line_file import LineFile
 from wslab.machine.process import raise_fd_limit
 from wslab.machine.processes import Group
 from wslab.machine.procfs import read_rss
@@ -54,27 +57,29 @@ _HISTOGRAMS = {"handshake": words.HANDSHAKE, "roundtrip": words.ROUNDTRIP}
 _PSS_PHASES = ("hold", "verify")
 
 
-class Table:
-    """A CSV file that takes whole rows: each is on its way to the disk before the next is made.
+class Table(LineFile):
+    """A CSV file that takes whole rows.
 
     Args:
         path: the file, replaced if it exists.
         columns: its columns; the header is written at once.
+
+    Raises:
+        OSError: it cannot be opened or written; the error names the file.
     """
 
     def __init__(self, path: Path, columns: tuple[Column, ...]) -> None:
+        super().__init__(path, replace=True)
         self.columns = columns
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self._write([header(columns)])
+        self.append([",".join(header(columns)) + "\n"])
 
-    def append(self, *records: dict[str, Any]) -> None:
-        """Write records as rows; none of the values holds a comma or a quote."""
-        self._write([to_cells(record, self.columns) for record in records])
+    def append_records(self, records: list[dict[str, Any]]) -> None:
+        """Append records as rows; none of the values holds a comma or a quote.
 
-    def _write(self, rows: list[list[str]]) -> None:
-        data = "".join(",".join(cells) + "\n" for cells in rows).encode()
-        while data:  # A disk that is nearly full takes a part first and then refuses, which is raised.
-            data = data[os.write(self._fd, data) :]
+        Raises:
+            OSError: not all of them could be written; the error names the file.
+        """
+        self.append(",".join(to_cells(record, self.columns)) + "\n" for record in records)
 
 
 class Recorder:
@@ -182,14 +187,31 @@ def main(argv: list[str]) -> int:
     scoreboard = Scoreboard.attach(spec["board_fd"])
     recorder = Recorder(scoreboard, epoch)
     reports = Reports(sys.stdout.fileno(), epoch)
-    samples = Table(Path(spec["run_dir"]) / "samples.csv", SAMPLE_COLUMNS)
-    latency = Table(Path(spec["run_dir"]) / "latency.csv", LATENCY_COLUMNS)
+    unwritten: set[str] = set()
+
+    def report(problem: OSError) -> None:
+        if problem.filename not in unwritten:
+            unwritten.add(problem.filename)
+            reports.event("error", **unwritten_fields(problem))
+
+    try:
+        samples = Table(Path(spec["run_dir"]) / "samples.csv", SAMPLE_COLUMNS)
+        latency = Table(Path(spec["run_dir"]) / "latency.csv", LATENCY_COLUMNS)
+    except OSError as problem:
+        report(problem)
+        return 1
+
+    def keep(table: Table, records: list[dict[str, Any]]) -> None:
+        try:
+            table.append_records(records)
+        except OSError as problem:
+            report(problem)
 
     def record(due: float | None = None) -> str:
         sample = recorder.sample(due)
-        samples.append(sample)
+        keep(samples, [sample])
         reports.figure("sample", **sample)
-        latency.append(*recorder.latencies(sample["elapsed_seconds"]))
+        keep(latency, recorder.latencies(sample["elapsed_seconds"]))
         return str(sample["phase"])
 
     phase = record()

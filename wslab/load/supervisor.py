@@ -7,7 +7,7 @@ children's stdout and for the children's pidfds at once.
 1. End of file on stdin means that the caller is gone, however it died: everything stops within five seconds.
 2. The recorder starts first and the load only after its first sample, so every run has a baseline.
 3. Ctrl-C in a terminal or a notebook is the caller's to handle, so SIGINT is ignored here and in all children.
-   SIGTERM is a stop.
+   SIGTERM and SIGHUP stop everything in good order.
 4. A child gets its specification as JSON in its first argument. A specification may bring a `command` of its own,
    which is then started instead of the built-in module and speaks the same protocol.
 """
@@ -24,11 +24,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wslab.core.json_lines import JsonLines
 from wslab.core.stage import DEFAULT_SERVER, SERVER_KINDS
-from wslab.load.children import Child, Lines
+from wslab.load.children import Child
 from wslab.load.messages import Reports
 from wslab.load.phases import PHASES, Phases
 from wslab.load.scoreboard import PID, ROLE_SERVER, ROLE_SWARM, Scoreboard
+from wslab.machine.line_file import why_not_written
 from wslab.machine.undo import undo_orphaned
 
 TICK_SECONDS = 0.1
@@ -53,7 +55,7 @@ class Supervisor:
     def __init__(self, commands_fd: int, reports_fd: int) -> None:
         self._commands_fd = commands_fd
         self._reports = Reports(reports_fd, time.monotonic())
-        self._lines = Lines()
+        self._lines = JsonLines()
         self._selector = selectors.DefaultSelector()
         self._selector.register(commands_fd, selectors.EVENT_READ, self._read_commands)
         self._children: dict[str, Child] = {}
@@ -71,7 +73,8 @@ class Supervisor:
         wake, alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(alarm)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: None)  # what counts is the byte that it writes to `alarm`
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)  # what counts is the byte that it writes to `alarm`
         self._selector.register(wake, selectors.EVENT_READ, lambda: self._stop() if os.read(wake, 64) else None)
         while not (self._stopping and all(child.gone() for child in self._children.values())):
             for key, _ in self._selector.select(TICK_SECONDS):
@@ -79,7 +82,11 @@ class Supervisor:
             self._reports.flush()
             if not self._tick(time.monotonic()):
                 break
-        sys.stderr.writelines(f"{line}\n" for line in undo_orphaned())  # A caller that lives does it itself.
+        for line in undo_orphaned():  # A caller that lives does it itself.
+            try:
+                print(line, file=sys.stderr, flush=True)
+            except OSError:
+                pass  # The disk that the log is on may be full.
         self._reports.event("stopped")
         self._reports.flush(1.0)
         self._reports.close()
@@ -109,7 +116,9 @@ class Supervisor:
         for command in self._lines.feed(data):
             try:
                 self._command(command)
-            except (KeyError, TypeError, ValueError, OSError) as problem:
+            except OSError as problem:
+                self._fail(why_not_written(problem), file=problem.filename, errno=problem.errno)
+            except (KeyError, TypeError, ValueError) as problem:
                 self._fail(f"command {command.get('cmd')} failed: {problem!r}")
         if not data:
             self._selector.unregister(self._commands_fd)
@@ -156,7 +165,8 @@ class Supervisor:
             fds, enclosure = (self._scoreboard.fd,), spec.pop("enclosure", None)
             child = Child(role, [*command, json.dumps(spec)], log=log, pass_fds=fds, enclosure=enclosure)
         except OSError as problem:
-            self._fail(f"the {role} cannot be started: {problem.strerror}", role=role, errno=problem.errno)
+            why = why_not_written(problem) if problem.filename == str(log) else problem.strerror
+            self._fail(f"the {role} cannot be started: {why}", role=role, errno=problem.errno)
             return
         self._children[role] = child
         self._selector.register(child.stdout, selectors.EVENT_READ, lambda: self._read_events(child))
@@ -202,11 +212,12 @@ class Supervisor:
         elif name == "failure":
             self._reports.event("failure", **{**fields, "role": child.role})
         elif name == "error":
-            message = str(fields.get("message", ""))
+            fields = {**fields, "message": str(fields.get("message", "")), "role": child.role}
+            fields.pop("elapsed_seconds", None)
             if self._phases.started:
-                self._reports.event("error", message=message, role=child.role)
+                self._reports.event("error", **fields)
             else:
-                self._fail(message, role=child.role)
+                self._fail(**fields)
 
     def _bury(self, child: Child) -> None:
         """Take the last words and the exit status of a child that has ended."""
