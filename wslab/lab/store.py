@@ -97,7 +97,7 @@ def create_run(data_dir: Path, stage_name: str) -> Path:
         try:
             run_dir.mkdir(parents=True)
             (run_dir / "logs").mkdir()
-            _set_aside(run_dir)
+            _set_aside(run_dir, RESERVED_BYTES)
         except FileExistsError:
             continue
         except OSError as problem:
@@ -106,15 +106,15 @@ def create_run(data_dir: Path, stage_name: str) -> Path:
         return run_dir
 
 
-def _set_aside(run_dir: Path) -> None:
-    """Take the space and the inode of a manifest.
+def _set_aside(run_dir: Path, size: int) -> None:
+    """Take an inode and `size` bytes for the next manifest.
 
     Raises:
         OSError: there is not enough.
     """
     descriptor = os.open(run_dir / RESERVE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        os.posix_fallocate(descriptor, 0, RESERVED_BYTES)
+        os.posix_fallocate(descriptor, 0, size)
     finally:
         os.close(descriptor)
 
@@ -152,11 +152,12 @@ def write_manifest(run_dir: Path, manifest: Mapping[str, Any]) -> None:
         if not has_reserve:
             release(run_dir)
         raise NotRecorded(problem.errno, problem.strerror, str(run_dir / MANIFEST)) from problem
-    if has_reserve:
+    for parts in (1, 2, 4, 8) if has_reserve else ():
         try:
-            _set_aside(run_dir)
+            _set_aside(run_dir, RESERVED_BYTES // parts)
+            break
         except OSError:
-            pass  # Then the next manifest has to find space for itself.
+            pass  # On a full disk there is what the last manifest has left of it.
 
 
 def release(run_dir: Path) -> None:
