@@ -285,11 +285,12 @@ def test_processes_that_were_never_announced_are_ended_as_well(caller: Caller) -
     eventually(lambda: not caller.left(), 5.0)
 
 
-def test_a_terminal_interrupt_is_not_ours_and_a_termination_is_a_stop(caller: Caller) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminal_interrupt_is_not_ours_and_a_termination_is_a_stop(caller: Caller, number: signal.Signals) -> None:
     caller.start(commands())
     caller.process.send_signal(signal.SIGINT)
     assert caller.phase("ramp")["connections_open"] == 20
-    caller.process.send_signal(signal.SIGTERM)
+    caller.process.send_signal(number)
     assert caller.ended() == 0
 
 

@@ -1,32 +1,96 @@
 """The phases of a run as the supervisor conducts them: ramp, hold, verify, drain.
 
-1. A phase always ends: by the swarm's word, by a bound of memory, by the death of a process, or because nothing has
-   moved for too long. `stopped_by` in `phase_ended` says which; null is the swarm's word, or the caller's in a hold.
+1. A phase always ends: because the swarm says that it is done, by a bound of memory, by the death of a process, or
+   because no counter has moved for too long. `stopped_by` in `phase_ended` says which; null is the swarm, or the caller
+   in a hold.
 2. A ramp that is cut short is halted: what is open stays open, what is in flight settles, then the swarm says so.
 3. Once a process has died unexpectedly, no later phase puts load on; draining is always possible.
+4. The memory reserve is compared with the headroom (free memory and file cache), because MemAvailable counts what open
+   sockets pin.
+5. While connections are still being opened, too little memory halts the ramp and what is open stays open, so that it
+   can be measured. In later phases there is nothing left to halt: at half the reserve everything stops, before the
+   kernel chooses what to kill.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from errno import errorcode
 from typing import Any
 
 from wslab.load import scoreboard as words
 from wslab.load.children import Child
-from wslab.load.guard import MemoryGuard, Patience, read_headroom
 from wslab.load.messages import Reports
 from wslab.load.scoreboard import ROLE_SWARM, Scoreboard
+from wslab.machine import procfs
 
 GUARD_SECONDS = 0.2
 PROGRESS_SECONDS = 0.25
 NO_PROGRESS_SECONDS = 60.0
 HALT_SECONDS = 15.0  # longer than a handshake in flight may take
+EMERGENCY_FRACTION = 0.5  # of the reserve
 DRAIN_SECONDS = 30.0  # a million resets take seconds
 
 LOADED = ("ramp", "hold", "verify")
 PHASES = (*LOADED, "drain")
 _NEVER = float("inf")
+
+
+def read_headroom() -> int:
+    """Return the memory that can still be had, in bytes."""
+    return procfs.read_headroom() or 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breach:
+    """A memory bound that was reached: the event to report and why the phase ends."""
+
+    event: str
+    stopped_by: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryGuard:
+    """The bounds on the machine's memory.
+
+    Attributes:
+        reserve_bytes: headroom that the load must leave.
+        cap_bytes: memory that the load may use; None for no cap.
+        baseline_bytes: headroom before the load began.
+    """
+
+    reserve_bytes: int
+    cap_bytes: int | None
+    baseline_bytes: int
+
+    def check(self, headroom_bytes: int, *, ramping: bool) -> Breach | None:
+        """Return the bound that is breached, the reserve first because it protects others."""
+        reserve = self.reserve_bytes if ramping else self.reserve_bytes * EMERGENCY_FRACTION
+        if headroom_bytes < reserve:
+            fields = {"headroom_bytes": headroom_bytes, "reserve_bytes": self.reserve_bytes}
+            return Breach(event="memory_reserve_reached", stopped_by="memory_reserve", fields=fields)
+        used_bytes = self.baseline_bytes - headroom_bytes
+        if ramping and self.cap_bytes is not None and used_bytes >= self.cap_bytes:
+            fields = {"used_bytes": used_bytes, "cap_bytes": self.cap_bytes}
+            return Breach(event="memory_cap_reached", stopped_by="memory_cap", fields=fields)
+        return None
+
+
+@dataclass(slots=True, kw_only=True)
+class Patience:
+    """Tell when a counter has stood still for too long."""
+
+    seconds: float
+    since: float
+    _last: int = field(default=-1)
+
+    def over(self, counter: int, now: float) -> bool:
+        """Note the counter and tell whether it has not moved for `seconds`."""
+        if counter != self._last:
+            self._last, self.since = counter, now
+        return now - self.since >= self.seconds
 
 
 class Phases:
@@ -95,7 +159,7 @@ class Phases:
             self.end(stopped_by)
 
     def swarm_says_done(self, name: str) -> None:
-        """Take the swarm's word that it has done what a phase asked for; a late word is ignored."""
+        """End the phase that the swarm says it has completed; one that has ended already is ignored."""
         if self.active and name == self.name:
             self.end(self._stopped_by)
 

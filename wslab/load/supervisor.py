@@ -31,6 +31,7 @@ from wslab.load.messages import Reports
 from wslab.load.phases import PHASES, Phases
 from wslab.load.scoreboard import PID, ROLE_SERVER, ROLE_SWARM, Scoreboard
 from wslab.machine.line_file import why_not_written
+from wslab.machine.process import raise_fd_limit
 from wslab.machine.undo import undo_orphaned
 
 TICK_SECONDS = 0.1
@@ -74,7 +75,8 @@ class Supervisor:
         signal.set_wakeup_fd(alarm)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: None)  # what counts is the byte that it writes to `alarm`
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, lambda *_: None)  # what counts is the byte that it writes to `alarm`
         self._selector.register(wake, selectors.EVENT_READ, lambda: self._stop() if os.read(wake, 64) else None)
         while not (self._stopping and all(child.gone() for child in self._children.values())):
             for key, _ in self._selector.select(TICK_SECONDS):
@@ -264,4 +266,5 @@ class Supervisor:
 
 
 if __name__ == "__main__":
+    raise_fd_limit()  # It holds a pidfd of every process of the load.
     sys.exit(Supervisor(sys.stdin.fileno(), sys.stdout.fileno()).run())
