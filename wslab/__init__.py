@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from wslab.breaks.run import run_breaks as run_breaks
     from wslab.core.stage import STAGES as STAGES
     from wslab.core.stage import Stage as Stage
-    from wslab.lab.lifted import run_lifted as run_lifted
+    from wslab.lab.experiment import run_lifted as run_lifted
     from wslab.lab.preflight import preflight as preflight
     from wslab.lab.runs import Run as Run
     from wslab.lab.runs import list_runs as list_runs
@@ -28,7 +28,7 @@ _WHERE = {
     "Stage": "wslab.core.stage",
     "run_breaks": "wslab.breaks.run",
     "run_stage": "wslab.tune.write",
-    "run_lifted": "wslab.lab.lifted",
+    "run_lifted": "wslab.lab.experiment",
     "preflight": "wslab.lab.preflight",
     "Run": "wslab.lab.runs",
     "list_runs": "wslab.lab.runs",

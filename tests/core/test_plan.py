@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from core.hosts import GIB, host
+from wslab.core.host import Host
 from wslab.core.plan import (
     ADDRESSES_MOST,
     BYTES_PER_CONNECTION,
@@ -43,7 +44,7 @@ def test_auto_takes_as_many_processes_as_fd_limit_and_cores_ask_for(
     connections: Any, changes: dict[str, Any], processes: int
 ) -> None:
     plan = resolve(Stage.of(connections=connections), host(**changes))
-    assert (plan.shards, plan.workers) == (processes, processes)
+    assert (plan.server_shards, plan.swarm_workers) == (processes, processes)
     assert plan.connections_per_shard * processes >= plan.connections
 
 
@@ -68,7 +69,7 @@ def test_processes_that_cannot_even_be_watched_are_refused(
 
 def test_what_is_given_is_honoured_even_where_it_will_break() -> None:
     plan = resolve(Stage.of(connections="100k", server_shards=1, swarm_workers=7, source_addresses=1), host())
-    assert (plan.shards, plan.workers, plan.source_addresses) == (1, 7, ("127.0.0.2",))
+    assert (plan.server_shards, plan.swarm_workers, plan.source_addresses) == (1, 7, ("127.0.0.2",))
     assert (plan.connections_per_shard, plan.connections_per_worker) == (100_000, 14_286)
 
 
@@ -111,8 +112,8 @@ def test_handshakes_in_flight_never_overflow_the_accept_queue() -> None:
 
 
 def test_a_host_that_tells_nothing_still_gets_a_plan() -> None:
-    plan = resolve(Stage.of(connections="1M"), {})
-    assert (plan.shards, plan.workers, len(plan.source_addresses)) == (1, 1, 125)
+    plan = resolve(Stage.of(connections="1M"), Host())
+    assert (plan.server_shards, plan.swarm_workers, len(plan.source_addresses)) == (1, 1, 125)
 
 
 def test_memory_is_estimated_for_both_ends() -> None:
@@ -140,7 +141,7 @@ def test_a_stage_is_refused_exactly_where_memory_ends_whatever_the_reserve() -> 
 
 
 def test_nothing_is_refused_where_memory_is_not_known() -> None:
-    assert refusal(Stage.of(connections="1G"), {}) is None
+    assert refusal(Stage.of(connections="1G"), Host()) is None
 
 
 @pytest.mark.parametrize("name", ["server_shards", "swarm_workers"])

@@ -86,4 +86,4 @@ def test_the_outcomes_are_the_words_of_the_manifest() -> None:
 
 def test_a_finding_is_written_with_the_keys_of_the_contract() -> None:
     finding = Finding(limit="conntrack", side="kernel", at_connections=5, evidence="drop 0 → 3", remedy="raise it")
-    assert list(finding.as_dict()) == ["limit", "side", "at_connections", "evidence", "remedy"]
+    assert list(finding.as_dict()) == ["limit", "side", "at_connections", "evidence", "remedy", "first_seconds"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from wslab.breaks.table import BREAKS
 from wslab.breaks.trial import Break
-from wslab.core.diagnosis import RULES, Evidence, Finding, diagnose
-from wslab.core.plan import loopback_addresses
+from wslab.core.diagnosis import RULES, diagnose
+from wslab.core.evidence import Evidence
+from wslab.core.records import Finding
 from wslab.lab import store
 
 DATA = Path(__file__).parents[1] / "data"
@@ -24,27 +26,12 @@ def recorded(name: str, **changes: Any) -> Evidence:
     """Return what was recorded of a break, with some of the evidence replaced."""
     folder = DATA / f"broken-{name}"
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    asked, effective, swarm = run["stage"]["asked"], run["stage"]["effective"], run["specs"].get("swarm", {})
-    events = store.read_events(folder)
-    tables = [event["table"] for event in events if event["event"] == "failures"]
-    plan = {
-        "shards": effective["server_shards"],
-        "workers": effective["swarm_workers"],
-        "source_addresses": loopback_addresses(effective["source_addresses"]),
-        "pending_max": effective["pending_max"],
-        "memory_reserve_bytes": asked["memory_reserve"],
-        "destinations": len(swarm.get("destination_addresses") or ()) or 1,
-        "ports_at_bind": swarm.get("bind_without_no_port", False),
-    }
-    parts: dict[str, Any] = {
-        "stage": asked,
-        "plan": plan,
-        "limits": run["limits"],
-        "samples": store.read_samples(folder),
-        "events": events,
-        "failures": tables[-1] if tables else [],
-    }
-    return Evidence(**{**parts, **changes})
+    evidence = Evidence.recorded(run, store.read_samples(folder), store.read_events(folder))
+    return replace(evidence, **changes)
+
+
+def without_failures(name: str) -> Evidence:
+    return recorded(name, events=[event for event in recorded(name).events if event["event"] != "failures"])
 
 
 def names(findings: list[Finding]) -> list[tuple[str, str]]:
@@ -98,7 +85,7 @@ def test_a_limit_that_ended_a_process_is_told_at_the_connections_that_it_had_by_
 @pytest.mark.parametrize("name", ["ephemeral_ports", "bind_ports", "epoll_watches", "fd_limit_swarm"])
 def test_without_its_errno_a_limit_is_not_named(name: str) -> None:
     (limit,) = {item.limit for item in RECORDED if item.name == name}
-    assert limit not in {finding.limit for finding in diagnose(recorded(name, failures=[]))}
+    assert limit not in {finding.limit for finding in diagnose(without_failures(name))}
 
 
 @pytest.mark.parametrize(("name", "role"), [("server_cpu", "server"), ("generator", "swarm")])

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 Value = int | float | str | None
+# Two times on the run's clock, in seconds: something happened after the first and by the second.
+Span = tuple[float, float]
 
 RUNNING = "running"
 HELD = "held"
@@ -197,6 +199,7 @@ class Finding:
         at_connections: connections that were open when it broke.
         evidence: the counter, errno or event that proves it, with its value before and after.
         remedy: what lifts the limit.
+        first_seconds: between which times its evidence first appeared; None where that was not recorded.
     """
 
     limit: str
@@ -204,6 +207,7 @@ class Finding:
     at_connections: int
     evidence: str
     remedy: str
+    first_seconds: Span | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as it is written to JSON."""

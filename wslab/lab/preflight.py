@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from wslab.core.limits import Ceiling, Fit, Host, ceilings, fits
+from wslab.core.ceilings import Ceiling, Fit, ceilings, fits
+from wslab.core.host import Host
 from wslab.core.plan import Plan, memory_holds, resolve
 from wslab.core.stage import Stage
 from wslab.lab.display import Machine, count_text
@@ -62,7 +63,7 @@ class Preflight:
     @property
     def machine(self) -> Machine:
         """The machine that was looked at."""
-        return Machine.of(self.host)
+        return Machine.of(self.host.as_dict())
 
     def table(self) -> Table:
         """Return one row a limit, those that bind here first."""
@@ -79,10 +80,10 @@ class Preflight:
             "connections": self.stage.connections,
             "ceiling_connections": first.ceiling_connections if first else None,
             "first_limit": first.limit if first else None,
-            "server_shards": self.plan.shards,
-            "swarm_workers": self.plan.workers,
+            "server_shards": self.plan.server_shards,
+            "swarm_workers": self.plan.swarm_workers,
             "ceilings": [row.as_dict() for row in self.ceilings],
-            "limits": dict(self.host),
+            "limits": self.host.as_dict(),
         }
 
     def text(self) -> str:

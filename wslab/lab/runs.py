@@ -18,12 +18,15 @@ from typing import Any
 
 import pandas as pd
 
+from wslab.core.ceilings import walls
+from wslab.core.evidence import Evidence, plan_of
+from wslab.core.host import Host
 from wslab.core.quantities import format_count
-from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, header
+from wslab.core.records import ABORTED, CRASHED, LATENCY_COLUMNS, SAMPLE_COLUMNS, Finding, header
 from wslab.core.timeline import timeline
-from wslab.core.walls import walls
 from wslab.lab import display, store
 from wslab.lab.display import bytes_text, plain_text, rate_text, seconds_text, whole_text
+from wslab.lab.verdict import judge
 
 # What a table is, for modules that only pass one on.
 Table = pd.DataFrame
@@ -37,6 +40,9 @@ FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("ramp_seconds", "time to open them", seconds_text),
     ("connections_per_second", "connections opened", rate_text),
     ("messages_per_second", "messages echoed", rate_text),
+    ("messages_offered_per_second", "messages due", rate_text),
+    ("messages_failed", "messages lost, late or changed", whole_text),
+    ("messages_unasked", "messages that nobody asked for", whole_text),
     ("verify_messages_per_second", "messages echoed while verifying", rate_text),
     ("handshake_seconds_p50", "handshake, median", seconds_text),
     ("handshake_seconds_p99", "handshake, 99 %", seconds_text),
@@ -152,10 +158,21 @@ class Run:
 
         Columns: `what runs out`, `here` and `stock machine` in connections as text, and `this run`; index the limit.
         """
-        found = walls(self.limits, self.stage, self.summary, self.findings)
+        found = walls(Host.from_record(self.limits), plan_of(self.manifest), self.summary, self.findings)
         rows = [(wall.limit, wall.title, whole_text(wall.here), whole_text(wall.stock), wall.told) for wall in found]
         columns = ["limit", "what runs out", "here", "stock machine", "this run"]
         return pd.DataFrame(rows, columns=columns).set_index("limit")
+
+    def diagnose(self) -> list[Finding]:
+        """Judge the recorded run with today's rules; nothing is changed on disk.
+
+        Returns:
+            The findings, the limit that bound first coming first; empty for a run that reached all it asked for.
+        """
+        events, samples = store.read_events(self.run_dir), store.read_samples(self.run_dir)
+        evidence = Evidence.recorded(self.manifest, samples, events)
+        crashed = self.reason if self.outcome == CRASHED else ""
+        return list(judge(evidence, crashed=crashed, aborted=self.reason if self.outcome == ABORTED else "").findings)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `wslab stage --json` prints: outcome, all figures, findings and where the run is."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from wslab.core.host import Host
 from wslab.machine import formats
 from wslab.machine.cgroup import CGROUPS, read_cgroup
 from wslab.machine.files import read_text
@@ -17,6 +18,7 @@ from wslab.machine.files import read_text
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 PROC = Path("/proc")
 
@@ -151,8 +153,8 @@ def read_ints(name: str, count: int, root: Path = PROC) -> tuple[int, ...] | tup
     return _read(root / name, parse) or (None,) * count
 
 
-def read_host(root: Path = PROC, cgroups: Path = CGROUPS) -> dict[str, int | float | str | None]:
-    """Return the limits of this machine and process as one flat table, None for what is not there.
+def read_host(root: Path = PROC, cgroups: Path = CGROUPS) -> Host:
+    """Return the limits of this machine and process, None for what is not there.
 
     They are effective values: what a process started from here gets. Takes a few milliseconds.
 
@@ -160,10 +162,11 @@ def read_host(root: Path = PROC, cgroups: Path = CGROUPS) -> dict[str, int | flo
         root: where /proc is.
         cgroups: where the cgroup trees are mounted.
     """
-    return _process_limits(root) | _kernel_limits(root) | _network_limits(root) | _cgroup_limits(root, cgroups)
+    found = _process_limits(root) | _kernel_limits(root) | _network_limits(root) | _cgroup_limits(root, cgroups)
+    return Host(**found)
 
 
-def _process_limits(root: Path) -> dict[str, int | float | str | None]:
+def _process_limits(root: Path) -> dict[str, Any]:
     limits = read_limits(root=root) or {}
     status = read_status(root=root) or {}
     cpus = status.get("Cpus_allowed_list")
@@ -179,7 +182,7 @@ def _process_limits(root: Path) -> dict[str, int | float | str | None]:
     }
 
 
-def _kernel_limits(root: Path) -> dict[str, int | float | str | None]:
+def _kernel_limits(root: Path) -> dict[str, Any]:
     meminfo = read_meminfo(root)
     file_used, file_max = read_file_nr(root) or (None, None)
     models = [line for line in (read_text(root / "cpuinfo") or "").splitlines() if line.startswith("model name")]
@@ -198,7 +201,7 @@ def _kernel_limits(root: Path) -> dict[str, int | float | str | None]:
     }
 
 
-def _network_limits(root: Path) -> dict[str, int | float | str | None]:
+def _network_limits(root: Path) -> dict[str, Any]:
     ports = read_ints("sys/net/ipv4/ip_local_port_range", 2, root)
     tcp_mem = read_ints("sys/net/ipv4/tcp_mem", 3, root)
     tcp = (read_sockstat(root) or {}).get("TCP")
@@ -221,7 +224,7 @@ def _network_limits(root: Path) -> dict[str, int | float | str | None]:
     }
 
 
-def _cgroup_limits(root: Path, cgroups: Path) -> dict[str, int | float | str | None]:
+def _cgroup_limits(root: Path, cgroups: Path) -> dict[str, Any]:
     found = read_cgroup(root, cgroups)
     return {
         "cgroup_version": found.version,

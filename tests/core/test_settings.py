@@ -1,16 +1,18 @@
-"""Remedies: each setting that a target needs on a known host, and none that the plan makes needless."""
+"""Settings: each one that a target needs on a known host, and none that the plan makes needless."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from core.hosts import GIB, host
-from wslab.core.demand import round_up
-from wslab.core.limits import fits
+from wslab.core.ceilings import ceilings, fits, remedy, settings_for
+from wslab.core.host import Host
+from wslab.core.limits import LIMITS, ONE_PROCESS
 from wslab.core.plan import resolve
-from wslab.core.remedies import NEEDED, RECOMMENDED, REMEDIES, Setting, remedies
+from wslab.core.settings import ADVICE, NEEDED, PARAMETER, RECOMMENDED, Need, Setting, round_up
 from wslab.core.stage import Stage
 
 # A host on which nothing is short for a million connections.
@@ -27,8 +29,13 @@ def found(connections: Any = "1M", **changes: Any) -> dict[tuple[str, str], Any]
 def settings(connections: Any, **changes: Any) -> list[Setting]:
     parameters = {key: changes.pop(key) for key in list(changes) if key in Stage().as_dict()}
     stage = Stage.of(connections=connections, **parameters)
-    here = host(**{**ROOMY, **changes})
-    return remedies(here, resolve(stage, here), stage.message_bytes, stage.message_rate)
+    return settings_for(need_of(stage, host(**{**ROOMY, **changes})))
+
+
+def need_of(stage: Stage, here: Host) -> Need:
+    return Need(
+        host=here, plan=resolve(stage, here), message_bytes=stage.message_bytes, message_rate=stage.message_rate
+    )
 
 
 def test_nothing_is_asked_of_a_host_that_has_enough() -> None:
@@ -68,8 +75,14 @@ def test_nothing_is_asked_of_a_host_that_has_enough() -> None:
         ("50k", {"source_addresses": 1}, "net.ipv4.ip_local_port_range", NEEDED, "1024 65535"),
         ("100k", {"source_addresses": 1}, "net.ipv4.ip_local_port_range", NEEDED, None),
         ("1M", {"fd_hard": 4096}, "kernel.pid_max", NEEDED, None),
-        ("1M", {"fd_hard": 1024, "pid_max": 3000}, "kernel.pid_max", NEEDED, 3400),  # 2,084 and a tenth, and others
-        ("1M", {"fd_hard": 1024, "threads_max": 3000}, "kernel.threads-max", NEEDED, 3400),
+        (
+            "1M",
+            {"server_shards": 1042, "swarm_workers": 1042, "pid_max": 3000},
+            "kernel.pid_max",
+            NEEDED,
+            3400,
+        ),  # and others
+        ("1M", {"server_shards": 1042, "swarm_workers": 1042, "threads_max": 3000}, "kernel.threads-max", NEEDED, 3400),
         ("1M", {"nproc_soft": 1000, "uid": 1000}, "nproc", NEEDED, 1100),
         ("1M", {"nproc_soft": 1000, "uid": 0}, "nproc", NEEDED, None),
         ("1M", {"pids_cgroup_max": 100, "pids_cgroup_used": 40}, "pids.max", NEEDED, 110),
@@ -97,7 +110,7 @@ def test_a_setting_is_asked_for_when_its_limit_ends_below_the_target(
 
 def test_an_empty_host_asks_for_nothing() -> None:
     stage = Stage.of(connections="1M")
-    assert remedies({}, resolve(stage, {})) == []
+    assert settings_for(need_of(stage, Host())) == []
 
 
 @pytest.mark.parametrize("connections", ["1k", "100k", "1M", "3M", "40M", "1G"])
@@ -120,9 +133,10 @@ def test_what_is_needed_lifts_every_limit_that_a_setting_can_lift() -> None:
     before = host(**{**ROOMY, **short})
     plan = resolve(Stage.of(connections="1M"), before)
     assert not fits(before, plan).fits
-    after = before | {keys[item.key]: item.needed for item in remedies(before, plan) if item.key in keys}
+    found = settings_for(Need(host=before, plan=plan))
+    after = replace(before, **{keys[item.key]: item.needed for item in found if item.key in keys})
     assert fits(after, plan).fits
-    assert [item for item in remedies(after, plan) if item.rank == NEEDED] == []
+    assert [item for item in settings_for(Need(host=after, plan=plan)) if item.rank == NEEDED] == []
 
 
 def test_nr_open_is_written_before_the_limit_that_it_bounds() -> None:
@@ -132,12 +146,14 @@ def test_nr_open_is_written_before_the_limit_that_it_bounds() -> None:
 
 def test_a_value_stays_within_what_the_kernel_takes() -> None:
     assert found("1G")["fs.epoll.max_user_watches", NEEDED] == (1 << 31) - 1
-    assert found("1G", fd_hard=65)["kernel.pid_max", NEEDED] == 4_194_304
+    assert found("1G", server_shards=5_000_000)["kernel.pid_max", NEEDED] == 4_194_304
 
 
 def test_the_table_names_limits_and_reasons() -> None:
-    assert len({(row.key, row.rank) for row in REMEDIES}) == len(REMEDIES)
-    assert all(row.limit and row.why for row in REMEDIES)
+    lifts = [lift for limit in LIMITS for lift in limit.lifts]
+    assert all(lift.why and lift.key for lift in lifts if lift.is_setting)
+    assert all(lift.key in Stage().as_dict() for lift in lifts if lift.kind == PARAMETER)
+    assert all(lift.command for lift in lifts if lift.kind == ADVICE)
 
 
 @pytest.mark.parametrize(
@@ -145,3 +161,48 @@ def test_the_table_names_limits_and_reasons() -> None:
 )
 def test_values_are_rounded_up_to_two_digits(value: int, rounded: int) -> None:
     assert round_up(value) == rounded
+
+
+# For each limit, a host on which a million connections meet it, as an ordinary user with small messages.
+SHORT: dict[str, dict[str, Any]] = {
+    "fd_limit": {"fd_hard": 20_000, "server_shards": 4, "swarm_workers": 4},
+    "nr_open": {"fd_hard": 20_000, "nr_open": 20_000, "server_shards": 1},
+    "file_max": {"file_max": 20_000, "uid": 1000},
+    "ephemeral_ports": {"connections": 60_000, "source_addresses": 1},
+    "conntrack": {"conntrack_tracking": True},
+    "conntrack_buckets": {"conntrack_tracking": True},
+    "epoll_watches": {"epoll_watches_max": 10_000},
+    "memory_cgroup": {"memory_cgroup_limit_bytes": GIB, "memory_cgroup_used_bytes": 0},
+    "process_limit": {"fd_hard": 1024, "pid_max": 1000, "threads_max": 1000, "nproc_soft": 9, "pids_cgroup_max": 9}
+    | {"uid": 1000},
+    "accept_queue": {"somaxconn": 128},
+    "syn_queue": {"syn_backlog": 128, "syncookies": 0},
+    "tcp_mem": {"message_bytes": "1MiB", "message_rate": 1},
+    "device_backlog": {"netdev_max_backlog": 100},
+}
+
+
+def test_every_limit_that_a_setting_lifts_has_a_host_that_is_short_of_it() -> None:
+    assert {limit.name for limit in LIMITS for lift in limit.lifts if lift.is_setting} == set(SHORT)
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_preflight_the_remedy_and_tune_give_the_same_value(name: str) -> None:
+    changes = dict(SHORT[name])
+    parameters = {key: changes.pop(key) for key in list(changes) if key in Stage().as_dict()}
+    need = need_of(Stage.of(**{"connections": "1M", **parameters}), host(**{**ROOMY, **changes}))
+    found = [item for item in settings_for(need) if item.limit == name]
+    assert found
+    # How far a single process would go is another question than what the planned ones need.
+    rows = [row for row in ceilings(need.host, need.plan) if row.limit == name]
+    rows = [row for row in rows if name == "nr_open" or row.scope != ONE_PROCESS]
+    preflight = {command for row in rows for command in row.commands}
+    remedies = {remedy(need, name, row.side).rpartition(": ")[2] for row in rows}
+    for item in found:
+        same_key = item.command[: item.command.index(str(item.needed))]
+        # Preflight is not told of messages, which decide how much memory their buffers take.
+        told = remedies if name == "tcp_mem" else preflight
+        assert [command for command in told if command.startswith(same_key)] == [item.command]
+    assert all(
+        command.startswith("wslab stage ") or command in {item.command for item in found} for command in remedies
+    )

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from core.hosts import GIB, host
-from wslab.core.limits import LIMITS, ONE_PROCESS, PLANNED, Ceiling, ceilings, fits
+from wslab.core.ceilings import Ceiling, Wall, ceilings, fits, relaxed, walls
+from wslab.core.host import Host
+from wslab.core.limits import LIMITS, ONE_PROCESS, PLANNED
 from wslab.core.plan import (
     BYTES_PER_CONNECTION,
     FLEET_BYTES,
@@ -51,7 +53,7 @@ def test_the_table_has_every_limit_by_its_name() -> None:
         assert limit.side in SIDES
         assert limit.title
         assert limit.reads
-        assert limit.lift
+        assert limit.remedy
 
 
 @pytest.mark.parametrize(
@@ -155,9 +157,9 @@ def test_ceilings_come_in_order_and_those_without_a_number_last() -> None:
 @pytest.mark.parametrize(
     ("name", "given", "command"),
     [
-        ("epoll_watches", {"connections": "3M"}, "sudo sysctl -w fs.epoll.max_user_watches=6300000"),
-        ("conntrack", {"connections": "1M"}, "sudo sysctl -w net.netfilter.nf_conntrack_max=1050144"),
-        ("file_max", {"connections": "2M"}, "sudo sysctl -w fs.file-max=4201170"),
+        ("epoll_watches", {"connections": "3M"}, "sudo sysctl -w fs.epoll.max_user_watches=6600000"),
+        ("conntrack", {"connections": "1M"}, "sudo sysctl -w net.netfilter.nf_conntrack_max=1200000"),
+        ("file_max", {"connections": "2M"}, "sudo sysctl -w fs.file-max=4500000"),
         (
             "ephemeral_ports",
             {"connections": "1M", "source_addresses": 1},
@@ -175,7 +177,7 @@ def test_a_command_raises_a_limit_to_what_the_stage_needs(name: str, given: dict
 
 
 def test_a_command_for_a_stage_that_fits_goes_about_twice_as_far() -> None:
-    assert row("epoll_watches", connections="10k").commands == ("sudo sysctl -w fs.epoll.max_user_watches=11760000",)
+    assert row("epoll_watches", connections="10k").commands == ("sudo sysctl -w fs.epoll.max_user_watches=13000000",)
 
 
 @pytest.mark.parametrize(
@@ -241,3 +243,130 @@ def test_a_ceiling_is_written_to_json_as_plain_values() -> None:
     assert written["limit"] == "epoll_watches"
     assert written["ceiling_connections"] == 2_745_755
     assert type(written["commands"]) is list
+
+
+# Walls
+
+LAYOUT = replace(resolve(Stage.of(connections="1M", source_addresses=125), host()), server_shards=51, swarm_workers=51)
+
+
+def wall(limit: str, reached: int = 1_000_000, **changes: Any) -> Wall:
+    limits = host(fd_hard=20_000, memory_headroom_bytes=23 * GIB, **changes.pop("limits", {}))
+    summary = {"connections_open": reached, "total_bytes_per_connection": 8192.0, **changes.pop("summary", {})}
+    (found,) = [item for item in walls(limits, LAYOUT, summary, **changes) if item.limit == limit]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("limit", "here", "stock", "told"),
+    [
+        ("ephemeral_ports", 28_232, 28_232, "passed with 125 source addresses"),
+        ("fd_limit", 20_000 - 64, (1 << 20) - 64, "passed with 51 shards and 51 workers"),
+        ("memory_machine", 22 * GIB // 8192, 15 * GIB // 8192, "took 7.6 GiB"),
+        ("conntrack", 262_000, 262_144, "passed: loopback is not tracked here"),
+        ("epoll_watches", 2_745_755, 1_867_377, "not reached"),
+    ],
+)
+def test_a_wall_has_its_place_here_and_on_a_stock_machine_and_says_how_it_was_passed(
+    limit: str, here: int, stock: int, told: str
+) -> None:
+    found = wall(limit)
+    assert (found.here, found.stock, found.told, found.met) == (here, stock, told, False)
+
+
+@pytest.mark.parametrize("limit", ["ephemeral_ports", "fd_limit", "conntrack", "epoll_watches"])
+def test_what_a_small_run_never_came_to_is_not_said_to_be_passed(limit: str) -> None:
+    assert wall(limit, reached=10_000).told == "not reached"
+
+
+@pytest.mark.parametrize(
+    ("limit", "named", "told"),
+    [
+        ("ephemeral_ports", "ephemeral_ports", "met at 28,231"),
+        ("ephemeral_ports", "time_wait", "met at 28,231 (time_wait)"),
+        ("fd_limit", "nr_open", "met at 28,231 (nr_open)"),
+        ("memory_machine", "memory_reserve", "met at 28,231 (memory_reserve)"),
+    ],
+)
+def test_a_wall_that_was_met_says_where_under_whatever_name(limit: str, named: str, told: str) -> None:
+    found = wall(limit, findings=[{"limit": named, "side": "swarm", "at_connections": 28_231}])
+    assert (found.told, found.met) == (told, True)
+
+
+def test_without_a_measured_cost_memory_counts_at_the_rule_and_says_so() -> None:
+    found = wall("memory_machine", summary={"total_bytes_per_connection": None})
+    assert found.title.endswith("at 8.7 KiB a connection as a rule")
+    assert found.stock == 15 * GIB // 8900
+
+
+def test_the_nearest_wall_of_a_stock_machine_stands_first() -> None:
+    found = walls(host(), LAYOUT, {"connections_open": 10, "total_bytes_per_connection": 8900.0})
+    assert [item.limit for item in found] == [
+        *("ephemeral_ports", "conntrack", "fd_limit", "memory_machine", "epoll_watches")
+    ]
+
+
+def test_a_container_has_the_memory_of_its_control_group() -> None:
+    inside = {"memory_cgroup_limit_bytes": 3 * GIB, "memory_cgroup_used_bytes": GIB}
+    assert wall("memory_machine", limits=inside).here == GIB // 8192
+
+
+def test_a_reserve_larger_than_a_stock_machine_leaves_nothing_of_it() -> None:
+    (found,) = [
+        item
+        for item in walls(host(), replace(LAYOUT, memory_reserve_bytes=20 * GIB), {})
+        if item.limit == "memory_machine"
+    ]
+    assert found.stock == 0
+
+
+def test_of_a_run_without_limits_nothing_is_said_to_be_passed() -> None:
+    told = {item.limit: item.told for item in walls(Host(), LAYOUT, {"connections_open": 10_000_000})}
+    assert (told["conntrack"], told["epoll_watches"]) == ("not known here", "not known here")
+
+
+def test_a_title_fits_into_the_column_of_a_table() -> None:
+    assert max(len(item.title) for item in walls(host(), LAYOUT, {})) < 50
+
+
+# What lifts the limit of a layout that was given by hand
+
+ASKED = Stage.of(source_addresses=1, server_shards=1, swarm_workers=1, memory_cap="1GiB").as_dict()
+
+
+def finding(limit: str, side: str) -> dict[str, Any]:
+    return {"limit": limit, "side": side}
+
+
+@pytest.mark.parametrize(
+    ("limit", "side", "changes"),
+    [
+        ("ephemeral_ports", "swarm", {"source_addresses": "auto"}),
+        ("time_wait", "kernel", {"source_addresses": "auto"}),
+        ("fd_limit", "server", {"server_shards": "auto"}),
+        ("fd_limit", "swarm", {"swarm_workers": "auto"}),
+        ("nr_open", "server", {"server_shards": "auto"}),
+        ("nr_open", "swarm", {"swarm_workers": "auto"}),
+        # A bound that the caller has set is not taken away.
+        ("memory_reserve", "machine", {}),
+        ("epoll_watches", "kernel", {}),
+    ],
+)
+def test_each_limit_of_a_lay_out_has_its_lift_and_no_other_has_one(
+    limit: str, side: str, changes: dict[str, str]
+) -> None:
+    assert relaxed([finding(limit, side)], ASKED) == changes
+
+
+def test_two_limits_are_lifted_at_once() -> None:
+    found = [finding("fd_limit", "server"), finding("ephemeral_ports", "swarm")]
+    assert relaxed(found, ASKED) == {"server_shards": "auto", "source_addresses": "auto"}
+
+
+def test_a_limit_that_no_lay_out_lifts_would_be_met_again() -> None:
+    assert relaxed([finding("conntrack", "kernel"), finding("fd_limit", "server")], ASKED) == {}
+
+
+def test_what_the_plan_chose_already_cannot_be_lifted_by_choosing_it_again() -> None:
+    found = [finding("fd_limit", "server"), finding("ephemeral_ports", "swarm")]
+    assert relaxed(found, Stage().as_dict()) == {}
