@@ -21,7 +21,7 @@ from wslab.cli_arguments import COMMANDS, build_parser
 from wslab.core.quantities import BadInput
 from wslab.lab import experiment, registry
 from wslab.lab.runs import Run
-from wslab.machine.tuning import Tuning
+from wslab.machine.journal import TUNING, Journal
 from wslab.view import publish
 
 PLENTY = "900M"
@@ -405,19 +405,18 @@ def test_clean_puts_back_what_a_killed_stage_has_set(
     wslab: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "sys"
-    (root / "net").mkdir(parents=True)
-    (root / "net" / "harmless").write_text("1\n")
-    (root / "net" / "kept").write_text("1\n")
-    monkeypatch.setattr("wslab.machine.tuning.SYSCTLS", root)
-    tuning = Tuning()
-    tuning.apply({"net.kept": "2"})
+    (root / "fs").mkdir(parents=True)
+    (root / "fs" / "nr_open").write_text("1\n")
+    (root / "fs" / "file-max").write_text("1\n")
+    monkeypatch.setattr("wslab.machine.sysctls.SYSCTLS", root)
+    Journal().write({"fs.file-max": "2"})
     pid = os.fork()
     if not pid:
-        tuning.apply({"net.harmless": "2"}, "session")
+        Journal(TUNING, "session").write({"fs.nr_open": "2"})
         os._exit(0)
     os.waitpid(pid, 0)
-    assert wslab("clean").out == "net.harmless: 2 -> 1\n"
-    assert [(root / "net" / name).read_text().strip() for name in ("harmless", "kept")] == ["1", "2"]
+    assert wslab("clean").out == "fs.nr_open: 2 -> 1\n"
+    assert [(root / "fs" / name).read_text().strip() for name in ("nr_open", "file-max")] == ["1", "2"]
     assert wslab("clean").out == "nothing was left behind\n"
     assert json.loads(wslab("clean", "--json").out) == {"ended": [], "changes": [], "elsewhere": [], "done": True}
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wslab.lab.runs import list_runs as list_runs
     from wslab.lab.runs import load_run as load_run
     from wslab.lab.runs import runs_table as runs_table
-    from wslab.tune.write import run_stage as run_stage
+    from wslab.tune.apply import run_stage as run_stage
     from wslab.view import plots as plots
     from wslab.view.live import live_view as live_view
     from wslab.view.publish import report as report
@@ -27,7 +27,7 @@ _WHERE = {
     "STAGES": "wslab.core.stage",
     "Stage": "wslab.core.stage",
     "run_breaks": "wslab.breaks.run",
-    "run_stage": "wslab.tune.write",
+    "run_stage": "wslab.tune.apply",
     "run_lifted": "wslab.lab.experiment",
     "preflight": "wslab.lab.preflight",
     "Run": "wslab.lab.runs",

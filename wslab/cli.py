@@ -73,7 +73,7 @@ def preflight(options: argparse.Namespace) -> int:
 
 def stage(options: argparse.Namespace) -> int:
     """Run one stage."""
-    from wslab.tune.write import run_stage
+    from wslab.tune.apply import run_stage
     from wslab.view.live import live_view
 
     return report_run(run_stage(on_event=live_view(), **given(options)), options.json)
@@ -81,7 +81,7 @@ def stage(options: argparse.Namespace) -> int:
 
 def swarm(options: argparse.Namespace) -> int:
     """Load a server that runs already."""
-    from wslab.tune.write import run_stage
+    from wslab.tune.apply import run_stage
     from wslab.view.live import live_view
 
     target = {"target": options.url, "operate_target": options.i_operate_this_target}
@@ -104,7 +104,7 @@ def sweep(options: argparse.Namespace) -> int:
 
 def sweep_breaks(options: argparse.Namespace) -> int:
     """Break limits on purpose."""
-    from wslab.view.workbook import sweep_breaks as break_limits
+    from wslab.breaks.notebook import sweep_breaks as break_limits
 
     atlas = break_limits(options.breaks, given(options).get("data_dir", ""), say=say)
     return show(atlas, options.json, atlas.status)
@@ -125,8 +125,8 @@ def serve(options: argparse.Namespace) -> int:
 
 def tune(options: argparse.Namespace) -> int:
     """Say which kernel settings a target needs."""
-    from wslab.tune.look import tune as look
-    from wslab.tune.write import apply, revert
+    from wslab.tune.advice import tune as look
+    from wslab.tune.apply import apply, revert
 
     found = None if options.revert else look(**given(options))
     for path in found.write(options.write) if found and options.write else []:
@@ -188,7 +188,7 @@ def ps(options: argparse.Namespace) -> int:
 def clean(options: argparse.Namespace) -> int:
     """End what earlier runs have left behind, and put back the settings of those that were killed."""
     from wslab.lab.registry import clean as end_leftovers
-    from wslab.tune.write import revert
+    from wslab.tune.apply import revert
 
     ended, reverted = end_leftovers(), revert(abandoned=True)
     if options.json:

@@ -107,8 +107,8 @@ def _sweep(parser: Parser) -> None:
         const="all",
         metavar="LIST",
         help="instead of stages: break limits on purpose, name and lift each; all, or names such as conntrack. "
-        "What everybody on the machine shares is broken by its name only: conntrack_buckets, nr_open, file_max, "
-        "device_backlog, tcp_mem",
+        "Machine-wide limits are broken only when named: conntrack, conntrack_before_accept_queue, "
+        "conntrack_buckets, epoll_watches, nr_open, file_max, device_backlog, tcp_mem",
     )
     add_parameters(parser, without=("connections",))
 

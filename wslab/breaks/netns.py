@@ -150,7 +150,7 @@ def _look(question: Mapping[str, Any]) -> dict[str, Any]:
     enter(question["look"])
     if question["uid"] is not None:
         become(question["uid"])
-    return read_host()
+    return read_host().as_dict()
 
 
 def main() -> int:

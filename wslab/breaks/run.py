@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wslab.breaks.atlas import Atlas, BreakResult
-from wslab.breaks.enclosure import FILE_MAX, Enclosure
+from wslab.breaks.enclosure import Enclosure
 from wslab.breaks.isolation import enclosed, obstacle
 from wslab.breaks.table import find_breaks, split_names
 from wslab.breaks.trial import KILL_SHARD, STOP_SHARDS, Break, Trial
-from wslab.core.limit import processes_room
+from wslab.core.host import Host
+from wslab.core.limits import processes_room
 from wslab.core.quantities import BadInput
 from wslab.core.records import ABORTED
 from wslab.core.timeline import last_phase, timeline
@@ -32,6 +33,7 @@ from wslab.lab.display import seconds_text
 from wslab.lab.experiment import run_stage
 from wslab.lab.place import this_machine
 from wslab.machine.procfs import read_host
+from wslab.machine.sysctls import FILE_MAX
 
 if TYPE_CHECKING:
     from wslab.lab.runs import Run
@@ -129,13 +131,13 @@ def run_trial(trial: Trial, folder: Path, label: str) -> Run:
     """
     parameters = dict(trial.parameters)
     if trial.headroom_used_bytes:
-        parameters["memory_reserve"] = int(read_host()["memory_headroom_bytes"] or 0) - trial.headroom_used_bytes
+        parameters["memory_reserve"] = (read_host().memory_headroom_bytes or 0) - trial.headroom_used_bytes
     enclosure = _on_our_cpus(trial.enclosure)
     if trial.files_left and enclosure:
-        used = read_host()["file_used"]
+        used = read_host().file_used
         if used is None:
             raise BadInput("how many files are open on this machine is not known")
-        most = int(used) + trial.files_left
+        most = used + trial.files_left
         enclosure = replace(enclosure, global_sysctls={**enclosure.global_sysctls, FILE_MAX: most})
     run = run_stage(
         **parameters,
@@ -173,7 +175,7 @@ class Hand:
 def predict(item: Break, run: Run) -> int | None:
     """Return the count at which the limit was to be met, from what was read before the load was started."""
     if item.unit == "processes":
-        return processes_room(run.limits)
+        return processes_room(Host.from_record(run.limits))
     limit = item.counted_by or item.limit
     named = [row for row in run.preflight if row["limit"] == limit and row["binding"]]
     # A limit of both ends has a row each; one of a control group has the side of those that are in it.
@@ -199,10 +201,11 @@ def next_limit(item: Break, run: Run) -> str:
 
 
 def _reason_to_skip(item: Break, asked_for: bool) -> str:
-    reason = item.infeasible or next(filter(None, map(_in_the_way, item.trials)), "")
-    if not reason and item.shared and not asked_for:
-        reason = f"it lowers {', '.join(item.shared)} for everybody on this machine; it runs when it is named"
-    return reason
+    if item.infeasible:
+        return item.infeasible
+    if item.shared and not asked_for:
+        return f"it lowers {', '.join(item.shared)} for everybody on this machine; it runs when it is named"
+    return next(filter(None, map(_in_the_way, item.trials)), "")
 
 
 def _in_the_way(trial: Trial) -> str:

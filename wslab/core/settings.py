@@ -165,11 +165,16 @@ class Setting:
 def command_of(kind: str, key: str, value: Value) -> str:
     """Return the command that sets a value on the machine, until the next boot or for this shell."""
     if kind == SYSCTL:
-        assignment = f"{key}={value}"
-        return "sudo sysctl -w " + (f'"{assignment}"' if " " in assignment else assignment)
+        return f"sudo sysctl -w {assignment(key, value)}"
     if kind == RLIMIT:
         return f"sudo prlimit --pid $$ --{key}={value}:{value}"
     return f'sudo systemctl set-property --runtime "user-$(id -u).slice" {CGROUP_PROPERTIES[key]}={value}'
+
+
+def assignment(key: str, value: Value) -> str:
+    """Return `key=value` as a shell takes it: in quotes where the value has several numbers."""
+    text = f"{key}={value}"
+    return f'"{text}"' if " " in text else text
 
 
 # The file of a control group, and the property of systemd that sets it.

@@ -30,9 +30,9 @@ from wslab.load.children import Child
 from wslab.load.messages import Reports
 from wslab.load.phases import PHASES, Phases
 from wslab.load.scoreboard import PID, ROLE_SERVER, ROLE_SWARM, Scoreboard
+from wslab.machine.journal import undo_orphaned
 from wslab.machine.line_file import why_not_written
 from wslab.machine.process import raise_fd_limit
-from wslab.machine.undo import undo_orphaned
 
 TICK_SECONDS = 0.1
 START_SECONDS = 30.0

@@ -72,6 +72,19 @@ def alive(pid: int, ticks: int) -> bool:
     return bool(fields) and int(fields[_START_TICKS]) == ticks and fields[_STATE] not in _DEAD_STATES
 
 
+def user_of(pid: int) -> int | None:
+    """Return the real uid of a process, or None when there is no such process.
+
+    The owner of /proc/PID is not it: that is root for every process which has changed its user.
+    """
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            text = file.read(4096)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(text[text.index(b"\nUid:") :].split(None, 2)[1])
+
+
 def _stat_fields(pid: int) -> list[bytes]:
     """Return the fields of /proc/PID/stat that follow the command, or nothing when the process is gone."""
     try:

@@ -28,11 +28,6 @@ def _read(path: Path, parse: Callable[[str], formats.T]) -> formats.T | None:
     return None if text is None else parse(text)
 
 
-def read_stat(root: Path = PROC) -> dict[str, float] | None:
-    """Return the CPU seconds by kind, and the number of `cpus`."""
-    return _read(root / "stat", formats.parse_stat)
-
-
 def read_meminfo(root: Path = PROC) -> dict[str, int] | None:
     """Return the memory table in bytes; `MemFree` with the pages that CPUs keep free for themselves.
 
@@ -66,11 +61,6 @@ def read_vmstat(root: Path = PROC) -> dict[str, int] | None:
     return _read(root / "vmstat", formats.parse_vmstat)
 
 
-def read_pressure(kind: str, root: Path = PROC) -> dict[str, float] | None:
-    """Return the seconds that tasks waited for `kind`: cpu, memory or io."""
-    return _read(root / "pressure" / kind, formats.parse_pressure)
-
-
 def read_file_nr(root: Path = PROC) -> tuple[int, int] | None:
     """Return the file handles in use on the machine, and the most there may be."""
     return _read(root / "sys/fs/file-nr", formats.parse_file_nr)
@@ -79,31 +69,6 @@ def read_file_nr(root: Path = PROC) -> tuple[int, int] | None:
 def read_sockstat(root: Path = PROC) -> dict[str, dict[str, int]] | None:
     """Return the socket counts of this network namespace by protocol."""
     return _read(root / "net/sockstat", formats.parse_sockstat)
-
-
-def read_netstat(root: Path = PROC) -> dict[str, int] | None:
-    """Return the extended counters of TCP and IP."""
-    return _read(root / "net/netstat", formats.parse_netstat)
-
-
-def read_snmp(root: Path = PROC) -> dict[str, int] | None:
-    """Return the standard counters of TCP, UDP and IP."""
-    return _read(root / "net/snmp", formats.parse_netstat)
-
-
-def read_conntrack_stat(root: Path = PROC) -> dict[str, int] | None:
-    """Return the counters of connection tracking over all CPUs."""
-    return _read(root / "net/stat/nf_conntrack", formats.parse_conntrack_stat)
-
-
-def read_softnet_stat(root: Path = PROC) -> tuple[int, int] | None:
-    """Return the drops of the device backlog, and how often it ran out of time."""
-    return _read(root / "net/softnet_stat", formats.parse_softnet_stat)
-
-
-def read_pid_stat(pid: int | str, root: Path = PROC) -> tuple[str, float, float, int] | None:
-    """Return state, CPU seconds in user and system mode, and start ticks of a process."""
-    return _read(root / str(pid) / "stat", formats.parse_pid_stat)
 
 
 def read_rss(pid: int | str, root: Path = PROC) -> int | None:

@@ -21,8 +21,6 @@ from typing import Any
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from wslab.breaks.atlas import Atlas
-from wslab.breaks.run import run_breaks
 from wslab.core.quantities import BadInput
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.stage import Stage, refusal
@@ -33,12 +31,9 @@ from wslab.view.follow import View, follow
 from wslab.view.kernel import Kernels, count_oom_kills, how_it_died, interrupts_go_to, this_interpreter
 from wslab.view.live import live_view
 from wslab.view.outcomes import Executed, Sweep
-from wslab.view.plots_breaks import predicted_and_measured
-from wslab.view.plots_frame import save_figure
 from wslab.view.publish import report
 
 TEMPLATE = "10-stage.ipynb"
-BREAKS_TEMPLATE = "20-breaks.ipynb"
 # A starved CPU silences a kernel for far longer than the 4 s that papermill allows.
 IOPUB_SECONDS = 120
 START_SECONDS = 180
@@ -117,7 +112,7 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
     show = view(f"{stage.name}: ") if view else live_view(prefix=f"{stage.name}: ")
     try:
         with interrupts_go_to(kernels) as interrupts, follow(find, show, stage.connections):
-            problem = _execute(template, copy, parameters, kernels)
+            problem = execute(template, copy, parameters, kernels)
         death = how_it_died(kernels[-1].poll() if kernels else None, count_oom_kills() - kills)
         run_dir = find()
         if run_dir is None:
@@ -131,33 +126,6 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
         return done
     finally:
         copy.unlink(missing_ok=True)
-
-
-def sweep_breaks(breaks: str = "all", data_dir: str = "", *, say: Callable[[str], None]) -> Atlas:
-    """Break limits on purpose, and keep the executed notebook and the figure of the atlas with what was measured.
-
-    The breaks run here, and the notebook only shows them: what a kernel does cannot cost what was measured.
-
-    Args:
-        breaks: names, separated by commas, or `all`.
-        data_dir: the data folder; empty for the project's own.
-        say: called with each line of progress.
-
-    Raises:
-        BadInput: there is no such break, or the data folder cannot be written.
-    """
-    atlas = run_breaks(breaks, data_dir, say=say)
-    save_figure(predicted_and_measured(atlas), atlas.folder / "figures", "breaks")
-    try:
-        template = notebook_template(BREAKS_TEMPLATE)
-    except BadInput as problem:
-        say(str(problem))
-        return atlas
-    parameters = {"breaks": breaks, "data_dir": data_dir, "recorded": str(atlas.folder)}
-    problem_in_it = _execute(template, atlas.folder / "breaks.ipynb", parameters, [])
-    if problem_in_it:
-        say(problem_in_it)
-    return atlas
 
 
 def notebook_template(name: str = TEMPLATE) -> Path:
@@ -183,7 +151,7 @@ def check_parameters(template: Path, parameters: Mapping[str, Any]) -> None:
         raise BadInput(f"unknown parameter {', '.join(unknown)}: {template.name} does not declare it")
 
 
-def _execute(template: Path, copy: Path, parameters: dict[str, Any], kernels: Kernels) -> str:
+def execute(template: Path, copy: Path, parameters: dict[str, Any], kernels: Kernels) -> str:
     """Execute the template and return what went wrong in it, in one line."""
     try:
         papermill.execute_notebook(

@@ -16,11 +16,11 @@ import pytest
 from core.hosts import host
 from fake_load import commands
 from wslab.core.stage import Stage, resolve
-from wslab.machine import tuning as machine
-from wslab.tune import look as looking
-from wslab.tune import write as module
-from wslab.tune.look import Tune, tune
-from wslab.tune.write import apply, revert, run_stage, tuned
+from wslab.machine import sysctls
+from wslab.tune import advice as looking
+from wslab.tune import apply as module
+from wslab.tune.advice import Tune, tune
+from wslab.tune.apply import apply, revert, run_stage, tuned
 
 WATCHES = "fs.epoll.max_user_watches"
 BEFORE = {"fs/epoll/max_user_watches": "1000", "net/core/somaxconn": "128", "kernel/random/boot_id": "boot"}
@@ -30,7 +30,7 @@ BEFORE = {"fs/epoll/max_user_watches": "1000", "net/core/somaxconn": "128", "ker
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put a small tree in the place of this machine's settings."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(machine, "SYSCTLS", tmp_path / "sys")
+    monkeypatch.setattr(sysctls, "SYSCTLS", tmp_path / "sys")
     for name, text in BEFORE.items():
         path = tmp_path / "sys" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def test_a_second_revert_says_that_there_is_nothing_to_do(tmp_path: Path) -> Non
     revert()
     again = revert()
     assert (again.status, again.changes) == (0, ())
-    assert again.text() == f"nothing to put back, according to {tmp_path}/state/wslab/tuning.json"
+    assert again.text() == f"nothing to put back, according to {tmp_path}/state/wslab/journal.json"
 
 
 def test_what_is_recommended_is_written_when_it_is_asked_for(root: Path) -> None:
@@ -135,8 +135,9 @@ def test_a_stage_that_may_not_write_goes_on_and_says_so(root: Path, caplog: pyte
 
 def test_what_a_killed_stage_left_behind_is_put_back_by_the_next(root: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from wslab.machine.tuning import Tuning;"
-        f"Tuning(Path(sys.argv[1])).apply({{'{WATCHES}': '5000'}}, 'stage'); os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal, sys; from pathlib import Path; from wslab.machine import journal, sysctls;"
+        "sysctls.SYSCTLS = Path(sys.argv[1]);"
+        f"journal.Journal('tuning', 'stage').write({{'{WATCHES}': '5000'}}); os.kill(os.getpid(), signal.SIGKILL)"
     )
     died = subprocess.run([sys.executable, "-c", code, str(root)], env=os.environ, cwd=Path.cwd(), timeout=60)
     assert died.returncode == -signal.SIGKILL

@@ -83,7 +83,7 @@ def test_what_is_auto_is_planned_for_the_limits_inside_and_the_pace_is_that_of_t
     stage, host = Stage.of(connections=500, swarm_workers=3), read_host()
     plan = resolve(stage, host)
     with enclosed(Enclosure(fd_limit={"server": 164}))(stage, host, plan) as place:
-        assert (place.plan.shards, place.plan.workers) == (5, 3)
+        assert (place.plan.server_shards, place.plan.swarm_workers) == (5, 3)
         assert place.plan.pending_max == plan.pending_max
     with this_machine(stage, host, plan) as place:
         assert (place.plan, place.host, place.put_into({"server": None})) == (plan, host, {"server": None})

@@ -10,9 +10,10 @@ import pytest
 
 from core.hosts import GIB, host
 from wslab.core.quantities import BadInput
-from wslab.machine.tuning import Tuning
-from wslab.tune import look as module
-from wslab.tune.look import Tune, tune
+from wslab.machine import sysctls
+from wslab.machine.journal import Journal
+from wslab.tune import advice as module
+from wslab.tune.advice import Tune, tune
 
 
 @pytest.fixture(autouse=True)
@@ -118,10 +119,13 @@ def test_without_a_target_it_is_about_what_the_memory_holds(on_host: Any) -> Non
     assert on_host(None, memory_headroom_bytes=22 * GIB).stage.connections == 2_500_000
 
 
-def test_what_was_written_and_not_put_back_is_told(on_host: Any, tmp_path: Path) -> None:
+def test_what_was_written_and_not_put_back_is_told(
+    on_host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sysctls, "SYSCTLS", tmp_path / "sys")
     (tmp_path / "sys/fs").mkdir(parents=True)
     (tmp_path / "sys/fs/nr_open").write_text("1")
-    Tuning(tmp_path / "sys").apply({"fs.nr_open": "2"})
+    Journal().write({"fs.nr_open": "2"})
     assert on_host("100k").notes == ["set by wslab and not put back yet: fs.nr_open; `wslab tune --revert` does"]
 
 

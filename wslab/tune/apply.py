@@ -1,28 +1,29 @@
-"""Settings written and put back on request: by `wslab tune`, or by a stage for as long as it runs.
+"""Write settings and put them back: for `wslab tune`, or for a stage for as long as it runs.
 
-1. What is needed is written; what is only recommended, when that is asked for.
-2. Only sysctls are written. A limit of a process or of a control group is made where that is started, and memory
-   nowhere: for those there is a command, a file, or a sentence.
-3. What cannot be written is told, and a stage goes on without it: the limit is then its result.
+1. What is needed is written; what is only recommended is written when that is asked for.
+2. Only sysctls are written. A limit of a process or of a control group is set where that is started, and memory cannot
+   be set: for those there is a command, a file, or a sentence.
+3. What cannot be written is reported, and a stage goes on without it: the limit is then its result.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from wslab.core.host import Host
 from wslab.core.plan import Plan, resolve
-from wslab.core.remedies import NEEDED, SYSCTL, Setting
+from wslab.core.settings import NEEDED, SYSCTL, Setting
 from wslab.core.stage import Stage
 from wslab.lab import experiment
 from wslab.lab.place import Place, this_machine
+from wslab.machine.journal import TUNING, Change, Journal
 from wslab.machine.procfs import read_host
-from wslab.machine.tuning import Change, Tuning, everything, new_session
-from wslab.tune.look import Tune, settings_for
-from wslab.tune.text import command
+from wslab.tune.advice import Tune, settings_for
 
 if TYPE_CHECKING:
     from wslab.lab.runs import Run
@@ -60,20 +61,19 @@ class Tuned:
             f"{change.key}: {change.note}" if change.note else f"{change.key}: {change.before} -> {change.after}"
             for change in self.changes
         ]
-        lines += [f"{item.key}: cannot be set from here; start from: {command(item)}" for item in self.elsewhere]
+        lines += [f"{item.key}: cannot be set from here; start from: {item.command}" for item in self.elsewhere]
         return "\n".join(lines) or self.nothing
 
 
-def apply(found: Tune, recommended: bool = False, tuning: Tuning | None = None) -> Tuned:
+def apply(found: Tune, recommended: bool = False) -> Tuned:
     """Write the sysctls that are needed; `revert` puts them back.
 
     Args:
         found: what is needed.
         recommended: write the recommended ones too.
-        tuning: where to write; this machine by default.
     """
     asked = found.settings if recommended else tuple(found.needed)
-    changes = (tuning or Tuning()).apply(_sysctls(asked))
+    changes = Journal().write(_sysctls(asked))
     elsewhere = tuple(setting for setting in asked if setting.kind != SYSCTL)
     missing = {setting.key for setting in elsewhere} | {change.key for change in changes if not change.done}
     failed = any(setting.key in missing for setting in found.needed)
@@ -81,17 +81,16 @@ def apply(found: Tune, recommended: bool = False, tuning: Tuning | None = None) 
     return Tuned(changes=tuple(changes), elsewhere=elsewhere, status=int(failed), nothing=nothing)
 
 
-def revert(tuning: Tuning | None = None, *, abandoned: bool = False) -> Tuned:
-    """Put back every setting that wslab has written, newest first.
+def revert(*, abandoned: bool = False) -> Tuned:
+    """Put back every setting that was written for a target, newest first.
 
     Args:
-        tuning: where to write; this machine by default.
         abandoned: only what stages wrote whose process has died.
     """
-    tuning = tuning or Tuning()
-    changes = tuning.revert((lambda entry: entry.abandoned) if abandoned else everything)
+    journal = Journal()
+    changes = journal.undo(lambda step: step.purpose == TUNING and (step.abandoned or not abandoned))
     failed = not all(change.done for change in changes)
-    nothing = f"nothing to put back, according to {tuning.journal.path}"
+    nothing = f"nothing to put back, according to {journal.path}"
     return Tuned(changes=tuple(changes), status=int(failed), nothing=nothing)
 
 
@@ -107,23 +106,24 @@ def run_stage(stage: Stage | None = None, **parameters: Any) -> Run:
 
 
 @contextmanager
-def tuned(stage: Stage, host: Mapping[str, Any], plan: Plan, tuning: Tuning | None = None) -> Iterator[Place]:
-    """Write what a stage needs while it runs, and put it back at its end.
+def tuned(stage: Stage, host: Host, plan: Plan) -> Iterator[Place]:
+    """Write the settings that a stage needs while it runs, and put them back at its end.
 
     Settings that a stage left behind because its process was killed are put back first.
     """
-    tuning, session = tuning or Tuning(), new_session()
+    session = secrets.token_hex(8)
+    journal = Journal(TUNING, session)
     try:
-        tuning.revert(lambda entry: entry.abandoned)
+        revert(abandoned=True)
         host = read_host()
         needed = [item for item in settings_for(stage, host, resolve(stage, host)) if item.rank == NEEDED]
-        changes = tuning.apply(_sysctls(needed), session)
+        changes = journal.write(_sysctls(needed))
         _warn(changes)
         host = read_host()
         notes = {"tuning": [change.as_dict() for change in changes]}
         yield Place(host=host, plan=resolve(stage, host), notes=notes)
     finally:
-        _warn(tuning.revert(lambda entry: entry.session == session))
+        _warn(journal.undo(lambda step: step.session == session))
 
 
 def _sysctls(settings: Sequence[Setting]) -> dict[str, str]:

@@ -13,11 +13,13 @@ import pytest
 from isolated import needs
 from wslab.breaks import run as breaks
 from wslab.breaks.atlas import RESULTS, Atlas, BreakResult
-from wslab.breaks.enclosure import FILE_MAX, NR_OPEN, Enclosure
+from wslab.breaks.enclosure import Enclosure
 from wslab.breaks.run import Hand, run_break, run_breaks
 from wslab.breaks.table import BREAKS
 from wslab.breaks.trial import COUNTED, KILL_SHARD, STOP_SHARDS, Break, Trial
+from wslab.core.host import Host
 from wslab.core.quantities import BadInput
+from wslab.machine.sysctls import FILE_MAX, NR_OPEN
 
 ONE_EACH = {"server_shards": 1, "swarm_workers": 1, "hold_seconds": 0.1, "message_rate": 0.0}
 DESCRIPTORS = Break(
@@ -162,7 +164,7 @@ def test_files_are_left_to_others_than_root_above_those_that_are_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Enclosure] = []
-    monkeypatch.setattr(breaks, "read_host", lambda: {"file_used": 1200})
+    monkeypatch.setattr(breaks, "read_host", lambda: Host(file_used=1200))
     monkeypatch.setattr(breaks, "enclosed", asked.append)
     monkeypatch.setattr(breaks, "run_stage", lambda **fields: pytest.fail("ran"))
     trial = Trial(parameters={"connections": 10}, enclosure=Enclosure(uid=65534), files_left=6000)

@@ -6,16 +6,9 @@ from typing import Any
 
 import pytest
 
-from wslab.breaks.enclosure import (
-    CONNTRACK_BUCKETS,
-    CONNTRACK_MAX,
-    EPOLL_WATCHES,
-    FILE_MAX,
-    NR_OPEN,
-    TCP_MEM,
-    Enclosure,
-)
+from wslab.breaks.enclosure import Enclosure
 from wslab.core.quantities import BadInput
+from wslab.machine.sysctls import CONNTRACK_BUCKETS, CONNTRACK_MAX, EPOLL_WATCHES, FILE_MAX, NR_OPEN, TCP_MEM
 
 
 @pytest.mark.parametrize(
@@ -72,9 +65,10 @@ def test_it_takes_root_for_what_the_kernel_gives_to_root_alone(bounds: dict[str,
     assert Enclosure(**bounds).needs_root is needs_root
 
 
-def test_it_says_which_settings_everybody_has_changed_and_not_those_that_are_counted_apart() -> None:
-    bounds = Enclosure(netns=True, global_sysctls={CONNTRACK_MAX: 500, CONNTRACK_BUCKETS: 512, NR_OPEN: 4000})
-    assert bounds.shared == (CONNTRACK_BUCKETS, NR_OPEN)
+def test_it_says_which_settings_everybody_has_changed_also_where_their_use_is_counted_apart() -> None:
+    lowered = {CONNTRACK_MAX: 500, CONNTRACK_BUCKETS: 512, NR_OPEN: 4000, EPOLL_WATCHES: 5000}
+    bounds = Enclosure(netns=True, uid=65534, sysctls={"net.core.somaxconn": 9}, global_sysctls=lowered)
+    assert bounds.shared == tuple(lowered)
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@ import pytest
 from eventually import eventually
 from isolated import NARROW, NOBODY, WIDE, needs, traces
 from wslab.breaks import isolation as isolation_module
-from wslab.breaks.enclosure import CONNTRACK_MAX, EPOLL_WATCHES, NR_OPEN, Enclosure
+from wslab.breaks.enclosure import Enclosure
 from wslab.breaks.isolation import Isolation, obstacle
 from wslab.core.quantities import BadInput
 from wslab.lab import registry
 from wslab.machine import sysctls
 from wslab.machine.cgroup import read_quotas
 from wslab.machine.procfs import read_host
-from wslab.machine.sysctls import claim_sysctl, read_sysctl
+from wslab.machine.sysctls import CONNTRACK_MAX, EPOLL_WATCHES, NR_OPEN, claim_sysctl, read_sysctl
 
 QUOTAS = Enclosure(cpu_quota={"server": 1.5, "swarm": 0.25})
 HANDED = Enclosure(netns=True, packet_cpu=min(os.sched_getaffinity(0)))
@@ -34,6 +34,7 @@ OWNER = """
 import os, signal, subprocess, sys
 from isolated import WIDE
 from wslab.breaks import isolation
+from wslab.machine import sysctls
 from wslab.machine.enter import enter
 
 def die(*_):
@@ -43,7 +44,7 @@ name, step = sys.argv[1:]
 if step == "make":
     isolation.Group.make = die
 elif step:
-    setattr(isolation, step, die)
+    setattr(sysctls if step == "write_sysctl" else isolation, step, die)
 with isolation.Isolation(WIDE, name) as made:
     entry = made.spec("server")["enclosure"]
     inside = subprocess.Popen(["sleep", "60"], preexec_fn=lambda: enter(entry))
@@ -77,10 +78,10 @@ def machine() -> Iterator[dict[str, Any]]:
 
     for setting in GLOBAL:
         eventually(lambda setting=setting: is_free(setting), seconds=30)
-    before, rules = read_host(), ruleset()
+    before, rules = read_host().as_dict(), ruleset()
     yield before
     steady = ("port_low", "port_high", "somaxconn", "conntrack_max", "epoll_watches_max", "fd_hard", "uid")
-    after = read_host()
+    after = read_host().as_dict()
     assert {key: after[key] for key in steady} == {key: before[key] for key in steady}
     assert ruleset() == rules
 
@@ -95,7 +96,7 @@ def test_inside_everything_is_bound_and_outside_only_what_is_one_for_the_whole_m
     name: str, machine: dict[str, Any]
 ) -> None:
     with Isolation(WIDE, name) as isolation:
-        host, outside = isolation.read_host(), read_host()
+        host, outside = isolation.read_host().as_dict(), read_host().as_dict()
         assert len(traces(name)) == 4
     wanted = {
         "port_low": 32768,
@@ -133,7 +134,7 @@ def test_each_process_is_told_what_it_shares(name: str) -> None:
 @needs(QUOTAS)
 def test_of_two_cpu_quotas_the_tighter_one_is_given_and_each_role_has_its_own(name: str) -> None:
     with Isolation(QUOTAS, name) as isolation:
-        assert isolation.read_host()["cpu_quota"] == 0.25
+        assert isolation.read_host().cpu_quota == 0.25
         for role, cpus in QUOTAS.cpu_quota.items():
             (group,) = isolation.spec(role)["enclosure"]["cgroups"]
             with subprocess.Popen(["sleep", "60"]) as inside:
@@ -151,9 +152,12 @@ def test_a_setting_that_the_kernel_rounds_is_put_back_as_well(
     (settings / "fs/nr_open").write_text("1048576\n")
     monkeypatch.setattr(sysctls, "SYSCTLS", settings)
     monkeypatch.setattr(isolation_module, "obstacle", lambda enclosure: "")
-    monkeypatch.setattr(isolation_module, "write_sysctl", lambda name, value: sysctls.write_sysctl(name, value + 904))
+    monkeypatch.setattr(sysctls, "write_sysctl", lambda name, value: (settings / "fs/nr_open").write_text("5000\n"))
     with Isolation(Enclosure(global_sysctls={NR_OPEN: 4096}), name):
-        assert read_sysctl(NR_OPEN).startswith("5000")
+        assert read_sysctl(NR_OPEN) == "5000"
+        monkeypatch.undo()
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+        monkeypatch.setattr(sysctls, "SYSCTLS", settings)
     assert read_sysctl(NR_OPEN) == "1048576"
 
 
@@ -176,7 +180,7 @@ def test_all_packets_of_a_namespace_are_handed_to_one_cpu_and_nobody_elses_are(n
 
 def test_an_enclosure_of_ones_own_limits_takes_no_privilege_and_leaves_nothing(name: str) -> None:
     with Isolation(Enclosure(fd_limit={"swarm": 200}), name) as isolation:
-        assert isolation.read_host()["fd_hard"] == 200
+        assert isolation.read_host().fd_hard == 200
         assert isolation.spec("server")["enclosure"]["fd_limit"] is None
         assert traces(name) == []
 
@@ -211,11 +215,13 @@ def test_a_setting_of_the_whole_machine_has_one_owner_at_a_time(name: str, machi
 
 
 @needs(WIDE)
-def test_without_nft_or_room_in_the_table_of_the_machine_an_enclosure_is_refused_by_name(
+def test_without_nft_or_room_for_others_an_enclosure_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(isolation_module, "read_sysctl", lambda name: "150000")
-    assert obstacle(WIDE).startswith("150,000 connections of this machine are tracked, too many for")
+    monkeypatch.setattr(isolation_module, "epoll_watches_by_user", lambda: {0: 3, 1000: 700_000})
+    assert obstacle(WIDE).startswith("user 1000 holds 700,000 epoll watches, too many for")
+    monkeypatch.setattr(isolation_module, "tracked_most", lambda: 150_000)
+    assert obstacle(WIDE).startswith("a network namespace tracks 150,000 connections, too many for")
     monkeypatch.setattr(isolation_module, "find_nft", lambda: None)
     assert obstacle(WIDE).startswith("nft is not installed")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from wslab.core.remedies import CGROUP, NEEDED, RECOMMENDED, RLIMIT, SYSCTL, Setting
-from wslab.tune.text import command, docker, files
+from wslab.core.settings import CGROUP, NEEDED, RECOMMENDED, RLIMIT, SYSCTL, Setting
+from wslab.tune.text import docker, files
 
 
 def setting(key: str, needed: Any, kind: str = SYSCTL, rank: str = NEEDED, per_container: bool = False) -> Setting:
@@ -42,7 +42,7 @@ TASKS = setting("pids.max", 3000, kind=CGROUP, per_container=True)
     ],
 )
 def test_a_setting_is_made_by_one_command(item: Setting, expected: str) -> None:
-    assert command(item) == expected
+    assert item.command == expected
 
 
 def test_the_files_hold_each_setting_in_the_words_of_their_reader() -> None:

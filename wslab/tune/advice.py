@@ -1,6 +1,6 @@
-"""What a target needs of this machine's settings, as a table, as commands and as files to keep.
+"""Which settings of this machine a target needs changed, as a table, as commands and as files to keep.
 
-Looking changes nothing; `wslab.tune.write` writes settings and puts them back.
+Nothing is changed here; `wslab.tune.apply` writes settings and puts them back.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from wslab.core.limits import Host, fits
+from wslab.core.ceilings import fits
+from wslab.core.ceilings import settings_for as settings_needed
+from wslab.core.host import Host
 from wslab.core.plan import Plan, memory_holds, resolve
 from wslab.core.quantities import BadInput, about_count, counted
-from wslab.core.remedies import NEEDED, RECOMMENDED, Setting, remedies
+from wslab.core.settings import NEEDED, RECOMMENDED, Need, Setting
 from wslab.core.stage import Stage
-from wslab.machine.journal import Entry
+from wslab.machine.journal import TUNING, Journal
 from wslab.machine.procfs import read_host
-from wslab.machine.tuning import Tuning
-from wslab.tune.text import DockerFlags, command, docker, files
+from wslab.tune.text import DockerFlags, docker, files
 
 # Planned for when neither a number is asked for nor the memory is known.
 CONNECTIONS_DEFAULT = 1_000_000
@@ -37,16 +38,16 @@ class Tune:
         host: the limits as they were read.
         plan: the layout of the stage on this machine.
         settings: what has to change, in the order in which it must be written.
-        journaled: settings that wslab has written and not put back yet, oldest first.
+        journaled: names of settings that wslab has written and not put back yet, oldest first.
     """
 
     stage: Stage
     host: Host
     plan: Plan
     settings: tuple[Setting, ...]
-    journaled: tuple[Entry, ...] = ()
+    journaled: tuple[str, ...] = ()
 
-    status = 0  # Looking always succeeds.
+    status = 0  # There is always an answer.
 
     @property
     def needed(self) -> list[Setting]:
@@ -83,7 +84,7 @@ class Tune:
     @property
     def commands(self) -> list[str]:
         """What to type, in order: what is needed first."""
-        return [command(setting) for setting in (*self.needed, *self.recommended)]
+        return [setting.command for setting in (*self.needed, *self.recommended)]
 
     @property
     def files(self) -> dict[str, str]:
@@ -97,7 +98,7 @@ class Tune:
 
     @property
     def notes(self) -> list[str]:
-        """What to know beside the settings, a sentence each."""
+        """What else there is to know, a sentence each."""
         lifted = {setting.limit for setting in self.needed}
         notes = [
             f"{row.limit} ends it at about {about_count(row.ceiling_connections or 0)}: {row.lift}"
@@ -107,14 +108,15 @@ class Tune:
         spared = self._spared()
         if spared:
             notes.append(f"with {', '.join(AUTOS)} left at auto, {', '.join(spared)} need not change")
-        if self.needed and self.host.get("uid"):
+        if self.needed and self.host.uid:
             notes.append(
                 "without root none of these can be written; what takes none is done by itself: "
-                f"{counted(self.plan.shards, 'server shard')}, {counted(self.plan.workers, 'swarm worker')}, "
+                f"{counted(self.plan.server_shards, 'server shard')}, "
+                f"{counted(self.plan.swarm_workers, 'swarm worker')}, "
                 f"{counted(len(self.plan.source_addresses), 'source address', 'es')}"
             )
         if self.journaled:
-            keys = ", ".join(dict.fromkeys(entry.key for entry in self.journaled))
+            keys = ", ".join(dict.fromkeys(self.journaled))
             notes.append(f"set by wslab and not put back yet: {keys}; `wslab tune --revert` does")
         return notes
 
@@ -138,7 +140,7 @@ class Tune:
             "docker_host_only": list(self.docker.host_only),
             "memory_holds_connections": self.holds,
             "notes": self.notes,
-            "set_by_wslab": [entry.key for entry in self.journaled],
+            "set_by_wslab": list(self.journaled),
         }
 
     def text(self) -> str:
@@ -199,12 +201,11 @@ class Tune:
         return list(paths)
 
 
-def tune(connections: int | str | None = None, *, tuning: Tuning | None = None, **parameters: Any) -> Tune:
+def tune(connections: int | str | None = None, **parameters: Any) -> Tune:
     """Say which settings a target needs on this machine; nothing is changed.
 
     Args:
         connections: the target, such as `"2M"`; None is about as many as the memory holds.
-        tuning: where what was written is journaled; this user's journal by default.
         **parameters: further fields of `Stage`, such as `server_shards`.
 
     Raises:
@@ -217,7 +218,7 @@ def tune(connections: int | str | None = None, *, tuning: Tuning | None = None, 
         step = 10 ** max(0, len(str(holds)) - 2)
         stage = Stage.of(**{**stage.as_dict(), "connections": holds // step * step})
     plan = resolve(stage, host)
-    journaled = (tuning or Tuning()).journal.entries()
+    journaled = [step.name for step in Journal().steps() if step.purpose == TUNING]
     return Tune(
         stage=stage,
         host=host,
@@ -229,7 +230,8 @@ def tune(connections: int | str | None = None, *, tuning: Tuning | None = None, 
 
 def settings_for(stage: Stage, host: Host, plan: Plan) -> list[Setting]:
     """Return the settings that a stage needs on a host, in the order in which they must be written."""
-    return remedies(host, plan, message_bytes=stage.message_bytes, message_rate=stage.message_rate)
+    need = Need(host=host, plan=plan, message_bytes=stage.message_bytes, message_rate=stage.message_rate)
+    return settings_needed(need)
 
 
 def _indented(lines: Sequence[str]) -> str:
