@@ -118,7 +118,7 @@ def serve(options: argparse.Namespace) -> int:
         line = {"url": serving.url, "pids": serving.pids}
         text = json.dumps(line) if options.json else f"{options.kind} serves at {serving.url}; Ctrl-C ends it"
         print(text, flush=True)
-        how = serving.wait()
+        how = serving.wait(lambda line: say(f"wslab: {line}"))
     say(f"wslab: {how}")
     return CRASHED
 
