@@ -157,7 +157,7 @@ def serve(kind: str, host: str, port: str, shards: str, as_json: bool) -> int:
         line = {"url": serving.url, "pids": serving.pids}
         text = json.dumps(line) if as_json else f"{kind} serves at {serving.url}; Ctrl-C ends it"
         print(text, flush=True)
-        how = serving.wait()
+        how = serving.wait(lambda line: say(f"wslab: {line}"))
     say(f"wslab: {how}")
     return EXIT_STATUS[CRASHED]
 

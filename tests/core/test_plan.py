@@ -37,6 +37,7 @@ from wslab.core.stage import Stage
         ("2M", {"fd_hard": None}, 2),
         ("1M", {"fd_hard": -1}, 1),  # RLIM_INFINITY as Python tells it.
         (3, {"cpu_count": 64}, 3),  # No process without a connection.
+        ("10k", {"cpu_count": 64, "fd_hard": 84}, 14),  # The recorder keeps two files open for each process.
     ],
 )
 def test_auto_takes_as_many_processes_as_fd_limit_and_cores_ask_for(
@@ -45,6 +46,25 @@ def test_auto_takes_as_many_processes_as_fd_limit_and_cores_ask_for(
     plan = resolve(Stage.of(connections=connections), host(**changes))
     assert (plan.server_shards, plan.swarm_workers) == (processes, processes)
     assert plan.connections_per_shard * processes >= plan.connections
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked", "answer"),
+    [
+        (31, {}, "the fd limit of 31"),
+        (32, {}, None),
+        (64, {}, None),
+        (64, {"server_shards": 9}, None),
+        (64, {"server_shards": 10}, "10 server_shards and 9 swarm_workers"),
+        (64, {"swarm_workers": 18, "server_shards": 1}, "1 server_shards and 18 swarm_workers"),
+    ],
+)
+def test_processes_that_cannot_even_be_watched_are_refused(
+    limit: int, asked: dict[str, Any], answer: str | None
+) -> None:
+    refused = refusal(Stage.of(connections=100, **asked), host(fd_hard=limit))
+    assert (refused or "").startswith(answer or "")
+    assert (refused is None) == (answer is None)
 
 
 def test_what_is_given_is_honoured_even_where_it_will_break() -> None:

@@ -75,8 +75,14 @@ def test_nothing_is_asked_of_a_host_that_has_enough() -> None:
         ("50k", {"source_addresses": 1}, "net.ipv4.ip_local_port_range", NEEDED, "1024 65535"),
         ("100k", {"source_addresses": 1}, "net.ipv4.ip_local_port_range", NEEDED, None),
         ("1M", {"fd_hard": 4096}, "kernel.pid_max", NEEDED, None),
-        ("1M", {"fd_hard": 1024, "pid_max": 3000}, "kernel.pid_max", NEEDED, 3400),  # 2,084 and a tenth, and others
-        ("1M", {"fd_hard": 1024, "threads_max": 3000}, "kernel.threads-max", NEEDED, 3400),
+        (
+            "1M",
+            {"server_shards": 1042, "swarm_workers": 1042, "pid_max": 3000},
+            "kernel.pid_max",
+            NEEDED,
+            3400,
+        ),  # and others
+        ("1M", {"server_shards": 1042, "swarm_workers": 1042, "threads_max": 3000}, "kernel.threads-max", NEEDED, 3400),
         ("1M", {"nproc_soft": 1000, "uid": 1000}, "nproc", NEEDED, 1100),
         ("1M", {"nproc_soft": 1000, "uid": 0}, "nproc", NEEDED, None),
         ("1M", {"pids_cgroup_max": 100, "pids_cgroup_used": 40}, "pids.max", NEEDED, 110),
@@ -140,7 +146,7 @@ def test_nr_open_is_written_before_the_limit_that_it_bounds() -> None:
 
 def test_a_value_stays_within_what_the_kernel_takes() -> None:
     assert found("1G")["fs.epoll.max_user_watches", NEEDED] == (1 << 31) - 1
-    assert found("1G", fd_hard=65)["kernel.pid_max", NEEDED] == 4_194_304
+    assert found("1G", server_shards=5_000_000)["kernel.pid_max", NEEDED] == 4_194_304
 
 
 def test_the_table_names_limits_and_reasons() -> None:

@@ -37,6 +37,7 @@ def test_a_manifest_comes_back_as_it_was_written_and_leaves_nothing_beside_it(ru
     for outcome in ("broke", "held"):
         store.write_manifest(run_dir, {"outcome": outcome, "figure": 1.5, "none": None})
     assert store.read_manifest(run_dir) == {"outcome": "held", "figure": 1.5, "none": None}
+    store.release(run_dir)
     assert sorted(path.name for path in run_dir.iterdir()) == ["logs", "run.json"]
 
 
@@ -65,7 +66,7 @@ def test_a_run_whose_caller_is_gone_has_crashed(run_dir: Path, caller: dict[str,
     store.write_manifest(run_dir, {"outcome": "running", "caller": caller})
     assert store.read_manifest(run_dir)["outcome"] == "crashed"
     assert store.read_manifest(run_dir)["reason"] == "the calling process died"
-    append_event(run_dir, {"elapsed_seconds": 12.34, "event": "caller_gone"})
+    (run_dir / "events.jsonl").write_text('{"elapsed_seconds": 12.34, "event": "caller_gone"}\n', "utf-8")
     assert store.read_manifest(run_dir)["reason"] == "the calling process died 12.3 s after the start"
     assert json.loads((run_dir / "run.json").read_text("utf-8"))["outcome"] == "running"
 
@@ -83,10 +84,8 @@ def test_a_torn_line_waits_until_it_is_whole(tmp_path: Path) -> None:
 
 def test_events_are_read_in_order_without_a_torn_last_line(run_dir: Path) -> None:
     assert store.read_events(run_dir) == []
-    append_event(run_dir, {"elapsed_seconds": 1, "event": "a"})
-    append_event(run_dir, {"elapsed_seconds": 2, "event": "b"})
-    with open(run_dir / "events.jsonl", "a", encoding="utf-8") as file:
-        file.write('{"elapsed_seconds": 3, "eve')
+    lines = [json.dumps({"elapsed_seconds": at, "event": name}) + "\n" for at, name in ((1, "a"), (2, "b"))]
+    (run_dir / "events.jsonl").write_text("".join(lines) + '{"elapsed_seconds": 3, "eve', "utf-8")
     assert [event["event"] for event in store.read_events(run_dir)] == ["a", "b"]
 
 

@@ -19,6 +19,7 @@ from hashlib import sha1
 from pathlib import Path
 from typing import Any, Self
 
+from eventually import eventually as until
 from wslab.load.scoreboard import ROW_WORDS
 from wslab.load.servers.sharded import listen
 from wslab.load.swarm.master import tasks_of
@@ -34,15 +35,6 @@ REQUEST = (
 )
 LIMITED = "import os, resource, sys; n = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_NOFILE, (n, n)); "
 LIMITED += "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
-
-
-def until(condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> Any:
-    """Return the first true value of `condition`, which is asked again and again."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
-    return value
 
 
 def gone(pid: int) -> bool:

@@ -22,7 +22,7 @@ from load import rig
 from load.rig import Program, a_worker, frame, gone, heard, scripted, serving, until, upgraded
 from wslab.core.histogram import percentile
 from wslab.load import scoreboard as words
-from wslab.load.scoreboard import Board
+from wslab.load.scoreboard import Scoreboard
 from wslab.load.swarm.dialects import dialect_of
 from wslab.load.swarm.dialler import FAILURES_IN_A_ROW
 from wslab.load.swarm.worker import Worker
@@ -31,7 +31,7 @@ from wslab.load.swarm.worker import Worker
 class Swarm(Program):
     """A running swarm and the board on which it counts."""
 
-    board: Board
+    board: Scoreboard
     pids: list[int]
 
     def count(self, word: int) -> int:
@@ -49,7 +49,9 @@ class Swarm(Program):
 
 @contextmanager
 def swarming(url: str, connections: int, fd_limit: int | None = None, **spec: Any) -> Iterator[Swarm]:
-    board = Board.create(1 + spec.get("workers", 1) + 1)  # one row in front that is not theirs; the master's is last
+    board = Scoreboard.create(
+        1 + spec.get("workers", 1) + 1
+    )  # one row in front that is not theirs; the master's is last
     os.set_inheritable(board.fd, True)
     spec = {"url": url, "connections": connections, "workers": 1, "board_fd": board.fd, "board_row": 1, **spec}
     try:
@@ -383,6 +385,57 @@ def test_an_echo_that_fails_is_counted_and_proves_nothing(
             lambda: swarm.counts("OPEN", "VERIFIED", "MESSAGES_FAILED", "CLOSED") == [still_open, 0, 3, 3 - still_open]
         )
         assert swarm.board.failures() == failures
+
+
+def test_echoes_that_come_twice_are_unasked_and_disturb_nothing() -> None:
+    twice = replying(lambda payload: frame(2, payload, masked=False) * 2)
+    with scripted(twice) as url, swarming(url, 10, workers=2, message_rate=20.0) as swarm:
+        swarm.run("ramp")
+        swarm.tell("hold")
+        until(lambda: swarm.count(words.RECEIVED) > 40)
+        swarm.run("verify", passes=2)
+        until(lambda: swarm.counts("OPEN", "VERIFIED", "MESSAGES_FAILED") == [10, 10, 0])
+        until(lambda: swarm.count(words.MESSAGES_UNASKED) == swarm.count(words.RECEIVED) == swarm.count(words.SENT))
+        assert swarm.board.failures() == {}
+
+
+def test_the_echo_of_an_earlier_message_on_the_connection_is_unasked_while_another_is_due() -> None:
+    said: list[bytes] = []
+
+    def reply(payload: bytes) -> bytes:
+        said.append(payload)
+        return b"".join(frame(2, message, masked=False) for message in said)
+
+    with scripted(replying(reply)) as url, swarming(url, 1) as swarm:
+        swarm.run("ramp")
+        swarm.run("verify", passes=3)
+        until(lambda: swarm.counts("VERIFIED", "RECEIVED", "MESSAGES_UNASKED", "MESSAGES_FAILED") == [1, 3, 3, 0])
+
+
+def test_the_echo_of_another_connection_is_wrong_and_not_unasked() -> None:
+    with scripted(lambda peer: None) as url:
+        worker = a_worker(url, dialect_of(url))
+        first, second = worker.payload(1, 7), worker.payload(2, 8)
+        worker.sent = 2
+        worker.waiting[8] = (0.0, 0.0, b"", second)
+        worker.judge_message(8, first)
+        assert (worker.messages_failed, worker.messages_unasked) == (1, 0)
+        worker.judge_message(8, first)
+        assert (worker.messages_failed, worker.messages_unasked) == (1, 1)
+        worker.epoll.close()
+
+
+def test_a_greeting_is_unasked_and_counts_for_no_echo() -> None:
+    def script(peer: socket.socket) -> None:
+        peer.sendall(upgraded(peer) + frame(1, b"welcome", masked=False))
+        while True:
+            peer.sendall(frame(2, heard(peer)[1], masked=False))
+
+    with scripted(script) as url, swarming(url, 4) as swarm:
+        swarm.run("ramp")
+        until(lambda: swarm.counts("OPEN", "MESSAGES_UNASKED", "RECEIVED") == [4, 4, 0])
+        swarm.run("verify")
+        until(lambda: swarm.counts("VERIFIED", "MESSAGES_UNASKED", "MESSAGES_FAILED") == [4, 4, 0])
 
 
 @pytest.mark.parametrize("behind_the_upgrade", [True, False])

@@ -20,8 +20,13 @@ from wslab.core.quantities import about_count, format_bytes, format_count
 if TYPE_CHECKING:
     from wslab.core.stage import Stage
 
-# Descriptors that a process needs for itself: standard streams, listener, epoll, board, logs, with room to spare.
+# Descriptors that a process needs for itself: standard streams, listener, epoll, scoreboard, logs, with room to spare.
 FDS_RESERVED = 64
+# The recorder keeps two files open for each process that it watches, and needs so many for everything else.
+FDS_WATCHING = 2
+FDS_RECORDER = 24
+MASTERS = 2  # one forks the shards, one the workers
+FDS_LEAST = FDS_RECORDER + FDS_WATCHING * (MASTERS + 2)
 
 # What one connection costs on a host that runs both ends, measured on Linux 6.18 as a slope over 0.1M to 2.6M.
 KERNEL_BYTES_PER_CONNECTION = 8400
@@ -96,6 +101,7 @@ def resolve(stage: Stage, host: Host) -> Plan:
     """
     connections = stage.connections
     least = max(cores(host) // 2, 1, -(-connections // process_capacity(host)))
+    least = min(least, processes_most(host) // 2)
     shards = least if stage.server_shards == "auto" else int(stage.server_shards)
     workers = least if stage.swarm_workers == "auto" else int(stage.swarm_workers)
     shards, workers = min(shards, connections), min(workers, connections)
@@ -130,9 +136,18 @@ def cores(host: Host) -> int:
 
 def process_capacity(host: Host) -> int:
     """Return how many connections one process can hold: the hard fd limit, to which soft is raised, less its own."""
+    return max(1, fd_limit(host) - FDS_RESERVED)
+
+
+def processes_most(host: Host) -> int:
+    """Return how many shards and workers together can be watched within the fd limit of one process; at least two."""
+    return max(2, (fd_limit(host) - FDS_RECORDER) // FDS_WATCHING - MASTERS)
+
+
+def fd_limit(host: Host) -> int:
+    """Return the hard fd limit of a process, to which the soft one is raised; `fs.nr_open` where there is none."""
     hard, most = host.fd_hard, host.nr_open or 1 << 20
-    limit = most if hard is None or hard < 0 else min(hard, most)
-    return max(1, int(limit) - FDS_RESERVED)
+    return int(most if hard is None or hard < 0 else min(hard, most))
 
 
 def ports_per_address(host: Host) -> int:
@@ -177,10 +192,20 @@ def memory_left(host: Host, reserve_bytes: int = 0) -> int | None:
 
 
 def refusal(stage: Stage, host: Host) -> str | None:
-    """Return one line that says why a stage is out of reach of this host's memory, or None when it may be tried.
+    """Return one line that says why a stage is out of reach of this host, or None when it may be tried.
 
-    The reserve is left out: a stage that would eat into it is stopped by it, and that is a result.
+    That is for want of memory, or of the descriptors that its processes need before there is any connection. The
+    reserve is left out: a stage that would eat into it is stopped by it, and that is a result.
     """
+    limit, most = fd_limit(host), processes_most(host)
+    if limit < FDS_LEAST:
+        return f"the fd limit of {limit} (ulimit -Hn) is too low: the processes of a stage need {FDS_LEAST} each"
+    plan = resolve(stage, host)
+    if plan.server_shards + plan.swarm_workers > most:
+        return (
+            f"{plan.server_shards} server_shards and {plan.swarm_workers} swarm_workers cannot be watched within the "
+            f"fd limit of {limit} (ulimit -Hn): {most} processes can"
+        )
     holds = memory_holds(host)
     if holds is None:
         return None

@@ -107,6 +107,7 @@ SAMPLE_COLUMNS: tuple[Column, ...] = (
             ("swarm_connections_pending", "count", "handshakes in flight"),
             ("swarm_connections_verified", "count", "connections whose own echo came back in the verify phase"),
             ("swarm_messages_failed", "count", "messages that were lost, late or came back changed, so far"),
+            ("swarm_messages_unasked", "count", "messages from the server that answer nothing, such as a second echo"),
             ("swarm_lag_seconds_max", "seconds", "largest lag behind the schedule over the last interval"),
             ("server_shards_at_limit", "count", "shards that do not accept because their descriptors are used up"),
             ("cpu_user_seconds", "seconds", "all CPUs in user mode, /proc/stat"),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from wslab.core.ceilings import relaxed
 from wslab.core.evidence import Evidence
-from wslab.core.records import BROKE
+from wslab.core.records import BROKE, CRASHED
 from wslab.core.stage import BadInput, Plan, Stage, refusal, resolve
 from wslab.core.summary import summarize
 from wslab.core.target import check_target, is_loopback, parse_url
@@ -93,7 +93,7 @@ def run_stage(
 
     from wslab.lab.runs import Run  # It imports pandas, which takes longer than starting a fleet.
 
-    return Run.load(experiment.run_dir)
+    return Run.load(experiment.run_dir) if experiment.saved else Run(experiment.run_dir, experiment.manifest)
 
 
 class _Stopped(Exception):
@@ -127,12 +127,19 @@ class Experiment:
         self._on_event, self._target, self._own = on_event, target, own
         self._started = False
         self._seen: set[str] = set()
+        self._unwritten = ""  # the first file of the run that could not be written, and why
+        self.saved = True
         self._manifest = new_manifest(stage, self.plan, self.host, self.run_dir, target)
         self._manifest |= {"enclosure": {}, "tuning": [], **place.notes}
 
     def note(self, key: str, value: Any) -> None:
         """Have the manifest say something more about this run."""
         self._manifest[key] = value
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What `run.json` says, or would say if it could be written."""
+        return self._manifest
 
     def run(self) -> None:
         """Run the stage and save the outcome; see the rules of the module."""
@@ -156,10 +163,17 @@ class Experiment:
             crashed = str(problem)
         except Exception as problem:
             crashed, error = f"{type(problem).__name__}: {problem}", problem
+        crashed = crashed or self._unwritten
         try:
-            self._save(crashed, aborted)
-        except KeyboardInterrupt:  # Impatience must not leave a run that says it is running.
-            self._save(crashed, aborted)
+            try:
+                self._save(crashed, aborted)
+            except KeyboardInterrupt:  # Impatience must not leave a run that says it is running.
+                self._save(crashed, aborted)
+        except store.NotRecorded as problem:
+            self._manifest |= {"outcome": CRASHED, "reason": str(problem)}
+            self.saved = False
+        finally:
+            store.release(self.run_dir)
         if error is not None:
             raise error
 
@@ -202,6 +216,8 @@ class Experiment:
 
     def _tell(self, event: Event) -> None:
         self._seen.add(event["event"])
+        if event["event"] == "error" and event.get("file"):
+            self._unwritten = self._unwritten or str(event["message"])
         if self._on_event is not None:
             self._on_event(event)
 

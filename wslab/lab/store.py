@@ -5,7 +5,8 @@
    the death of its writer; it is left out, as is a line that is no event or no row of its table.
 3. A damaged manifest is refused with one line that names it.
 4. A manifest that says `running` while its caller is gone is read as `crashed`; the file itself is not changed.
-5. Whether a data folder can be written is checked before anything is started.
+5. Whether a data folder can be written is checked before anything is started, and the space of the manifest is
+   reserved then: a disk that becomes full during the run cannot keep it from saying how it ended.
 
 The data folder is the one that was asked for, else `WSLAB_DATA_DIR`, else `data/` of the project, else `data/` of the
 current folder. A relative path is relative to the project, because the current folder of a notebook depends on how it
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +28,7 @@ from typing import Any
 
 from wslab.core.quantities import BadInput
 from wslab.core.records import CRASHED, LATENCY_COLUMNS, RUNNING, SAMPLE_COLUMNS, Column, Value, from_cells, header
+from wslab.machine.line_file import why_not_written
 from wslab.machine.process import alive
 
 DATA_DIR_VARIABLE = "WSLAB_DATA_DIR"
@@ -47,6 +50,17 @@ MANIFEST_KINDS: dict[str, type | UnionType] = {
     **dict.fromkeys(("findings.[].at_connections", "preflight.[].ceiling_connections"), int | float),
     **dict.fromkeys(("phases.[].started_seconds", "phases.[].ended_seconds"), int | float),
 }
+
+RESERVE = ".run.json.reserve"
+RESERVED_BYTES = 256 << 10  # a manifest takes about 16 KB; with many findings some more
+
+
+class NotRecorded(OSError):
+    """A file of the run cannot be written; the text names the file and says why."""
+
+    def __str__(self) -> str:
+        """Return both in one line."""
+        return why_not_written(self)
 
 
 def project_folder() -> Path | None:
@@ -88,16 +102,39 @@ def check_writable(data_dir: Path) -> None:
 
 
 def create_run(data_dir: Path, stage_name: str) -> Path:
-    """Create the folder of a new run, named `<UTC>-<stage>-<hex>`, and return it."""
+    """Create the folder of a new run, named `<UTC>-<stage>-<hex>`, and return it.
+
+    Space for its manifest is set aside in it, so that a run can say how it ended also when the disk has become full.
+
+    Raises:
+        BadInput: it cannot be created, or there is not even the space for a manifest.
+    """
     while True:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         run_dir = data_dir / "runs" / f"{stamp}-{stage_name}-{secrets.token_hex(2)}"
         try:
             run_dir.mkdir(parents=True)
+            (run_dir / "logs").mkdir()
+            _set_aside(run_dir, RESERVED_BYTES)
         except FileExistsError:
             continue
-        (run_dir / "logs").mkdir()
+        except OSError as problem:
+            shutil.rmtree(run_dir, ignore_errors=True)
+            raise BadInput(f"data_dir={data_dir} cannot take a run: {problem.strerror}") from problem
         return run_dir
+
+
+def _set_aside(run_dir: Path, size: int) -> None:
+    """Take an inode and `size` bytes for the next manifest.
+
+    Raises:
+        OSError: there is not enough.
+    """
+    descriptor = os.open(run_dir / RESERVE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
 
 
 def utc_now() -> str:
@@ -106,19 +143,47 @@ def utc_now() -> str:
 
 
 def write_manifest(run_dir: Path, manifest: Mapping[str, Any]) -> None:
-    """Replace `run.json`; after a crash at any moment there is the old one or the new one."""
-    text = json.dumps(manifest, indent=2, default=str)
-    descriptor, name = tempfile.mkstemp(dir=run_dir, prefix=".run-", suffix=".json")
+    """Replace `run.json`; after a crash at any moment there is the old one or the new one.
+
+    The new one is written into the file that `create_run` has set aside, which needs neither space nor an inode; then
+    another one is set aside.
+
+    Raises:
+        NotRecorded: it cannot be written; the old one is still there.
+    """
+    data = json.dumps(manifest, indent=2, default=str).encode() + b"\n"
+    reserve = run_dir / RESERVE
+    has_reserve = reserve.exists()
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        os.replace(name, run_dir / MANIFEST)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        descriptor = os.open(reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            left = data
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.ftruncate(descriptor, len(data))
+            os.fsync(descriptor)
+            os.fchmod(descriptor, 0o644)
+        finally:
+            os.close(descriptor)
+        os.replace(reserve, run_dir / MANIFEST)
+    except OSError as problem:
+        if not has_reserve:
+            release(run_dir)
+        raise NotRecorded(problem.errno, problem.strerror, str(run_dir / MANIFEST)) from problem
+    for parts in (1, 2, 4, 8) if has_reserve else ():
+        try:
+            _set_aside(run_dir, RESERVED_BYTES // parts)
+            break
+        except OSError:
+            pass  # On a full disk there is what the last manifest has left of it.
+
+
+def release(run_dir: Path) -> None:
+    """Remove the file that was set aside for the manifest: the run is over."""
+    try:
+        (run_dir / RESERVE).unlink(missing_ok=True)
+    except OSError:
+        pass  # A disk that was full may be read-only by now.
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:

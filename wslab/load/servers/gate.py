@@ -14,7 +14,7 @@ from select import EPOLLEXCLUSIVE, EPOLLIN
 from time import monotonic
 
 from wslab.load.connections import Connections
-from wslab.load.scoreboard import AT_LIMIT, ERRNOS, FAILURE_PHASES, FAILURES
+from wslab.load.scoreboard import AT_LIMIT, FAILURE_PHASES, count_failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Gate(Connections):
             self.pause()
             self.row[AT_LIMIT] = 1
             return
-        self.row[FAILURES + FAILURE_PHASES.index("connect") * ERRNOS + (error.errno or 0)] += 1
+        count_failure(self.row, FAILURE_PHASES.index("connect"), error.errno or 0)
         self.pause()
 
     def pause(self) -> None:

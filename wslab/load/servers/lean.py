@@ -16,7 +16,7 @@ from __future__ import annotations
 from binascii import Error as NotBase64
 from binascii import a2b_base64
 
-from wslab.load.accept_value import accept_value
+from wslab.load.rfc6455 import accept_value
 from wslab.load.servers.shard import Shard
 from wslab.load.servers.sharded import main
 

@@ -7,7 +7,7 @@ import socket
 import sys
 
 from wslab.load.prefork import Crew, emit, read_spec, settle
-from wslab.load.scoreboard import ROLE_SERVER, Board, vacate
+from wslab.load.scoreboard import ROLE_SERVER, Scoreboard, vacate
 from wslab.load.servers.shard import GREETING_SECONDS, Shard
 
 BACKLOG = 4096
@@ -42,7 +42,7 @@ def serve(kind: type[Shard], scheme: str) -> int:
         emit("error", message=f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}")
         return 1
     fd, first = spec.get("board_fd"), spec.get("board_row", 0)
-    board = Board.create(first + shards + 1) if fd is None else Board.attach(fd)
+    board = Scoreboard.create(first + shards + 1) if fd is None else Scoreboard.attach(fd)
 
     def work(index: int, lifeline: int) -> None:
         shard = kind(listener, lifeline, board.row(first + index))

@@ -15,7 +15,7 @@ from websockets.http11 import Response
 from websockets.protocol import SEND_EOF, State
 from websockets.uri import WebSocketURI
 
-from wslab.load.frames import frame_ends
+from wslab.load.rfc6455 import frame_ends
 
 MESSAGE_BYTES_MAX = 1 << 24
 # The request has been made and sent by the dialect; the library needs some URI to judge the answer.

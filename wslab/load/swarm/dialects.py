@@ -15,7 +15,7 @@ import os
 from binascii import b2a_base64
 
 from wslab.core.target import parse_url
-from wslab.load.accept_value import accept_value
+from wslab.load.rfc6455 import accept_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

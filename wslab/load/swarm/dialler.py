@@ -23,9 +23,10 @@ from time import monotonic
 
 from wslab.core.histogram import MAX_SECONDS, MIN_SECONDS, OFFSET, SCALE
 from wslab.core.pacer import due, scheduled_at
+from wslab.load import scoreboard
 from wslab.load.connections import Connections
 from wslab.load.prefork import emit
-from wslab.load.scoreboard import ERRNOS, FAILURE_PHASES, FAILURES, HANDSHAKE, LAG_US, PHASE_DONE, PHASES
+from wslab.load.scoreboard import FAILURE_PHASES, HANDSHAKE, LAG_US, PHASE_DONE, PHASES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -223,9 +224,7 @@ class Dialler(Connections):
 
     def count_failure(self, phase: int, error: int, detail: str = "") -> None:
         """Count a failure by phase and errno, and report the first of its kind."""
-        word = FAILURES + phase * ERRNOS + min(error, ERRNOS - 1)
-        self.row[word] += 1
-        if self.row[word] == 1:
+        if scoreboard.count_failure(self.row, phase, error):
             emit(
                 "failure",
                 phase=FAILURE_PHASES[phase],

@@ -17,7 +17,7 @@ import sys
 from wslab.core.pacer import split
 from wslab.core.target import parse_url
 from wslab.load.prefork import Crew, emit, read_spec, settle
-from wslab.load.scoreboard import PHASE_DONE, PHASES, ROLE_SWARM, Board, vacate
+from wslab.load.scoreboard import PHASE_DONE, PHASES, ROLE_SWARM, Scoreboard, vacate
 from wslab.load.swarm.dialects import dialect_of
 from wslab.load.swarm.dialler import IP_BIND_ADDRESS_NO_PORT
 from wslab.load.swarm.task import Task
@@ -41,7 +41,7 @@ class Master:
         board: where the workers count.
     """
 
-    def __init__(self, spec: dict[str, Any], board: Board) -> None:
+    def __init__(self, spec: dict[str, Any], board: Scoreboard) -> None:
         self.spec, self.board = spec, board
         self.first_row = spec.get("board_row", 0)
         self.tasks = tasks_of(spec)
@@ -172,7 +172,7 @@ def main() -> int:
         import wslab.load.swarm.client_slowpath  # noqa: F401  before the fork, so that all workers share the pages
     settle(spec.get("uid"))
     fd = spec.get("board_fd")
-    board = Board.create(spec["workers"] + 1) if fd is None else Board.attach(fd)
+    board = Scoreboard.create(spec["workers"] + 1) if fd is None else Scoreboard.attach(fd)
     try:
         master = Master(spec, board)
         leave_time_wait(master.tasks[0], spec.get("connections_before", 0))

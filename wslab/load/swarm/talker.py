@@ -34,7 +34,7 @@ class Talker(Dialler):
         # An echo that is due: (scheduled_at, started_at, its bytes, its payload).
         self.waiting: dict[int, tuple[float, float, bytes, bytes]] = {}
         self.late: dict[int, bytes] = {}  # payload of an echo that was given up; it may still come
-        self.sent = self.received = self.messages_failed = self.verified = 0
+        self.sent = self.received = self.messages_failed = self.messages_unasked = self.verified = 0
         self.talking = self.verifying = False
         self.next_at = 0.0  # when the next message of the hold phase is due
         self.cursor = 0
@@ -99,11 +99,14 @@ class Talker(Dialler):
     def say(self, fd: int, at: float, now: float) -> None:
         """Send one message, unlike any other of this worker, that was due `at`."""
         self.sent += 1
-        size = self.task.message_bytes
-        payload = (b"%d:%d " % (self.index, self.sent) + self.filler)[:size]
+        payload = self.payload(self.sent, fd)
         data, echo = self.dialect.message(payload)
         self.waiting[fd] = (at, now, echo, payload)
         self.send(fd, data)
+
+    def payload(self, number: int, fd: int) -> bytes:
+        """Return the payload of this worker's message `number`, sent on connection `fd`."""
+        return (b"%d:%d:%d " % (self.index, number, fd) + self.filler)[: self.task.message_bytes]
 
     def heard(self, fd: int, data: bytes) -> None:
         """Compare what came with the echo that is due; what is not exactly that is looked at in full."""
@@ -142,17 +145,25 @@ class Talker(Dialler):
             del self.exchanges[fd]
 
     def judge_message(self, fd: int, message: bytes) -> None:
-        """Count a message as the echo that is due, or as wrong."""
+        """Count a message as the echo that is due, as one that nobody asked for, or as wrong."""
         due = self.waiting.get(fd)
         if due is not None and due[3] == message:
             del self.waiting[fd]
             self.echoed(fd, due[0])
         elif self.late.get(fd) == message:
             del self.late[fd]  # It was counted as failed when it was given up.
+        elif due is None or self.said_before(fd, message):
+            self.messages_unasked += 1
         else:
             self.waiting.pop(fd, None)
             self.messages_failed += 1
             self.count_failure(ECHO, errno.EBADMSG, f"echo of {len(message)} bytes, not the one that is due")
+
+    def said_before(self, fd: int, message: bytes) -> bool:
+        """Tell whether this is a message that was sent on this very connection, and so the echo of an earlier one."""
+        parts = message.split(b" ", 1)[0].split(b":")
+        number = int(parts[1]) if len(parts) == 3 and parts[1].isdigit() and len(parts[1]) < 20 else 0
+        return 0 < number <= self.sent and message == self.payload(number, fd)
 
     def lost(self, fd: int, error: int, detail: str = "") -> None:
         """Close a connection that failed; the echo that was due on it failed with it."""

@@ -13,6 +13,7 @@ from wslab.load.scoreboard import (
     CLOSED,
     FAILED,
     MESSAGES_FAILED,
+    MESSAGES_UNASKED,
     OPEN,
     OPENED,
     PENDING,
@@ -149,4 +150,4 @@ class Worker(Talker):
         row[PENDING] = len(self.connecting) + len(self.upgrading)
         row[OPEN], row[OPENED], row[FAILED], row[CLOSED] = self.open, self.opened, self.failed, self.closed
         row[SENT], row[RECEIVED], row[MESSAGES_FAILED] = self.sent, self.received, self.messages_failed
-        row[VERIFIED] = self.verified
+        row[VERIFIED], row[MESSAGES_UNASKED] = self.verified, self.messages_unasked

@@ -1,10 +1,10 @@
-"""The guard: what is a breach of memory in which phase, and what is standing still."""
+"""The watch over memory and progress in a phase: what is a breach in which phase, and what is standing still."""
 
 from __future__ import annotations
 
 import pytest
 
-from wslab.load.guard import MemoryGuard, Patience, read_headroom
+from wslab.load.phases import MemoryGuard, Patience, read_headroom
 
 GUARD = MemoryGuard(reserve_bytes=100, cap_bytes=500, baseline_bytes=1000)
 

@@ -1,11 +1,11 @@
-"""Where frames end."""
+"""Where frames end, and the accept value of a handshake."""
 
 from __future__ import annotations
 
 import pytest
 
-from load.rig import frame
-from wslab.load.frames import frame_ends
+from load.rig import ACCEPT, KEY, frame
+from wslab.load.rfc6455 import accept_value, frame_ends
 
 LIMIT = 1 << 20
 
@@ -52,3 +52,7 @@ def test_what_the_protocol_judges_behind_the_payload_is_held_back_until_it_is_th
 
 def test_a_server_that_masks_is_condemned() -> None:
     assert ends(frame(2, b"x", masked=True)[:2], masked=False) == [2]
+
+
+def test_the_accept_value_is_the_one_of_the_rfcs_own_example() -> None:
+    assert accept_value(KEY) == ACCEPT
