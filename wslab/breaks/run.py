@@ -189,7 +189,7 @@ def measure(item: Break, run: Run) -> int | None:
         told = [_FORKED.match(str(event.get("message"))) for event in run.events if event["event"] == "error"]
         return next((int(match[1]) for match in told if match), None)
     ramp = last_phase(timeline(run.events), "ramp")
-    # What was lost again, with a process that was killed, had been opened before.
+    # Connections that were lost with a process that was killed had been opened before.
     return ramp.end["connections_open"] + ramp.end["connections_closed"] if ramp and ramp.end else None
 
 
