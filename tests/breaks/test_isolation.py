@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from eventually import eventually
-from isolated import NARROW, NOBODY, WIDE, needs, traces
+from isolated import NARROW, NOBODY, STATEFUL, WIDE, needs, traces
 from wslab.breaks import isolation as isolation_module
 from wslab.breaks.enclosure import Enclosure
 from wslab.breaks.isolation import Isolation, obstacle
@@ -27,6 +27,7 @@ from wslab.machine.sysctls import CONNTRACK_MAX, EPOLL_WATCHES, NR_OPEN, claim_s
 
 QUOTAS = Enclosure(cpu_quota={"server": 1.5, "swarm": 0.25})
 HANDED = Enclosure(netns=True, packet_cpu=min(os.sched_getaffinity(0)))
+RULED = Enclosure(netns=True, nft=STATEFUL)
 GLOBAL = (CONNTRACK_MAX, EPOLL_WATCHES)
 
 # Makes an enclosure, puts a process into it, and waits to be killed; or dies at the given step of making it.
@@ -191,7 +192,7 @@ def test_an_enclosure_of_ones_own_limits_takes_no_privilege_and_leaves_nothing(n
     [
         ({"sysctls": {"net.core.netdev_max_backlog": 10}}, "no setting net.core.netdev_max_backlog of its own"),
         ({"sysctls": {"net.ipv4.ip_local_port_range": "9 1"}}, "net.ipv4.ip_local_port_range = 9 1 is refused"),
-        ({"nft": "table inet {"}, "nft refuses the rules"),
+        pytest.param({"nft": "table inet {"}, "nft refuses the rules", marks=needs(RULED)),
     ],
 )
 def test_what_fails_half_way_is_said_in_one_line_and_nothing_of_it_is_left(

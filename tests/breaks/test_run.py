@@ -14,7 +14,7 @@ from isolated import needs
 from wslab.breaks import run as breaks
 from wslab.breaks.atlas import RESULTS, Atlas, BreakResult
 from wslab.breaks.enclosure import Enclosure
-from wslab.breaks.run import Hand, run_break, run_breaks
+from wslab.breaks.run import ShardAct, run_break, run_breaks
 from wslab.breaks.table import BREAKS
 from wslab.breaks.trial import COUNTED, KILL_SHARD, STOP_SHARDS, Break, Trial
 from wslab.core.host import Host
@@ -202,7 +202,7 @@ def test_the_shards_are_met_when_the_connections_are_held_and_the_master_is_not(
 ) -> None:
     met: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: met.append((pid, int(number))))
-    hand = Hand(act)
+    hand = ShardAct(act)
     hand({"event": "processes_ready", "role": "server", "pids": [10, 11, 12]})
     hand({"event": "processes_ready", "role": "swarm", "pids": [20, 21]})
     hand({"event": "phase_started", "phase": "ramp"})

@@ -134,7 +134,9 @@ def test_the_folder_of_a_user_is_never_a_relative_one(
     assert state_folder() == Path(folder)
 
 
-def test_a_user_without_any_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_any_home_is_told_what_to_set_and_no_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def getpwuid(uid: int) -> None:
         raise KeyError(uid)
 
@@ -142,8 +144,12 @@ def test_a_user_without_any_home_is_told_what_to_set(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module.pwd, "getpwuid", getpwuid)
     for name in ("XDG_STATE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(Untrusted, match="set XDG_STATE_HOME"):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="set XDG_STATE_HOME"):
         state_folder()
+    registry.register("server", os.getpid()).remove()
+    assert "set XDG_STATE_HOME" in caplog.text
+    assert (registry.list_processes(), undo_orphaned(), os.listdir()) == ([], [], [])
 
 
 def test_without_a_home_no_folder_is_made_where_the_command_was_typed(tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ HEADINGS = ("break", "expected", "predicted", "measured", "off by", "named", "sa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakResult:
-    """What became of one break; the first fields are those of `wslab.breaks.trial.Break`.
+    """The result of one break; the first fields are those of `wslab.breaks.trial.Break`.
 
     Attributes:
         skipped: why it was not run; empty when it was.
         asked: connections asked for.
-        predicted: count at which the limit was to be met; None when it has no number.
-        measured: count at which it was met.
+        predicted: count at which the limit should bind; None when it has no number.
+        measured: count at which it bound.
         findings: what the diagnosis named.
         next_limit: the limit with the next ceiling.
         then_findings: what was named with only the first of two remedies.
@@ -94,7 +94,7 @@ class BreakResult:
 
     @property
     def line(self) -> str:
-        """What became of it, in one line."""
+        """The result in one line."""
         if self.skipped:
             return f"{self.name}: skipped, {self.skipped}"
         parts = [f"named {', '.join(self.named) or 'nothing'}" + ("" if self.named_rightly else ", which is wrong")]
@@ -156,7 +156,7 @@ class Atlas:
 
     @property
     def sentence(self) -> str:
-        """What came of it, in one sentence."""
+        """The result in one sentence."""
         named, held = sum(r.named_rightly for r in self.run), sum(r.held for r in self.run)
         numbered = [result for result in self.run if result.unit]
         text = f"{counted(len(self.run), 'limit')} broken: {named} named rightly, {held} held with the remedy"
@@ -166,7 +166,7 @@ class Atlas:
         return text + (f"; {skipped} skipped" if skipped else "")
 
     def save(self) -> None:
-        """Write the results into the folder, replacing what an earlier part of the same atlas has left."""
+        """Write the results into the folder, in the place of those of the same atlas that were written before."""
         path = self.folder / RESULTS
         part = path.with_suffix(".part")
         part.write_text(json.dumps(self.as_dict(), indent=2, default=str) + "\n", encoding="utf-8")

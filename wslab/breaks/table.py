@@ -48,7 +48,7 @@ def load(connections: int, shards: int = 1, workers: int = 1, **parameters: Any)
 
 
 def impatient(seconds: float = 2.0) -> dict[str, dict[str, Any]]:
-    """Return the specification of a swarm that does not wait long for what will not come."""
+    """Return overrides that shorten the swarm's timeouts of handshakes and echoes."""
     return {"swarm": {"handshake_timeout_seconds": seconds, "echo_timeout_seconds": seconds}}
 
 
@@ -59,41 +59,41 @@ def inside(ports: str = "", somaxconn: int = 0, sysctls: dict[str, int] | None =
 
 
 def tracking(most: int, rules: str = STATEFUL, somaxconn: int = 0) -> Enclosure:
-    """Return a namespace that tracks connections, in a table of so many entries."""
+    """Return a namespace that tracks connections while `nf_conntrack_max` is `most`."""
     return inside(somaxconn=somaxconn, nft=rules, global_sysctls={CONNTRACK_MAX: most})
 
 
 def half_open(most: int) -> Enclosure:
-    """Return a namespace in which handshakes take a second, and so many may be under way."""
+    """Return a namespace in which each handshake takes a second and `most` may be half open."""
     sysctls = {"net.ipv4.tcp_syncookies": 0, "net.ipv4.tcp_max_syn_backlog": 4096}
     return inside(somaxconn=most, sysctls=sysctls, nft=_SLOW_HANDSHAKES)
 
 
 def hashing(buckets: int) -> Enclosure:
-    """Return a namespace that tracks connections, in a table of so many buckets."""
+    """Return a namespace that tracks connections in a hash table of `buckets` buckets."""
     return inside(nft=STATEFUL, global_sysctls={CONNTRACK_BUCKETS: buckets})
 
 
 def waiting(packets: int) -> Enclosure:
-    """Return a namespace with all packets on one CPU, and room for so many of them to wait."""
+    """Return a namespace whose packets are all handled by one CPU, with a device backlog of `packets`."""
     return inside(packet_cpu=1, global_sysctls={DEVICE_BACKLOG: packets})
 
 
 def buffered(pages: str) -> Enclosure:
-    """Return a namespace, and the memory for the buffers of all sockets: low, pressure and high, in pages."""
+    """Return a namespace, with tcp_mem (low, pressure and high) set to `pages`."""
     return inside(global_sysctls={TCP_MEM: pages})
 
 
 def watches(most: int) -> Enclosure:
-    """Return a user with so many epoll watches for both ends."""
+    """Return both ends as one user who may hold `most` epoll watches."""
     return Enclosure(uid=NOBODY, global_sysctls={EPOLL_WATCHES: most})
 
 
 def on_quota(role: str, cpus: float) -> Enclosure:
-    """Return a bound on the CPU time of one end.
+    """Return a CPU quota for one end.
 
-    The loads for it can be done with a third of a core, and are too much for 0.15 of one: three times the 0.05 that the
-    breaks give. So they break on a machine three times as fast as well, and hold on one three times as slow.
+    The loads for it need about 0.3 of a core. A quota of 0.05 is too little also on a machine three times as fast, and
+    a quota of 1 enough also on one three times as slow.
     """
     return Enclosure(cpu_quota={role: cpus})
 

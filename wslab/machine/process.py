@@ -1,8 +1,8 @@
-"""What a process asks of the kernel about itself, and how it tells another process from its successor.
+"""A process's own limits and priority, and how a process is told from a later one with the same pid.
 
 1. Imported by every load process: it pulls in `os` and `resource` and nothing else.
 2. Nothing here fails because a privilege is missing: the caller gets what the kernel grants and reads how much that is.
-3. A pid alone names nobody, because the kernel uses it again; a pid together with its start time names one process.
+3. The kernel uses pids again, so a process is named by its pid and its start time together.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def state_folder() -> Path:
     """Return the state folder of this user; it need not exist.
 
     Raises:
-        Untrusted: neither the environment nor the list of users names a home.
+        FileNotFoundError: neither the environment nor the list of users names a home.
     """
     named = os.environ.get("XDG_STATE_HOME", "")
     if os.geteuid() == 0:
@@ -162,7 +162,7 @@ def _home() -> str:
     except KeyError:
         home = ""
     if not os.path.isabs(home):
-        raise Untrusted(f"user {os.geteuid()} has no home folder for the state of wslab: set XDG_STATE_HOME")
+        raise FileNotFoundError(f"user {os.geteuid()} has no home folder for the state of wslab: set XDG_STATE_HOME")
     return home
 
 

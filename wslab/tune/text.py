@@ -1,7 +1,7 @@
-"""How settings are written down: as files to keep, and as flags of a container.
+"""Settings as text: files to keep, and flags of a container.
 
-1. A file holds the settings alone, each below a comment that says what takes it; a file without one is left out.
-2. Names of files are relative to `/etc`, where a person may put them; nothing here writes them anywhere.
+1. Each setting in a file stands below a comment that says what needs it. A file without a setting is left out.
+2. Names of files are relative to `/etc`, where the user may put them; nothing is written there.
 """
 
 from __future__ import annotations
