@@ -65,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = EXIT_STATUS[ABORTED]
     if status == EXIT_STATUS[ABORTED]:
         ignore_signals()
+        # CPython ends by SIGINT instead of with this status when an interrupt once passed through code given as text,
+        # such as that of a dataclass, whoever caught it; executing other such code makes it forget that.
+        exec("")
     return status
 
 
@@ -504,8 +507,8 @@ def take_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """Let nothing interrupt what is still to be printed."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    """Let nothing interrupt what is still to be printed, nor an interrupt come again."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
 
 
