@@ -18,7 +18,7 @@ import pytest
 
 import made_runs
 from eventually import eventually
-from wslab import cli
+from wslab import cli, cli_signals
 from wslab.cli_options import commands
 from wslab.core.quantities import BadInput
 from wslab.core.records import Finding
@@ -405,7 +405,7 @@ def test_output_that_nobody_reads_is_no_failure() -> None:
 def test_a_request_to_terminate_goes_where_an_interrupt_would_go() -> None:
     came: list[int] = []
     signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    cli.end_like_interrupt(signal.SIGTERM, None)
+    cli_signals.end_like_interrupt(signal.SIGTERM, None)
     assert came == [signal.SIGINT]
 
 
@@ -669,7 +669,7 @@ def test_signals_end_a_stage_that_is_saved_and_printed(tmp_path: Path, number: s
 def test_nohup_is_honoured() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        cli.take_signals()
+        cli_signals.take_signals()
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -680,7 +680,7 @@ def test_a_handler_raises_twice_and_not_while_a_module_is_imported(tmp_path: Pat
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.2)\nwhole = True\n", "utf-8"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    cli.take_signals()
+    cli_signals.take_signals()
 
     def import_and_wait() -> None:
         assert import_module("interrupted_module").whole
