@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 
 import made_runs
 from eventually import eventually
-from wslab import cli
+from wslab import cli, cli_signals
 from wslab.cli_options import commands
 from wslab.core.quantities import BadInput
 from wslab.core.records import Finding
@@ -69,11 +71,11 @@ def wslab(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     return run
 
 
-def started(*arguments: str, **settings: Any) -> subprocess.Popen[str]:
+def started(*arguments: str, env_add: dict[str, str] | None = None, **settings: Any) -> subprocess.Popen[str]:
     """Start a command as a process of its own."""
     command = [sys.executable, "-m", "wslab", *arguments]
     paths = [str(Path(cli.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env_add or {})}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environment, text=True, **{**pipes, **settings})
 
@@ -403,7 +405,7 @@ def test_output_that_nobody_reads_is_no_failure() -> None:
 def test_a_request_to_terminate_goes_where_an_interrupt_would_go() -> None:
     came: list[int] = []
     signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    cli.end_like_interrupt(signal.SIGTERM, None)
+    cli_signals.end_like_interrupt(signal.SIGTERM, None)
     assert came == [signal.SIGINT]
 
 
@@ -568,3 +570,124 @@ def test_a_server_that_is_killed_ends_the_command_with_a_crash(wslab: Callable[.
     assert process.returncode == 3
     assert err == "wslab: the server ended by itself (signal 9)\n"
     eventually(lambda: not registry.list_processes(), 5.0)
+
+
+# Whoever reads the output, and however it is interrupted: real processes.
+
+SMALL = ["stage", "--connections", "20", "--message-rate", "0", "--server-shards", "1", "--swarm-workers", "1"]
+
+
+def recorded_outcomes(tmp_path: Path) -> list[str]:
+    """Return the outcomes of the runs in the data folder."""
+    return [json.loads(path.read_text("utf-8"))["outcome"] for path in tmp_path.glob("data/runs/2*/run.json")]
+
+
+@pytest.mark.parametrize(
+    ("redirection", "variables", "said"),
+    [
+        ("2>&- >/dev/null", {}, ""),
+        ("2>/dev/full >/dev/null", {}, ""),
+        ("<&- >&- 2>&-", {}, ""),
+        (">&-", {}, "it is closed; it is recorded in"),
+        (">/dev/full", {}, "No space left on device; it is recorded in"),
+        (">/dev/null", {"PYTHONIOENCODING": "ascii"}, "done"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_run_does_not_depend_on_who_reads_its_output(
+    tmp_path: Path, redirection: str, variables: dict[str, str], said: str
+) -> None:
+    command = [sys.executable, "-m", "wslab", *SMALL, "--hold-seconds", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), **variables}
+    shell = ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *command]
+    done = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert recorded_outcomes(tmp_path) == ["held"]
+    assert "Traceback" not in done.stderr
+    assert said in (done.stderr.splitlines() or [""])[-1]
+
+
+@pytest.mark.parametrize("gone", ["stdout", "stderr"])
+def test_a_run_goes_on_when_a_reader_leaves(tmp_path: Path, gone: str) -> None:
+    with started(*SMALL, "--hold-seconds", "0", "--json") as process:
+        getattr(process, gone).close()
+        rest = process.stderr if gone == "stdout" else process.stdout
+        assert rest is not None
+        text = rest.read()
+    assert process.returncode == 0
+    assert recorded_outcomes(tmp_path) == ["held"]
+    if gone == "stderr":
+        assert json.loads(text)["outcome"] == "held"
+
+
+def test_descriptors_that_are_closed_at_the_start_are_not_given_to_other_files(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from wslab.cli_output import open_standard_streams as o; o(); file = open(sys.argv[1], 'w');"
+        "print('result'); print('progress', file=sys.stderr); file.write(str(file.fileno()))"
+    )
+    path = tmp_path / "a-file"
+    command = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code, str(path)]
+    subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}, check=True, timeout=30
+    )
+    assert int(path.read_text("utf-8")) > 2
+
+
+def test_a_result_that_is_only_printed_and_cannot_be_is_a_crash() -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full, started("ps", stdout=full) as process:
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert said.count("\n") == 1
+
+
+def test_output_fits_an_encoding_that_lacks_its_characters() -> None:
+    with started("notebooks", "m\u00f6re", env_add={"PYTHONIOENCODING": "ascii"}) as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    assert "m?re" in out
+
+
+@pytest.mark.parametrize(
+    ("number", "times"), [(signal.SIGHUP, 1), (signal.SIGTERM, 1), (signal.SIGINT, 2), (signal.SIGINT, 20)]
+)
+def test_signals_end_a_stage_that_is_saved_and_printed(tmp_path: Path, number: signal.Signals, times: int) -> None:
+    with started(*SMALL, "--hold-seconds", "60", "--json") as process:
+        eventually(
+            lambda: any('"hold"' in path.read_text() for path in tmp_path.glob("data/runs/2*/events.jsonl")), 20.0
+        )
+        for _ in range(times):
+            process.send_signal(number)
+            select.select([], [], [], 0.01)  # One that is pending already would not count.
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, json.loads(out)["outcome"]) == (130, "aborted")
+    assert recorded_outcomes(tmp_path) == ["aborted"]
+    assert "Traceback" not in err
+    assert registry.list_processes() == []
+
+
+def test_nohup_is_honoured() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        cli_signals.take_signals()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_handler_raises_twice_and_not_while_a_module_is_imported(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "interrupted_module.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.2)\nwhole = True\n", "utf-8"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cli_signals.take_signals()
+
+    def import_and_wait() -> None:
+        assert import_module("interrupted_module").whole
+        select.select([], [], [], 10.0)
+
+    with pytest.raises(KeyboardInterrupt):
+        import_and_wait()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+    assert sys.modules["interrupted_module"].whole

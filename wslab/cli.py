@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -33,6 +31,7 @@ from wslab.cli_options import (
     stage_options,
 )
 from wslab.cli_output import lost_output, open_standard_streams, print_json, say
+from wslab.cli_signals import ignore_signals, take_signals
 from wslab.core.quantities import BadInput, parse_count, refuse
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.stage import SERVER_KINDS, Stage
@@ -45,8 +44,6 @@ DEFAULT_STAGES = "10k,100k,700k,1M"
 SERVER_PARAMETERS = ("server", "server_shards", "memory_cap")
 # Parameters that no kernel setting depends on; and the target, which has another default there.
 UNTUNED_PARAMETERS = ("connections", "server", "ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune")
-# An interrupt that has to wait comes again after so long.
-AGAIN_SECONDS = 0.05
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = EXIT_STATUS[ABORTED]
     if status == EXIT_STATUS[ABORTED]:
         ignore_signals()
+        # CPython ends by SIGINT instead of with this status when an interrupt once passed through code given as text,
+        # such as that of a dataclass, whoever caught it; executing other such code makes it forget that.
+        exec("")
     return status
 
 
@@ -451,84 +451,6 @@ def parse_counts(text: str, name: str) -> list[int]:
     except BadInput:
         accepted = "whole numbers from 1 to 1G with commas between them, such as 10k,100k,1M"
         raise refuse(name, text, accepted) from None
-
-
-# Signals.
-
-
-class Interrupts:
-    """The handler of SIGINT.
-
-    1. The first raises `KeyboardInterrupt`: a stage drains and is saved. The second does so again, and the stage skips
-       the draining. Further ones change nothing: what is left to do takes seconds, and must not be left half done.
-    2. One that comes while a module is imported waits for the end of that: libraries such as numpy cannot be imported
-       again after half an import.
-    3. One that Python drops, because it was raised where nothing can be raised, such as in a finalizer, comes again.
-    """
-
-    def __init__(self) -> None:
-        self._came = 0
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Take one signal."""
-        if self._came >= 2:
-            return
-        if importing(frame):
-            self._come_again()
-            return
-        self._came += 1
-        raise KeyboardInterrupt
-
-    def unraisable(self, dropped: Any) -> None:
-        """Be told of an exception that Python drops, as `sys.unraisablehook` is."""
-        if dropped.exc_type is KeyboardInterrupt:
-            self._came -= 1
-            self._come_again()
-        else:
-            sys.__unraisablehook__(dropped)
-
-    def _come_again(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
-
-
-def take_signals() -> None:
-    """Have SIGINT, SIGTERM and SIGHUP end a command in good order."""
-    interrupts = Interrupts()
-    # A script's background jobs start with SIGINT ignored; what asks a load to stop must stop it there, too.
-    signal.signal(signal.SIGINT, interrupts)
-    sys.unraisablehook = interrupts.unraisable
-    signal.signal(signal.SIGTERM, end_like_interrupt)
-    signal.signal(signal.SIGALRM, end_like_interrupt)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # As nohup has it.
-        signal.signal(signal.SIGHUP, hang_up)
-
-
-def ignore_signals() -> None:
-    """Let nothing interrupt what is still to be printed."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def importing(frame: FrameType | None) -> bool:
-    """Tell whether a module is being imported."""
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
-
-
-def end_like_interrupt(number: int, frame: FrameType | None) -> None:
-    """Have a request to terminate end things in the same good order as Ctrl-C, whoever handles that just now."""
-    handler = signal.getsignal(signal.SIGINT)
-    if callable(handler):
-        handler(signal.SIGINT, frame)
-
-
-def hang_up(number: int, frame: FrameType | None) -> None:
-    """End things when the terminal is closed; the shell and the kernel may both tell of that."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    end_like_interrupt(number, frame)
 
 
 if __name__ == "__main__":
