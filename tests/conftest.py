@@ -1,6 +1,6 @@
 """What every test needs, and the two options that choose tests: `--quick` and `--without`.
 
-Figures never open a window, and nothing depends on how the tests were started.
+Figures never open a window, state goes to a folder of the tests' own, and nothing depends on how they were started.
 
 Both options choose by what a test does, so that there is no list to keep:
 
@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ import pytest
 
 # Set before matplotlib is imported, and inherited by the notebooks that tests execute.
 os.environ["MPLBACKEND"] = "agg"
+# What runs elsewhere on this machine, and what it has to put back, is no business of the tests.
+_STATE = tempfile.TemporaryDirectory(prefix="wslab-tests-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 
 _TESTS = Path(__file__).resolve().parent
 _STARTS_A_PROCESS = {"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"}

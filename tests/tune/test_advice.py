@@ -51,7 +51,7 @@ def test_the_answer_shows_values_commands_files_and_flags(on_host: Any) -> None:
     ]
     assert "  sudo sysctl -w fs.epoll.max_user_watches=6600000" in text
     assert "/etc/sysctl.d/90-wslab.conf\n" in text
-    assert "docker run --ulimit nofile=1048576:1048576 --sysctl net.core.somaxconn=4096" in text
+    assert "docker run --sysctl net.core.somaxconn=4096 --ulimit nofile=1048576:1048576" in text
     assert "not per container, set it on the host: fs.epoll.max_user_watches" in text
     assert all(line == line.rstrip() for line in text.splitlines())
 
