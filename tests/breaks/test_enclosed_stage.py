@@ -16,8 +16,9 @@ from eventually import eventually
 from isolated import NARROW, NOBODY, STATEFUL, needs, traces
 from wslab.breaks.enclosure import Enclosure
 from wslab.breaks.isolation import enclosed
+from wslab.core.plan import resolve
 from wslab.core.quantities import BadInput
-from wslab.core.stage import Stage, resolve
+from wslab.core.stage import Stage
 from wslab.lab.experiment import run_stage
 from wslab.lab.place import this_machine
 from wslab.machine.procfs import read_host, read_status

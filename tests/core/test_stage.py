@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from wslab.core.stage import PARAMETERS, SERVER_KINDS, STAGES, BadInput, Stage
+from wslab.core.quantities import BadInput
+from wslab.core.stage import PARAMETERS, SERVER_KINDS, STAGES, Stage
 
 
 def test_the_defaults_are_small_and_safe() -> None:

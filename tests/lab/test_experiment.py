@@ -13,7 +13,8 @@ import pytest
 
 from fake_load import commands
 from wslab.core.host import Host
-from wslab.core.stage import BadInput, Stage
+from wslab.core.quantities import BadInput
+from wslab.core.stage import Stage
 from wslab.lab import experiment, registry, store
 from wslab.lab.experiment import run_stage
 from wslab.lab.runs import Run

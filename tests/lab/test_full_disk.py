@@ -13,7 +13,7 @@ import pytest
 
 from fake_load import commands
 from small_disk import fill, needs_root, small_disk
-from wslab.core.stage import BadInput
+from wslab.core.quantities import BadInput
 from wslab.lab import registry, store
 from wslab.lab.experiment import run_stage
 from wslab.lab.runs import Run

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from wslab.core.quantities import BadInput
 from wslab.core.records import header
-from wslab.core.stage import BadInput
 from wslab.lab import store
 from wslab.machine.process import start_ticks
 

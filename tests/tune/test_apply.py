@@ -15,7 +15,8 @@ import pytest
 
 from core.hosts import host
 from fake_load import commands
-from wslab.core.stage import Stage, resolve
+from wslab.core.plan import resolve
+from wslab.core.stage import Stage
 from wslab.machine import sysctls
 from wslab.tune import advice as looking
 from wslab.tune import apply as module

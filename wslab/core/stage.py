@@ -12,38 +12,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from wslab.core.plan import ADDRESSES_MOST, Plan, estimate_bytes, memory_holds, refusal, resolve
-from wslab.core.quantities import (
-    BadInput,
-    about_count,
-    format_bytes,
-    format_count,
-    parse_bytes,
-    parse_count,
-    parse_number,
-    refuse,
-)
-
-__all__ = [
-    "DEFAULT_SERVER",
-    "PARAMETERS",
-    "SERVER_KINDS",
-    "STAGES",
-    "BadInput",
-    "Parameter",
-    "Plan",
-    "ServerKind",
-    "Stage",
-    "about_count",
-    "estimate_bytes",
-    "format_bytes",
-    "format_count",
-    "memory_holds",
-    "parse_bytes",
-    "parse_count",
-    "refusal",
-    "resolve",
-]
+from wslab.core.plan import ADDRESSES_MOST
+from wslab.core.quantities import BadInput, format_count, parse_bytes, parse_count, parse_number, refuse
 
 # The websockets library and most servers refuse a larger message unless they are told otherwise.
 MESSAGE_BYTES_MAX = 1 << 20

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from wslab.core.plan import refusal
 from wslab.core.quantities import BadInput, format_count
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
-from wslab.core.stage import Stage, refusal
+from wslab.core.stage import Stage
 from wslab.lab.experiment import run_stage
 from wslab.lab.tables import Table, seconds_text
 from wslab.machine.procfs import read_host

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from wslab.core.ceilings import relaxed
 from wslab.core.evidence import Evidence
+from wslab.core.plan import Plan, refusal, resolve
+from wslab.core.quantities import BadInput
 from wslab.core.records import BROKE, CRASHED
-from wslab.core.stage import BadInput, Plan, Stage, refusal, resolve
+from wslab.core.stage import Stage
 from wslab.core.summary import summarize
 from wslab.core.target import check_target, is_loopback, parse_url
 from wslab.core.timeline import timeline

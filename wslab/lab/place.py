@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wslab.core.host import Host
+from wslab.core.plan import Plan
 from wslab.core.quantities import BadInput
-from wslab.core.stage import Plan, Stage
+from wslab.core.stage import Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

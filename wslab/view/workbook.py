@@ -22,9 +22,10 @@ import pandas as pd
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from wslab.core.plan import refusal
 from wslab.core.quantities import BadInput
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
-from wslab.core.stage import Stage, refusal
+from wslab.core.stage import Stage
 from wslab.lab import store
 from wslab.lab.runs import Run
 from wslab.lab.tables import MISSING, Table
