@@ -165,7 +165,6 @@ def _samples(phases: list[dict[str, Any]], reached: int, floor: bool) -> list[di
         row["cpu_idle_seconds"] = 2.0 * second - busy
         row["memory_kernel_bytes"] = int(kernel)
         row["memory_headroom_bytes"] = int(24 * GIB - kernel - 2e9)
-        row["memory_anon_bytes"] = int(1e9 + opened_now * 500)
         rows.append(row)
     return rows
 

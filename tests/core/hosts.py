@@ -39,7 +39,6 @@ LIMITS: dict[str, Any] = {
     "pids_cgroup_max": None,
     "pids_cgroup_used": None,
     "netdev_max_backlog": 1000,
-    "tw_buckets_max": 131_072,
     "time_wait": 0,
     "cpu_count": 2,
     "cpu_quota": None,

@@ -23,10 +23,10 @@ def test_what_was_not_read_is_quoted_as_such_and_did_not_rise() -> None:
 
 
 def test_what_the_drain_does_to_a_counter_is_not_evidence() -> None:
-    run = evidence(columns={"time_wait_overflow_total": [0] * 11})
-    late = {"phase": "drain", "elapsed_seconds": 14.0, "time_wait_overflow_total": 900}
+    run = evidence(columns={"listen_overflows_total": [17] * 11})
+    late = {"phase": "drain", "elapsed_seconds": 14.0, "listen_overflows_total": 900}
     after = Evidence(stage=run.stage, plan=run.plan, samples=[*run.samples, late])
-    assert after.delta("time_wait_overflow_total") == 0
+    assert after.delta("listen_overflows_total") == 0
 
 
 def test_errors_are_counted_by_phase_and_name() -> None:

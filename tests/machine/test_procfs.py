@@ -20,8 +20,8 @@ _KEYS = """
     fd_soft fd_hard nr_open file_max file_used port_low port_high somaxconn syn_backlog syncookies conntrack_max
     conntrack_count conntrack_buckets epoll_watches_max memory_total_bytes memory_headroom_bytes
     memory_cgroup_limit_bytes memory_cgroup_used_bytes cgroup_version tcp_mem_pages_low tcp_mem_pages_pressure
-    tcp_mem_pages_high tcp_mem_pages_used pid_max threads_max nproc_soft pids_cgroup_max pids_cgroup_used
-    netdev_max_backlog tw_buckets_max time_wait cpu_count cpu_quota uid kernel cpu_model page_bytes
+    tcp_mem_pages_high pid_max threads_max nproc_soft pids_cgroup_max pids_cgroup_used
+    netdev_max_backlog time_wait cpu_count cpu_quota uid kernel cpu_model page_bytes
 """
 # Where the load runs is found out by who makes its place.
 HOST_KEYS = {*_KEYS.split(), "conntrack_tracking", "memory_cgroup_of"}
@@ -31,7 +31,6 @@ READERS: list[Callable[[Path], object]] = [
     procfs.read_vmstat,
     procfs.read_file_nr,
     procfs.read_sockstat,
-    lambda root: procfs.read_rss("self", root),
     lambda root: procfs.read_pss("self", root),
     lambda root: procfs.read_status(root=root),
     lambda root: procfs.read_limits(root=root),
@@ -78,7 +77,6 @@ def test_the_host_of_a_desktop_with_cgroup_two() -> None:
     assert (host["fd_soft"], host["fd_hard"], host["nproc_soft"]) == (1024, 524288, 127000)
     assert (host["cpu_count"], host["uid"], host["kernel"]) == (8, 1000, "6.8.0-45-generic")
     assert host["memory_headroom_bytes"] == (9000000 + 400000 + 12000000 - 500000) * 1024
-    assert host["tcp_mem_pages_used"] == 9
     assert host["time_wait"] == 12
     assert host["conntrack_max"] is None
 
@@ -133,5 +131,4 @@ def test_a_process_that_has_ended_reads_as_none() -> None:
     with subprocess.Popen(["true"]) as child:
         pass
     assert procfs.read_fd_count(child.pid) is None
-    assert procfs.read_rss(child.pid) is None
     assert procfs.read_pss(child.pid) is None

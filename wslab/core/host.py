@@ -46,9 +46,7 @@ class Host:
         tcp_mem_pages_low: net.ipv4.tcp_mem, first number.
         tcp_mem_pages_pressure: second number.
         tcp_mem_pages_high: third number.
-        tcp_mem_pages_used: pages in socket buffers of TCP.
         netdev_max_backlog: packets that may wait for one CPU.
-        tw_buckets_max: net.ipv4.tcp_max_tw_buckets.
         time_wait: connections in TIME_WAIT.
         cgroup_version: version of the control groups that limit memory, 1 or 2.
         memory_cgroup_limit_bytes: memory limit of the tightest control group.
@@ -87,9 +85,7 @@ class Host:
     tcp_mem_pages_low: int | None = None
     tcp_mem_pages_pressure: int | None = None
     tcp_mem_pages_high: int | None = None
-    tcp_mem_pages_used: int | None = None
     netdev_max_backlog: int | None = None
-    tw_buckets_max: int | None = None
     time_wait: int | None = None
     cgroup_version: int | None = None
     memory_cgroup_limit_bytes: int | None = None

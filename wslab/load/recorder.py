@@ -4,7 +4,7 @@ Started by the supervisor as `python -m wslab.load.recorder SPEC_JSON`, with the
 writes `samples.csv` and `latency.csv` into the run folder, a row at a time, and each sample to stdout as a JSON line.
 
 1. Samples are due at whole multiples of the interval since the epoch of the run. A late wake-up does not shift the
-   ones after it, a missed one is skipped, and `recorder_late_seconds` tells how late each was.
+   ones after it, and a missed one is skipped; `elapsed_seconds` tells when each was taken.
 2. Samples besides the schedule: one at once at the start, one whenever the scoreboard's phase changes (seen within
    `POLL_SECONDS`, and labelled with the phase that begins), one at the end. A ramp of half a second is thus bounded
    by samples, and two rows may be close together: rates are for the reader to take over windows that are long enough.
@@ -37,7 +37,6 @@ from wslab.machine.counters import Counters
 from wslab.machine.line_file import LineFile
 from wslab.machine.process import raise_fd_limit
 from wslab.machine.processes import Group
-from wslab.machine.procfs import read_rss
 
 # How soon a change of phase is noticed; looking costs one word of shared memory.
 POLL_SECONDS = 0.05
@@ -95,19 +94,13 @@ class Recorder:
         self._epoch = epoch
         self._counters = Counters()
         self._groups = {side: Group() for side in _ROLES}
-        # Its parent is the supervisor; after the supervisor's end the kernel would name another one.
-        self._supervisor = os.getppid()
         self._buckets = {kind: [0] * BUCKETS for kind in _HISTOGRAMS}
         self._pss_of: frozenset[int] = frozenset()
         self._pss_phase = ""
         self._pss_at = 0.0
 
-    def sample(self, due: float | None = None) -> dict[str, Any]:
-        """Return one sample of everything.
-
-        Args:
-            due: monotonic time at which it was due; None for one besides the schedule.
-        """
+    def sample(self) -> dict[str, Any]:
+        """Return one sample of everything."""
         now = time.monotonic()
         phase = self._scoreboard.phase
         record: dict[str, Any] = {
@@ -118,12 +111,9 @@ class Recorder:
         for side, role in _ROLES.items():
             record |= self._side(side, role, now)
         record |= self._counters.read()
-        record["supervisor_rss_bytes"] = read_rss(self._supervisor)
         if self._pss_is_due(phase, now):
             for side, group in self._groups.items():
                 record[f"{side}_pss_bytes"] = group.pss_bytes()
-        record["recorder_cpu_seconds"] = round(time.process_time(), 6)
-        record["recorder_late_seconds"] = 0.0 if due is None else round(max(0.0, now - due), 6)
         return record
 
     def latencies(self, elapsed_seconds: float) -> list[dict[str, Any]]:
@@ -207,8 +197,8 @@ def main(argv: list[str]) -> int:
         except OSError as problem:
             report(problem)
 
-    def record(due: float | None = None) -> str:
-        sample = recorder.sample(due)
+    def record() -> str:
+        sample = recorder.sample()
         keep(samples, [sample])
         reports.figure("sample", **sample)
         keep(latency, recorder.latencies(sample["elapsed_seconds"]))
@@ -218,7 +208,7 @@ def main(argv: list[str]) -> int:
     due = next_due(time.monotonic(), epoch, interval)
     while not _ended(min(POLL_SECONDS, due - time.monotonic())):
         if time.monotonic() >= due:
-            phase = record(due)
+            phase = record()
             due = next_due(time.monotonic(), epoch, interval)
         elif scoreboard.phase != phase:
             phase = record()

@@ -20,20 +20,9 @@ if TYPE_CHECKING:
     Values = dict[str, int | float | None]
 
 _CPU = {f"cpu_{kind}_seconds": kind for kind in ("user", "nice", "system", "irq", "softirq", "iowait", "steal", "idle")}
-_MEMORY = {
-    "memory_free_bytes": "MemFree",
-    "memory_available_bytes": "MemAvailable",
-    "memory_anon_bytes": "AnonPages",
-    "slab_bytes": "Slab",
-    "slab_unreclaimable_bytes": "SUnreclaim",
-    "page_tables_bytes": "PageTables",
-    "kernel_stack_bytes": "KernelStack",
-}
 _TCP = {
     "tcp_inuse": "inuse",
-    "tcp_orphan": "orphan",
     "tcp_time_wait": "tw",
-    "tcp_alloc": "alloc",
     "tcp_memory_bytes": "mem",
 }
 _NETSTAT = {
@@ -42,24 +31,15 @@ _NETSTAT = {
     "syn_cookies_total": "TcpExtTCPReqQFullDoCookies",
     "syn_drops_total": "TcpExtTCPReqQFullDrop",
     "syn_retransmits_total": "TcpExtTCPSynRetrans",
-    "tcp_timeouts_total": "TcpExtTCPTimeouts",
     "tcp_memory_pressures_total": "TcpExtTCPMemoryPressures",
     "tcp_aborts_on_memory_total": "TcpExtTCPAbortOnMemory",
-    "tcp_backlog_drops_total": "TcpExtTCPBacklogDrop",
-    "time_wait_overflow_total": "TcpExtTCPTimeWaitOverflow",
 }
 _SNMP = {"retransmits_total": "TcpRetransSegs"}
 _CONNTRACK = {
     "conntrack_drops_total": "drop",
-    "conntrack_insert_failed_total": "insert_failed",
-    "conntrack_early_drops_total": "early_drop",
     "conntrack_chains_too_long_total": "chainlength",
 }
-_PRESSURES = {
-    "cpu": {"psi_cpu_some_seconds": "some"},
-    "memory": {"psi_memory_some_seconds": "some", "psi_memory_full_seconds": "full"},
-    "io": {"psi_io_some_seconds": "some"},
-}
+_PRESSURES = {"cpu": "psi_cpu_some_seconds", "memory": "psi_memory_some_seconds"}
 
 
 def _pick(columns: Mapping[str, str], table: Mapping[str, int | float] | None) -> Values:
@@ -67,29 +47,17 @@ def _pick(columns: Mapping[str, str], table: Mapping[str, int | float] | None) -
 
 
 def _memory(table: dict[str, int] | None, proc_cache: int | None) -> Values:
-    values = _pick(_MEMORY, table)
-    headroom = cache = kernel = None
+    free = headroom = kernel = None
     if table is not None:
-        headroom = headroom_bytes(table, proc_cache)
-        cache = headroom_bytes(table) - table["MemFree"]
+        free, headroom = table["MemFree"], headroom_bytes(table, proc_cache)
         file_pages = table["Buffers"] + table["Cached"] + table.get("SwapCached", 0)
-        kernel = table["MemTotal"] - table["MemFree"] - file_pages - table.get("AnonPages", 0) - (proc_cache or 0)
-    return values | {
+        kernel = table["MemTotal"] - free - file_pages - table.get("AnonPages", 0) - (proc_cache or 0)
+    return {
+        "memory_free_bytes": free,
         "memory_headroom_bytes": headroom,
-        "memory_cache_bytes": cache,
         "memory_kernel_bytes": kernel,
         "proc_cache_bytes": proc_cache,
     }
-
-
-def _sockets(table: dict[str, dict[str, int]] | None) -> Values:
-    used = None if table is None else table["sockets"]["used"]
-    return {"sockets_used": used} | _pick(_TCP, None if table is None else table["TCP"])
-
-
-def _softnet(pair: tuple[int, int] | None) -> Values:
-    drops, squeezed = pair or (None, None)
-    return {"softnet_drops_total": drops, "softnet_squeezed_total": squeezed}
 
 
 class Counters:
@@ -100,8 +68,7 @@ class Counters:
     """
 
     def __init__(self, root: Path = PROC) -> None:
-        pressures = {kind: (OpenFile(root / "pressure" / kind), columns) for kind, columns in _PRESSURES.items()}
-        self._pressures = pressures
+        self._pressures = {column: OpenFile(root / "pressure" / kind) for kind, column in _PRESSURES.items()}
         self._stat = OpenFile(root / "stat")
         self._meminfo = OpenFile(root / "meminfo")
         self._zoneinfo = OpenFile(root / "zoneinfo")
@@ -124,16 +91,16 @@ class Counters:
         if memory is not None:
             memory["MemFree"] += _parsed(self._zoneinfo, formats.parse_cpu_lists) or 0
         values |= _memory(memory, proc_cache)
-        values |= _sockets(_parsed(self._sockstat, formats.parse_sockstat))
+        values |= _pick(_TCP, (_parsed(self._sockstat, formats.parse_sockstat) or {}).get("TCP"))
         values["file_handles"] = (_parsed(self._file_nr, formats.parse_file_nr) or (None,))[0]
         values |= _pick(_NETSTAT, _parsed(self._netstat, formats.parse_netstat))
         values |= _pick(_SNMP, _parsed(self._snmp, formats.parse_netstat))
         values["conntrack_count"] = _parsed(self._conntrack_count, formats.naming("nf_conntrack_count")(int))
         values["conntrack_max"] = _parsed(self._conntrack_max, formats.naming("nf_conntrack_max")(int))
         values |= _pick(_CONNTRACK, _parsed(self._conntrack, formats.parse_conntrack_stat))
-        values |= _softnet(_parsed(self._softnet, formats.parse_softnet_stat))
-        for file, columns in self._pressures.values():
-            values |= _pick(columns, _parsed(file, formats.parse_pressure))
+        values["softnet_drops_total"] = _parsed(self._softnet, formats.parse_softnet_stat)
+        for column, file in self._pressures.items():
+            values[column] = (_parsed(file, formats.parse_pressure) or {}).get("some")
         values["oom_kills_total"] = (_parsed(self._vmstat, formats.parse_vmstat) or {}).get("oom_kill")
         return values
 

@@ -58,6 +58,7 @@ class Process:
         self.fds: int | None = None
         self._root = root
         self._stat = OpenFile(root / str(pid) / "stat")
+        # The resident size in `stat` lags by up to 128 KiB a CPU; the one in `statm` is exact.
         self._statm = OpenFile(root / str(pid) / "statm")
 
     def refresh(self) -> None:

@@ -71,14 +71,6 @@ def read_sockstat(root: Path = PROC) -> dict[str, dict[str, int]] | None:
     return _read(root / "net/sockstat", formats.parse_sockstat)
 
 
-def read_rss(pid: int | str, root: Path = PROC) -> int | None:
-    """Return the resident bytes of a process.
-
-    From `statm`, which is exact; the same number in `PID/stat` lags by up to 128 KiB a CPU.
-    """
-    return _read(root / str(pid) / "statm", formats.parse_statm)
-
-
 def read_pss(pid: int | str, root: Path = PROC) -> int | None:
     """Return the proportional bytes of a process. Dear: the kernel walks its pages."""
     return _read(root / str(pid) / "smaps_rollup", formats.parse_smaps_rollup)
@@ -182,9 +174,7 @@ def _network_limits(root: Path) -> dict[str, Any]:
         "tcp_mem_pages_low": tcp_mem[0],
         "tcp_mem_pages_pressure": tcp_mem[1],
         "tcp_mem_pages_high": tcp_mem[2],
-        "tcp_mem_pages_used": tcp["mem"] // formats.PAGE_BYTES if tcp else None,
         "netdev_max_backlog": read_ints("sys/net/core/netdev_max_backlog", 1, root)[0],
-        "tw_buckets_max": read_ints("sys/net/ipv4/tcp_max_tw_buckets", 1, root)[0],
         "time_wait": tcp["tw"] if tcp else None,
     }
 
