@@ -28,15 +28,13 @@ PURE_PARTS = {"os.PathLike", "os.fspath"}
 LIBRARIES = {
     "websockets": ["load/*"],
     "pandas": ["lab/runs.py", "view/*"],
-    "numpy": ["lab/runs.py", "view/*"],
+    "numpy": ["view/plots*.py"],
     "matplotlib": ["view/plots*.py"],
     "papermill": ["view/workbook.py"],
     "jupyter_client": ["view/kernel.py"],
-    "nbformat": ["view/*"],
-    "nbconvert": ["view/*"],
-    "IPython": ["view/*", "lab/runs.py"],
-    "click": ["cli*"],
-    "pyroute2": ["machine/*", "breaks/*"],
+    "IPython": ["view/live.py"],
+    "click": ["cli.py", "cli_options.py"],
+    "pyroute2": ["machine/journal.py", "breaks/netns.py"],
 }
 
 # Every shard and worker imports these, so what they import is paid a hundred times over.

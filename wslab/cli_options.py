@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wslab.core.quantities import BadInput, format_bytes
+from wslab.core.quantities import BadInput, did_you_mean, format_bytes
 from wslab.core.stage import PARAMETERS, SERVER_KINDS, Parameter
 
 if TYPE_CHECKING:
@@ -219,18 +219,10 @@ def refusal_text(error: click.ClickException) -> str:
     if isinstance(error, click.NoSuchOption) and ctx is not None:
         names = [name for parameter in ctx.command.get_params(ctx) for name in parameter.opts]
         where = f" of {path}" if ctx.parent else ""
-        return f"unknown option {error.option_name}{where}: {_nearest(error.option_name, names) or see}"
+        return f"unknown option {error.option_name}{where}: {did_you_mean(error.option_name, names) or see}"
     if isinstance(error, click.NoSuchCommand):
-        return f"unknown command {error.command_name}: {_nearest(error.command_name, commands.commands) or see}"
+        return f"unknown command {error.command_name}: {did_you_mean(error.command_name, commands.commands) or see}"
     if isinstance(error, click.MissingParameter) and error.param is not None:
         return f"{path} needs {error.param.make_metavar(ctx or click.Context(commands))}: {see}"
     message = " ".join(error.format_message().split())
     return f"{message[:1].lower()}{message[1:].rstrip('.')}: {see}"
-
-
-def _nearest(typed: str, known: Iterable[str]) -> str:
-    from difflib import get_close_matches  # Only a refusal needs it.
-
-    names = list(known)
-    near = [name for name in names if name.startswith(typed)] or get_close_matches(typed, names, n=1)
-    return f"did you mean {near[0]}?" if near else ""

@@ -1,4 +1,4 @@
-"""The histogram: buckets that cover, add up and give percentiles within one percent."""
+"""The histogram: buckets that cover every latency and are within one percent of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from wslab.core.histogram import BUCKETS, GROWTH, MAX_SECONDS, MIN_SECONDS, bucket_of, bucket_seconds, percentile
+from wslab.core.histogram import BUCKETS, GROWTH, MAX_SECONDS, MIN_SECONDS, bucket_of, bucket_seconds
 
 
 def counts_of(latencies: list[float]) -> list[int]:
@@ -36,16 +36,6 @@ def test_buckets_grow_in_order() -> None:
     inside = [middle for middle in middles if middle < MAX_SECONDS]
     assert middles == sorted(middles)
     assert [bucket_of(middle) for middle in inside] == list(range(len(inside)))
-
-
-@pytest.mark.parametrize(("quantile", "expected"), [(0.0, 0.001), (0.5, 0.001), (0.9, 0.001), (0.99, 0.1), (1.0, 0.1)])
-def test_a_percentile_is_the_latency_below_which_that_share_lies(quantile: float, expected: float) -> None:
-    counts = counts_of([0.001] * 95 + [0.1] * 5)
-    assert percentile(counts, quantile) == pytest.approx(expected, rel=0.01)
-
-
-def test_nothing_recorded_has_no_percentile() -> None:
-    assert percentile([0] * BUCKETS, 0.5) is None
 
 
 def test_histograms_of_two_processes_add_up() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from wslab.core.records import LATENCY_COLUMNS, OUTCOMES, SAMPLE_COLUMNS, Finding, from_cells, header, to_cells
+from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, Finding, from_cells, header, to_cells
 
 UNITS = {"seconds", "bytes", "count", "fraction", "text"}
 
@@ -78,10 +78,6 @@ def test_columns_of_another_version_are_matched_by_name() -> None:
 
 def test_seconds_are_kept_to_the_microsecond() -> None:
     assert to_cells({"elapsed_seconds": 0.1234567})[0] == "0.123457"
-
-
-def test_the_outcomes_are_the_words_of_the_manifest() -> None:
-    assert list(OUTCOMES) == ["running", "held", "broke", "aborted", "crashed"]
 
 
 def test_a_finding_is_written_with_the_keys_of_the_contract() -> None:

@@ -53,7 +53,7 @@ def begin(fleet: Fleet, **behaviours: str) -> list[dict[str, Any]]:
 
 def until(fleet: Fleet, name: str) -> list[dict[str, Any]]:
     seen = []
-    for event in fleet.events(15.0):
+    while (event := fleet.next_event(15.0)) is not None:
         seen.append(event)
         if event["event"] == name:
             return seen

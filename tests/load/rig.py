@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from eventually import eventually as until
+from wslab.core.histogram import bucket_seconds
+from wslab.core.summary import quantile_seconds
 from wslab.load.scoreboard import ROW_WORDS
 from wslab.load.servers.sharded import listen
 from wslab.load.swarm.master import tasks_of
@@ -35,6 +37,14 @@ REQUEST = (
 )
 LIMITED = "import os, resource, sys; n = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_NOFILE, (n, n)); "
 LIMITED += "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+
+
+def percentile(counts: list[int], quantile: float) -> float:
+    """Return the latency below which `quantile` of those counted in a histogram of the board lie, in seconds."""
+    rows = [{"bucket_seconds": bucket_seconds(index), "count": count} for index, count in enumerate(counts) if count]
+    found = quantile_seconds(rows, quantile)
+    assert found is not None
+    return found
 
 
 def gone(pid: int) -> bool:

@@ -19,8 +19,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from load import rig
-from load.rig import Program, a_worker, frame, gone, heard, scripted, serving, until, upgraded
-from wslab.core.histogram import percentile
+from load.rig import Program, a_worker, frame, gone, heard, percentile, scripted, serving, until, upgraded
 from wslab.load import scoreboard as words
 from wslab.load.scoreboard import Scoreboard
 from wslab.load.swarm.dialects import dialect_of

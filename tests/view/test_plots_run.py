@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from made_runs import BROKEN, GIB, make_run
 from wslab.lab.runs import Run
 from wslab.view import plots
+from wslab.view.plots_frame import Plot, image_bytes
 from wslab.view.plots_run import memory_by_connections, per_second, percentiles, user_bytes
 
 
@@ -29,8 +30,8 @@ def texts(ax: Axes) -> list[str]:
     return [text.get_text() for text in ax.texts]
 
 
-def tick_labels(plot: plots.Plot, ax: Axes, which: str) -> list[str]:
-    plots.image_bytes(plot, "png")
+def tick_labels(plot: Plot, ax: Axes, which: str) -> list[str]:
+    image_bytes(plot, "png")
     axis = ax.xaxis if which == "x" else ax.yaxis
     return [label.get_text() for label in axis.get_ticklabels()]
 
@@ -132,7 +133,7 @@ def test_a_run_that_recorded_nothing_is_drawn_without_complaint(tmp_path: Path, 
     for name in ("samples.csv", "latency.csv", "events.jsonl"):
         (run_dir / name).unlink()
     plot = draw(Run.load(run_dir))
-    assert plots.image_bytes(plot, "png").startswith(b"\x89PNG")
+    assert image_bytes(plot, "png").startswith(b"\x89PNG")
     assert any(text.get_gid() == "note" for ax in plot.axes for text in ax.texts)
 
 

@@ -11,7 +11,8 @@ from made_runs import BROKEN, CEILINGS, ceiling_rows, make_run
 from wslab.lab.preflight import preflight
 from wslab.lab.runs import Run
 from wslab.view import plots
-from wslab.view.plots_frame import COLOURS
+from wslab.view.plots_frame import COLOURS, image_bytes
+from wslab.view.plots_run import FLOOR_SERVER
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_the_cost_of_a_stage_is_stacked_and_the_floor_is_a_line_across(tmp_path:
 def test_the_rate_of_a_stage_stands_clear_of_the_line_of_a_faster_floor(tmp_path: Path) -> None:
     runs = [
         Run.load(make_run(tmp_path, 100_000, server=server, second=n))
-        for n, server in enumerate(("lean", plots.FLOOR_SERVER))
+        for n, server in enumerate(("lean", FLOOR_SERVER))
     ]
     _, rate = plots.stages_overview(runs).axes
     (label,) = [text for text in rate.texts if text.get_text() == "17k/s"]
@@ -152,13 +153,13 @@ def test_of_two_runs_of_a_stage_the_latest_is_shown(tmp_path: Path) -> None:
 def test_nothing_recorded_says_so() -> None:
     plot = plots.stages_overview([])
     assert [text.get_text() for text in plot.axes[0].texts] == ["No runs are recorded yet."]
-    assert plots.image_bytes(plot, "png").startswith(b"\x89PNG")
+    assert image_bytes(plot, "png").startswith(b"\x89PNG")
 
 
 def test_no_ceilings_say_so() -> None:
     plot = plots.where_things_break([])
     assert [text.get_text() for text in plot.axes[0].texts if text.get_gid() == "note"] == ["No ceilings are known."]
-    assert plots.image_bytes(plot, "png").startswith(b"\x89PNG")
+    assert image_bytes(plot, "png").startswith(b"\x89PNG")
 
 
 def test_without_a_preflight_the_ceilings_are_those_of_the_largest_stage(tmp_path: Path) -> None:

@@ -294,7 +294,6 @@ class Wall:
         here: connections at which a plain set-up meets it on the machine of the run; None when it is not known.
         stock: the same on a stock machine.
         told: what the run did about it, or that it met it.
-        met: whether the run broke there.
     """
 
     limit: str
@@ -302,7 +301,6 @@ class Wall:
     here: int | None
     stock: int
     told: str
-    met: bool = False
 
 
 def walls(host: Host, plan: Plan, summary: Mapping[str, Any], findings: Sequence[Mapping[str, Any]] = ()) -> list[Wall]:
@@ -377,5 +375,5 @@ def _as_met(wall: Wall, at: Mapping[str, Any]) -> Wall:
     for name in (wall.limit, *_ALSO.get(wall.limit, ())):
         if name in at:
             told = f"met at {at[name] or 0:,}" + (f" ({name})" if name != wall.limit else "")
-            return replace(wall, told=told, met=True)
+            return replace(wall, told=told)
     return wall

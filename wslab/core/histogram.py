@@ -12,10 +12,6 @@ from __future__ import annotations
 
 from math import log
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 GROWTH = 1.02
 MIN_SECONDS = 1e-6
 MAX_SECONDS = 1000.0
@@ -36,20 +32,3 @@ def bucket_of(seconds: float) -> int:
 def bucket_seconds(index: int) -> float:
     """Return the geometric middle of a bucket, in seconds."""
     return float(MIN_SECONDS * GROWTH ** (index + 0.5))
-
-
-def percentile(counts: Sequence[int], quantile: float) -> float | None:
-    """Return the value below which `quantile` (0 to 1) of the recorded values lie, in seconds.
-
-    None when nothing was recorded.
-    """
-    total = sum(counts)
-    if total == 0:
-        return None
-    rank = max(1, int(quantile * total + 0.999999))
-    seen = 0
-    for index, count in enumerate(counts):
-        seen += count
-        if seen >= rank:
-            return bucket_seconds(index)
-    return bucket_seconds(len(counts) - 1)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from numbers import Integral, Real
 
@@ -33,20 +34,28 @@ def refuse(parameter: str, value: object, accepted: str) -> BadInput:
     return BadInput(f"{parameter}={shown[:60] or repr(value)} is not accepted: {accepted}")
 
 
-def parse_count(value: object, parameter: str = "connections", minimum: int = 1) -> int:
+def did_you_mean(typed: str, known: Iterable[str]) -> str:
+    """Return the question for the known name that is most like what was typed; empty where none is like it."""
+    from difflib import get_close_matches  # Only a refusal needs it.
+
+    names = list(known)
+    near = [name for name in names if name.startswith(typed)] or get_close_matches(typed, names, n=1)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def parse_count(value: object, parameter: str = "connections") -> int:
     """Parse a whole number such as `12345`, `"700k"`, `"1M"` or `1e6`.
 
     Args:
         value: text or a number; `2`, `2.0` and `"2"` are the same.
         parameter: the name that a refusal mentions.
-        minimum: the smallest number accepted.
 
     Raises:
-        BadInput: the value is not a whole number from `minimum` to `MAX_COUNT`.
+        BadInput: the value is not a whole number from 1 to `MAX_COUNT`.
     """
     number = _decimal(value, COUNT_SUFFIXES)
-    if number is None or not minimum <= number <= MAX_COUNT or number != int(number):
-        raise refuse(parameter, value, f"a whole number from {minimum} to 1G, such as 12345, 700k or 1M")
+    if number is None or not 1 <= number <= MAX_COUNT or number != int(number):
+        raise refuse(parameter, value, "a whole number from 1 to 1G, such as 12345, 700k or 1M")
     return int(number)
 
 
@@ -71,21 +80,20 @@ def parse_bytes(value: object, parameter: str = "bytes", minimum: int = 0, maxim
     return int(number)
 
 
-def parse_number(value: object, parameter: str, accepted: str, minimum: float = 0.0, above: bool = False) -> float:
-    """Parse a finite number such as `0.01`, `"2.5"` or `"10k"`.
+def parse_number(value: object, parameter: str, accepted: str, above: bool = False) -> float:
+    """Parse a finite number from 0 such as `0.01`, `"2.5"` or `"10k"`.
 
     Args:
         value: text or a number.
         parameter: the name that a refusal mentions.
         accepted: what the refusal says is accepted.
-        minimum: the smallest number accepted.
-        above: accept only numbers above `minimum`, not `minimum` itself.
+        above: accept only numbers above 0, not 0 itself.
 
     Raises:
         BadInput: the value is not such a number.
     """
     number = _decimal(value, COUNT_SUFFIXES)
-    if number is None or number > MAX_COUNT or number < Decimal(minimum) or (above and number == Decimal(minimum)):
+    if number is None or number > MAX_COUNT or number < 0 or (above and number == 0):
         raise refuse(parameter, value, accepted)
     return float(number)
 

@@ -17,18 +17,12 @@ Value = int | float | str | None
 # Two times on the run's clock, in seconds: something happened after the first and by the second.
 Span = tuple[float, float]
 
-RUNNING = "running"
-HELD = "held"
-BROKE = "broke"
-ABORTED = "aborted"
-CRASHED = "crashed"
-OUTCOMES = {
-    RUNNING: "not ended yet, or ended without being able to say so",
-    HELD: "everything that was asked for was opened and verified",
-    BROKE: "a limit stopped it; the findings name it",
-    ABORTED: "the user stopped it",
-    CRASHED: "something of ours died",
-}
+# The outcomes of a run.
+RUNNING = "running"  # not ended yet, or ended without being able to say so
+HELD = "held"  # everything that was asked for was opened and verified
+BROKE = "broke"  # a limit stopped it; the findings name it
+ABORTED = "aborted"  # the user stopped it
+CRASHED = "crashed"  # something of ours died
 
 FLOAT_UNITS = frozenset({"seconds", "fraction"})
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from wslab.core.plan import ADDRESSES_MOST
-from wslab.core.quantities import BadInput, format_count, parse_bytes, parse_count, parse_number, refuse
+from wslab.core.quantities import BadInput, did_you_mean, format_count, parse_bytes, parse_count, parse_number, refuse
 
 # The websockets library and most servers refuse a larger message unless they are told otherwise.
 MESSAGE_BYTES_MAX = 1 << 20
@@ -202,8 +202,5 @@ STAGES: dict[str, Stage] = {
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    from difflib import get_close_matches  # Only a refusal needs it.
-
-    near = get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(known)
+    hint = did_you_mean(name.lower().replace("-", "_"), known) or "known are " + ", ".join(known)
     return f"unknown parameter {name}: {hint}"

@@ -56,8 +56,9 @@ def last_phase(phases: Sequence[Phase], name: str) -> Phase | None:
     return next((phase for phase in reversed(phases) if phase.name == name), None)
 
 
-def messages_between(phases: Sequence[Phase], phase: Phase, key: str = "messages_received") -> int | None:
+def messages_between(phases: Sequence[Phase], phase: Phase) -> int | None:
     """Return how many messages fell into a phase; the counts are cumulative, so the phases before it are taken off."""
+    key = "messages_received"
     if key not in phase.end:
         return None
     before = [earlier.end[key] for earlier in phases[: phases.index(phase)] if key in earlier.end]

@@ -11,31 +11,38 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wslab.core.ceilings import relaxed
+from wslab.core.ceilings import ceilings, relaxed
 from wslab.core.evidence import Evidence
+from wslab.core.host import Host
 from wslab.core.plan import Plan, refusal, resolve
 from wslab.core.quantities import BadInput
-from wslab.core.records import BROKE, CRASHED
+from wslab.core.records import BROKE, CRASHED, RUNNING
 from wslab.core.stage import Stage
 from wslab.core.summary import summarize
 from wslab.core.target import check_target, is_loopback, parse_url
 from wslab.core.timeline import timeline
 from wslab.lab import store
 from wslab.lab.fleet import Fleet, FleetEnded
-from wslab.lab.manifest import new_manifest
 from wslab.lab.place import MakePlace, Place, this_machine
 from wslab.lab.verdict import judge
+from wslab.machine.process import start_ticks
 from wslab.machine.procfs import read_host
 
 if TYPE_CHECKING:
     from wslab.lab.runs import Run
+
+# 2: the plan is stored whole, as `plan`, and the limits are those of `Host`. Folders of version 1 still load.
+SCHEMA_VERSION = 2
 
 BACKLOG = 4096
 # Three retransmitted SYNs fit into it (1, 2 and 4 s): a full accept queue slows a connection and does not end it.
@@ -326,3 +333,49 @@ def run_lifted(run: Run, *, on_event: Callable[[Event], None] | None = None) -> 
     if elsewhere or not changes:
         return run
     return run_stage(on_event=on_event, **{**run.asked, **changes, "label": f"{run.run_id} lifted"})
+
+
+def new_manifest(stage: Stage, plan: Plan, host: Host, run_dir: Path, target: str = "") -> dict[str, Any]:
+    """Return the manifest of a run that is about to start."""
+    effective = stage.as_dict() | {
+        "server_shards": plan.server_shards,
+        "swarm_workers": plan.swarm_workers,
+        "source_addresses": len(plan.source_addresses),
+        "connections_per_shard": plan.connections_per_shard,
+        "connections_per_worker": plan.connections_per_worker,
+        "pending_max": plan.pending_max,
+        "data_dir": str(run_dir.parents[1]),
+    }
+    if target:  # A server that runs already; nothing is known about its processes.
+        effective |= {"target": target, "server": target}
+    machine = {
+        "kernel": host.kernel,
+        "cpu_model": host.cpu_model,
+        "cpu_count": host.cpu_count,
+        "memory_total_bytes": host.memory_total_bytes,
+    }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_dir.name,
+        "outcome": RUNNING,
+        "reason": "",
+        "created_at": store.utc_now(),
+        "ended_at": None,
+        "wslab_version": _version("wslab"),
+        "caller": {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())},
+        "stage": {"asked": stage.as_dict(), "effective": effective},
+        "host": machine | {"python": platform.python_version(), "websockets": _version("websockets")},
+        "plan": plan.as_dict(),
+        "limits": host.as_dict(),
+        "preflight": [row.as_dict() for row in ceilings(host, plan)],
+        "phases": [],
+        "summary": {},
+        "findings": [],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -109,16 +109,6 @@ class Fleet:
             self._registration.add(event["role"], event.get("pids") or [event["pid"]])
         return event
 
-    def events(self, timeout_seconds: float) -> Iterator[dict[str, Any]]:
-        """Yield events as they come, for at most `timeout_seconds`.
-
-        Raises:
-            FleetEnded: there will be no more events.
-        """
-        deadline = time.monotonic() + timeout_seconds
-        while (event := self.next_event(max(0.0, deadline - time.monotonic()))) is not None:
-            yield event
-
     def stop(self) -> None:
         """Stop everything and wait until it is gone; does nothing the second time."""
         process, self._process = self._process, None
@@ -175,8 +165,8 @@ class Fleet:
         return f"the supervisor ended ({how})"
 
 
-def child_environment() -> dict[str, str]:
+def child_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return an environment in which the same package is found that runs here, installed or not."""
     package_root = str(Path(__file__).resolve().parents[2])
-    paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    paths = [package_root, *filter(None, [environment.get("PYTHONPATH")])]
+    return {**environment, "PYTHONPATH": os.pathsep.join(paths)}

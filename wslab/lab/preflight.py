@@ -5,7 +5,8 @@ Reads limits and starts nothing. The numbers are predictions from the limits as 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -116,10 +117,7 @@ def preflight(connections: int | str | None = None, **parameters: Any) -> Prefli
         BadInput: a parameter cannot be used.
     """
     host = read_host()
-    stage = Stage.of(**parameters, **({} if connections is None else {"connections": connections}))
-    if connections is None:
-        holds = memory_holds(host, stage.memory_reserve) or CONNECTIONS_DEFAULT
-        stage = Stage.of(**{**stage.as_dict(), "connections": holds})
+    stage = stage_for(host, connections, parameters)
     plan = resolve(stage, host)
     return Preflight(
         host=host,
@@ -129,3 +127,15 @@ def preflight(connections: int | str | None = None, **parameters: Any) -> Prefli
         fit=fits(host, plan),
         asked=connections is not None,
     )
+
+
+def stage_for(host: Host, connections: int | str | None, parameters: Mapping[str, Any]) -> Stage:
+    """Return the stage that is planned for: of so many connections, or of as many as the memory of the host holds.
+
+    Raises:
+        BadInput: a parameter cannot be used.
+    """
+    if connections is not None:
+        return Stage.of(connections=connections, **parameters)
+    stage = Stage.of(**parameters)
+    return replace(stage, connections=memory_holds(host, stage.memory_reserve) or CONNECTIONS_DEFAULT)

@@ -144,14 +144,14 @@ def outcome_badge(outcome: str) -> str:
     return f'<span style="{style}">{escape(outcome)}</span>'
 
 
-def pairs_html(pairs: Iterable[tuple[str, str]], columns: int = 2) -> str:
-    """Return name and value pairs as a compact HTML table of `columns` pairs a row."""
+def pairs_html(pairs: Iterable[tuple[str, str]]) -> str:
+    """Return name and value pairs as a compact HTML table of two pairs a row."""
     cell = "padding:1px 14px 1px 0;text-align:left;vertical-align:top;border:0"
     cells = [
         f'<td style="{cell};opacity:.75">{escape(name)}</td><td style="{cell};font-weight:600">{escape(value)}</td>'
         for name, value in pairs
     ]
-    rows = ["".join(cells[start : start + columns]) for start in range(0, len(cells), columns)]
+    rows = ["".join(cells[start : start + 2]) for start in range(0, len(cells), 2)]
     body = "".join(f'<tr style="background:none">{row}</tr>' for row in rows)
     return f'<table style="border-collapse:collapse;margin:6px 0;font-size:inherit">{body}</table>'
 

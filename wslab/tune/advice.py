@@ -6,7 +6,7 @@ Nothing is changed here; `wslab.tune.apply` writes settings and puts them back.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,12 @@ from wslab.core.plan import Plan, memory_holds, resolve
 from wslab.core.quantities import BadInput, about_count, counted
 from wslab.core.settings import NEEDED, RECOMMENDED, Need, Setting
 from wslab.core.stage import Stage
+from wslab.lab.preflight import stage_for
 from wslab.lab.tables import Table
 from wslab.machine.journal import TUNING, Journal
 from wslab.machine.procfs import read_host
 from wslab.tune.text import DockerFlags, docker, files
 
-# Planned for when neither a number is asked for nor the memory is known.
-CONNECTIONS_DEFAULT = 1_000_000
 # Limits that no setting lifts and that one sentence about memory tells.
 MEMORY_LIMITS = ("memory_machine", "memory_reserve")
 AUTOS = ("server_shards", "swarm_workers", "source_addresses")
@@ -211,11 +210,10 @@ def tune(connections: int | str | None = None, **parameters: Any) -> Tune:
         BadInput: a parameter cannot be used.
     """
     host = read_host()
-    stage = Stage.of(**parameters, **({} if connections is None else {"connections": connections}))
+    stage = stage_for(host, connections, parameters)
     if connections is None:
-        holds = memory_holds(host, stage.memory_reserve) or CONNECTIONS_DEFAULT
-        step = 10 ** max(0, len(str(holds)) - 2)
-        stage = Stage.of(**{**stage.as_dict(), "connections": holds // step * step})
+        step = 10 ** max(0, len(str(stage.connections)) - 2)
+        stage = replace(stage, connections=stage.connections // step * step)
     plan = resolve(stage, host)
     journaled = [step.name for step in Journal().steps() if step.purpose == TUNING]
     return Tune(

@@ -10,17 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
+from wslab.lab.fleet import child_environment
 from wslab.machine.procfs import read_vmstat
-
-# Put on the path of the kernel, so that the notebook imports this package also where it is not installed.
-PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 
 # A kernel attends to interrupts while it executes a cell; one that comes while it starts would end it with a traceback.
 IGNORING_INTERRUPTS = ("/bin/sh", "-c", 'trap "" INT; exec "$0" "$@"')
@@ -51,8 +48,7 @@ def this_interpreter(kernels: Kernels) -> type[AsyncKernelManager]:
             )
 
         async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
-            paths = [PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
-            options["env"] = {**(options.get("env") or os.environ), "PYTHONPATH": os.pathsep.join(paths)}
+            options["env"] = child_environment(options.get("env") or os.environ)
             await super()._async_launch_kernel(kernel_cmd, **options)
             process = getattr(self.provisioner, "process", None)
             if process is not None:

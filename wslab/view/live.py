@@ -38,9 +38,9 @@ class Progress:
         headroom_bytes: memory left on the machine, None while not known.
     """
 
-    def __init__(self, target: int = 0) -> None:
+    def __init__(self) -> None:
         self.phase = "start"
-        self.target = target
+        self.target = 0
         self.open = self.failed = self.verified = 0
         self.headroom_bytes: float | None = None
         self._seen: deque[tuple[float, int]] = deque()
@@ -117,14 +117,11 @@ class Live:
     Args:
         screen: shows a frame; its second argument is whether the run has ended.
         interval_seconds: least time between two frames.
-        target: connections asked for, where no event says so.
         clock: monotonic time in seconds.
     """
 
-    def __init__(
-        self, screen: Screen, interval_seconds: float, target: int = 0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.progress = Progress(target)
+    def __init__(self, screen: Screen, interval_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.progress = Progress()
         self._screen, self._interval, self._clock = screen, interval_seconds, clock
         self._due = float("-inf")
 
@@ -138,20 +135,17 @@ class Live:
             self._screen(self.progress, last)
 
 
-def live_view(stream: TextIO | None = None, *, prefix: str = "", target: int = 0) -> Live:
+def live_view(*, prefix: str = "") -> Live:
     """Return the view that suits where this runs: a notebook, a terminal, or a file or pipe.
 
     Args:
-        stream: where lines go; standard error unless given.
         prefix: text before each line, such as the name of the stage.
-        target: connections asked for, where no event says so.
     """
-    if stream is None and _in_notebook():
-        return Live(notebook_screen(prefix), NOTEBOOK_SECONDS, target)
-    stream = stream or sys.stderr
-    if stream.isatty():
-        return Live(terminal_screen(stream, prefix), TERMINAL_SECONDS, target)
-    return Live(plain_screen(stream, prefix), PLAIN_SECONDS, target)
+    if _in_notebook():
+        return Live(notebook_screen(prefix), NOTEBOOK_SECONDS)
+    if sys.stderr.isatty():
+        return Live(terminal_screen(sys.stderr, prefix), TERMINAL_SECONDS)
+    return Live(plain_screen(sys.stderr, prefix), PLAIN_SECONDS)
 
 
 def terminal_screen(stream: TextIO, prefix: str = "") -> Screen:

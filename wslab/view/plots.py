@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from wslab.view.plots_breaks import predicted_and_measured
-from wslab.view.plots_frame import Plot, image_bytes, save_figure
+from wslab.view.plots_frame import Plot
 from wslab.view.plots_run import (
-    FLOOR_SERVER,
     connections_over_time,
     cpu_memory_over_time,
     latency,
@@ -20,17 +19,13 @@ if TYPE_CHECKING:
     from wslab.lab.runs import Run
 
 __all__ = [
-    "FLOOR_SERVER",
     "RUN_FIGURES",
-    "Plot",
     "connections_over_time",
     "cpu_memory_over_time",
-    "image_bytes",
     "latency",
     "memory_over_connections",
     "predicted_and_measured",
     "run_figures",
-    "save_figure",
     "stages_overview",
     "where_things_break",
 ]

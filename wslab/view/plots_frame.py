@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import functools
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import log2
 from pathlib import Path
@@ -135,24 +135,23 @@ def _unit_axis(
     axis.set_label_text(label)
 
 
-def stage_lines(ax: Axes, *, labels: bool = True) -> None:
+def stage_lines(ax: Axes) -> None:
     """Draw the named stages as thin vertical lines, each named above the axes, where they fall inside."""
     low, high = ax.get_xlim()
     for connections in STAGE_LINES:
         if low <= connections <= high:
             ax.axvline(connections, color="#aaaaaa", linewidth=0.9, linestyle=(0, (2, 3)), zorder=1, gid="stage")
-            if labels:
-                side, shift = LEANING.get(connections, ("center", 0))
-                ax.annotate(
-                    count_text(connections),
-                    (connections, 1.0),
-                    xycoords=ax.get_xaxis_transform(),
-                    xytext=(shift, 3),
-                    textcoords="offset points",
-                    ha=side,
-                    fontsize=8,
-                    color="#666666",
-                )
+            side, shift = LEANING.get(connections, ("center", 0))
+            ax.annotate(
+                count_text(connections),
+                (connections, 1.0),
+                xycoords=ax.get_xaxis_transform(),
+                xytext=(shift, 3),
+                textcoords="offset points",
+                ha=side,
+                fontsize=8,
+                color="#666666",
+            )
 
 
 def side_legend(ax: Axes) -> None:
@@ -190,7 +189,7 @@ def image_bytes(plot: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def save_figure(plot: Figure, folder: str | Path, name: str, kinds: Iterable[str] = ("svg", "png")) -> list[Path]:
+def save_figure(plot: Figure, folder: str | Path, name: str) -> list[Path]:
     """Write a figure as `folder/name.svg` and `folder/name.png`.
 
     Returns:
@@ -198,7 +197,7 @@ def save_figure(plot: Figure, folder: str | Path, name: str, kinds: Iterable[str
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    paths = [target / f"{name}.{kind}" for kind in kinds]
+    paths = [target / f"{name}.{kind}" for kind in ("svg", "png")]
     layout = plot.get_layout_engine()
     try:
         for path in paths:

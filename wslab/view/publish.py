@@ -16,16 +16,10 @@ from pathlib import Path
 from wslab.lab import store
 from wslab.lab.runs import Run, runs_table
 from wslab.lab.tables import Table, bytes_text, csv_cell, outcome_badge
-from wslab.view.plots import (
-    FLOOR_SERVER,
-    Plot,
-    image_bytes,
-    memory_over_connections,
-    run_figures,
-    save_figure,
-    stages_overview,
-    where_things_break,
-)
+from wslab.view.plots import run_figures
+from wslab.view.plots_frame import Plot, image_bytes, save_figure
+from wslab.view.plots_run import FLOOR_SERVER, memory_over_connections
+from wslab.view.plots_stages import stages_overview, where_things_break
 
 _STYLE = Path(__file__).with_name("report.css")
 # The columns of a table of runs: heading, the key of a figure or what makes the cell.
