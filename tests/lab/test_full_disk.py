@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,14 @@ import pytest
 from fake_load import commands
 from small_disk import fill, needs_root, small_disk
 from wslab.core.quantities import BadInput
-from wslab.lab import registry, store
+from wslab.lab import store
 from wslab.lab.experiment import run_stage
 from wslab.lab.runs import Run
 
 Event = dict[str, Any]
 
 
-@pytest.fixture(autouse=True)
-def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    yield
-    assert registry.list_processes() == []
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def run(data_dir: Path, act: Callable[[Path], object]) -> tuple[Run, list[Event]]:

@@ -30,7 +30,7 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def pretend(source: str) -> str:
         (tmp_path / "pretended.py").write_text(source, "utf-8")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        kind = ServerKind(name="pretended", module="pretended", scheme="ws", summary="")
+        kind = ServerKind(name="pretended", module="pretended", summary="")
         monkeypatch.setitem(SERVER_KINDS, "pretended", kind)
         return "pretended"
 

@@ -24,8 +24,6 @@ from wslab.core.evidence import Evidence
 from wslab.core.records import Finding
 from wslab.core.rules import Findings
 
-__all__ = ["RULES", "Evidence", "Finding", "Rule", "diagnose"]
-
 # A process that died is the cause of what failed after it.
 ENDED_A_PROCESS = ("server_died", "generator", "process_limit")
 

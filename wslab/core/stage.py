@@ -28,13 +28,11 @@ class ServerKind:
     Attributes:
         name: the value of the parameter `server`.
         module: what `python -m` starts.
-        scheme: `ws`, or `tcp` for the floor that WebSocket servers are compared with.
         summary: one line for the help text.
     """
 
     name: str
     module: str
-    scheme: str
     summary: str
 
 
@@ -44,13 +42,11 @@ SERVER_KINDS: dict[str, ServerKind] = {
         ServerKind(
             name="lean",
             module="wslab.load.servers.lean",
-            scheme="ws",
             summary="epoll echo server that keeps no object for an idle connection",
         ),
         ServerKind(
             name="tcp_floor",
             module="wslab.load.servers.tcp_floor",
-            scheme="tcp",
             summary="the same processes on raw TCP, without WebSocket: the floor to compare with",
         ),
     )

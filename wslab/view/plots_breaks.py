@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from matplotlib.axes import Axes
 
-from wslab.view.plots_frame import COLOURS, Plot, count_axis, figure, new_plot, note
+from wslab.view.plots_frame import COLOURS, Plot, count_axis, figure, new_plot, note, side_note
 
 # Inches: what title, axis, key and caption take together, and a row.
 FRAME_HEIGHT, ROW_HEIGHT = 2.1, 0.52
@@ -102,14 +102,4 @@ def _draw(ax: Axes, place: int, result: Measured) -> None:
         circle: dict[str, Any] = {"markersize": 9, "zorder": 4, "gid": f"held {result.name}"}
         ax.plot([result.asked], [place], "o", color=COLOURS["kernel"], label=labels["held"], **circle)
     numbers = f"predicted {result.predicted:,}, broke at {result.measured:,} ({result.off_by:.1%} off)"
-    ax.annotate(
-        f"{numbers}\n{'held' if result.held else 'not held'} with {result.remedy}",
-        (1.0, place),
-        xycoords=ax.get_yaxis_transform(),
-        xytext=(10, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=8.5,
-        color="#333333",
-        annotation_clip=False,
-    )
+    side_note(ax, place, f"{numbers}\n{'held' if result.held else 'not held'} with {result.remedy}")
