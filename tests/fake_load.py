@@ -21,7 +21,7 @@ from typing import Any
 
 from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, header, to_cells
 from wslab.load import scoreboard as words
-from wslab.load.scoreboard import Board
+from wslab.load.scoreboard import Scoreboard
 
 TICK_SECONDS = 0.01
 
@@ -44,7 +44,7 @@ def emit(event: str, **fields: Any) -> None:
 class Crew:
     """Idle processes with a row on the board each; they end when this process does."""
 
-    def __init__(self, board: Board, count: int, first_row: int, role: int) -> None:
+    def __init__(self, board: Scoreboard, count: int, first_row: int, role: int) -> None:
         self.rows = [board.row(first_row + index) for index in range(count)]
         self.reader, self.writer = os.pipe()
         self.pids = [self._fork(row, role) for row in self.rows]
@@ -90,7 +90,7 @@ def server(behaviour: str, spec: dict[str, Any]) -> int:
         emit("error", message="cannot listen on 127.0.0.1:80: Permission denied")
     if behaviour in ("refusing", "leaving"):
         return 1
-    crew = Crew(Board.attach(spec["board_fd"]), spec["shards"], spec["board_row"], words.ROLE_SERVER)
+    crew = Crew(Scoreboard.attach(spec["board_fd"]), spec["shards"], spec["board_row"], words.ROLE_SERVER)
     if behaviour != "mute":
         emit("ready", url="ws://127.0.0.1:9", pids=[os.getpid(), *crew.pids])
     serve(lambda command: False, crew.report_deaths)
@@ -102,7 +102,7 @@ class Swarm:
 
     def __init__(self, behaviour: str, spec: dict[str, Any]) -> None:
         self.behaviour, self.asked = behaviour, spec["connections"]
-        board = Board.attach(spec["board_fd"])
+        board = Scoreboard.attach(spec["board_fd"])
         self.crew = Crew(board, spec["workers"], spec["board_row"], words.ROLE_SWARM)
         self.row = self.crew.rows[0]
         self.ramping = False
@@ -152,7 +152,7 @@ def swarm(behaviour: str, spec: dict[str, Any]) -> int:
 
 def recorder(behaviour: str, spec: dict[str, Any]) -> int:
     """Be a recorder that knows the time, the phase and the connections."""
-    board = Board.attach(spec["board_fd"])
+    board = Scoreboard.attach(spec["board_fd"])
     run_dir = Path(spec["run_dir"])
     (run_dir / "latency.csv").write_text(",".join(header(LATENCY_COLUMNS)) + "\n", encoding="utf-8")
     with open(run_dir / "samples.csv", "w", encoding="utf-8", buffering=1) as file:

@@ -10,13 +10,13 @@ import pytest
 
 from wslab.core.histogram import BUCKETS
 from wslab.load import scoreboard as words
-from wslab.load.scoreboard import Board, vacate
+from wslab.load.scoreboard import Scoreboard, vacate
 
 
 def test_a_child_that_inherits_the_descriptor_writes_what_its_parent_reads() -> None:
-    board = Board.create(3)
+    board = Scoreboard.create(3)
     code = (
-        "import sys; from wslab.load.scoreboard import *; board = Board.attach(int(sys.argv[1])); "
+        "import sys; from wslab.load.scoreboard import *; board = Scoreboard.attach(int(sys.argv[1])); "
         "row = board.row(2); row[PID] = 2**63; row[ROUNDTRIP + BUCKETS - 1] = 7; print(board.rows, board.phase)"
     )
     board.phase = "verify"
@@ -29,7 +29,7 @@ def test_a_child_that_inherits_the_descriptor_writes_what_its_parent_reads() -> 
 
 
 def test_a_row_overlaps_neither_its_neighbours_nor_the_header() -> None:
-    board = Board.create(3)
+    board = Scoreboard.create(3)
     board.phase = "hold"
     board.row(1)[:] = memoryview(bytearray(b"\xff" * 8 * words.ROW_WORDS)).cast("Q")
     assert not any(board.row(0))
@@ -47,7 +47,7 @@ def test_the_parts_of_a_row_do_not_overlap() -> None:
 
 
 def test_totals_are_over_the_processes_of_one_role() -> None:
-    board = Board.create(4)
+    board = Scoreboard.create(4)
     for index, (role, count) in enumerate([(words.ROLE_SERVER, 5), (words.ROLE_SWARM, 2), (words.ROLE_SWARM, 1)]):
         board.row(index)[words.ROLE], board.row(index)[words.OPEN] = role, count
         board.row(index)[words.HANDSHAKE + 3] = count
@@ -59,13 +59,13 @@ def test_totals_are_over_the_processes_of_one_role() -> None:
 
 
 def test_a_histogram_without_a_swarm_is_empty() -> None:
-    board = Board.create(1)
+    board = Scoreboard.create(1)
     assert board.histogram(words.ROUNDTRIP) == [0] * BUCKETS
     os.close(board.fd)
 
 
 def test_failures_are_summed_by_phase_and_errno() -> None:
-    board = Board.create(3)
+    board = Scoreboard.create(3)
     for index in (0, 1):
         board.row(index)[words.ROLE] = words.ROLE_SWARM
         board.row(index)[words.FAILURES + 1 * words.ERRNOS + 110] = 2
@@ -75,7 +75,7 @@ def test_failures_are_summed_by_phase_and_errno() -> None:
 
 
 def test_an_unknown_phase_cannot_be_announced() -> None:
-    board = Board.create(1)
+    board = Scoreboard.create(1)
     with pytest.raises(ValueError, match="not in tuple"):
         board.phase = "lunch"
     assert board.phase == "start"
@@ -83,7 +83,7 @@ def test_an_unknown_phase_cannot_be_announced() -> None:
 
 
 def test_the_connections_of_a_process_that_died_are_lost_and_not_open() -> None:
-    board = Board.create(1)
+    board = Scoreboard.create(1)
     row = board.row(0)
     row[words.OPEN], row[words.PENDING], row[words.CLOSED], row[words.FAILED], row[words.VERIFIED] = 7, 2, 1, 1, 5
     row[words.OPENED], row[words.AT_LIMIT] = 8, 1

@@ -17,7 +17,7 @@ import pytest
 from load import rig
 from load.rig import ACCEPT, KEY, REQUEST, Bench, Peer, Program, cpu_ticks, frame, gone, serving, until
 from wslab.load import scoreboard as words
-from wslab.load.scoreboard import Board
+from wslab.load.scoreboard import Scoreboard
 from wslab.load.servers import gate, shard
 from wslab.load.servers.conversation import Conversation
 from wslab.load.servers.lean import REMEMBERED_REQUESTS, LeanShard
@@ -366,7 +366,7 @@ def _rss(pid: int) -> int:
 
 
 def test_a_shard_without_descriptors_stops_accepting_before_it_fails_and_does_not_spin() -> None:
-    board = Board.create(2)
+    board = Scoreboard.create(2)
     os.set_inheritable(board.fd, True)
     spec = {"board_fd": board.fd, "board_row": 0}
     with ExitStack() as stack:
@@ -446,7 +446,7 @@ def test_a_failing_accept_is_not_tried_again_at_once(bench: Bench, error: int) -
 
 
 def test_the_board_counts_what_a_shard_holds() -> None:
-    board = Board.create(4)
+    board = Scoreboard.create(4)
     os.set_inheritable(board.fd, True)
     spec = {"board_fd": board.fd, "board_row": 1, "shards": 2}
     with Program.of("servers.lean", spec, pass_fds=(board.fd,)) as server, ExitStack() as stack:
@@ -470,7 +470,7 @@ def test_the_board_counts_what_a_shard_holds() -> None:
 
 
 def test_a_shard_that_is_killed_is_reported_and_the_others_serve_on() -> None:
-    board = Board.create(3)
+    board = Scoreboard.create(3)
     os.set_inheritable(board.fd, True)
     spec = {"board_fd": board.fd, "board_row": 0, "shards": 2}
     with Program.of("servers.lean", spec, pass_fds=(board.fd,)) as server, ExitStack() as stack:

@@ -19,7 +19,7 @@ from wslab.core.histogram import bucket_of, bucket_seconds
 from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, header
 from wslab.load import scoreboard as words
 from wslab.load.recorder import next_due
-from wslab.load.scoreboard import Board
+from wslab.load.scoreboard import Scoreboard
 
 INTERVAL = 0.2
 DEADLINE_SECONDS = 20.0
@@ -30,7 +30,7 @@ class Recording:
 
     def __init__(self, run_dir: Path, interval: float) -> None:
         self.run_dir = run_dir
-        self.board = Board.create(2)
+        self.board = Scoreboard.create(2)
         self.sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
         for index, role in enumerate((words.ROLE_SERVER, words.ROLE_SWARM)):
             row = self.board.row(index)

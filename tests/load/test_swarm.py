@@ -22,7 +22,7 @@ from load import rig
 from load.rig import Program, a_worker, frame, gone, heard, scripted, serving, until, upgraded
 from wslab.core.histogram import percentile
 from wslab.load import scoreboard as words
-from wslab.load.scoreboard import Board
+from wslab.load.scoreboard import Scoreboard
 from wslab.load.swarm.dialects import dialect_of
 from wslab.load.swarm.dialler import FAILURES_IN_A_ROW
 from wslab.load.swarm.worker import Worker
@@ -31,7 +31,7 @@ from wslab.load.swarm.worker import Worker
 class Swarm(Program):
     """A running swarm and the board on which it counts."""
 
-    board: Board
+    board: Scoreboard
     pids: list[int]
 
     def count(self, word: int) -> int:
@@ -49,7 +49,7 @@ class Swarm(Program):
 
 @contextmanager
 def swarming(url: str, connections: int, fd_limit: int | None = None, **spec: Any) -> Iterator[Swarm]:
-    board = Board.create(1 + spec.get("workers", 1) + 1)  # one row in front that is not theirs; the master's is last
+    board = Scoreboard.create(1 + spec.get("workers", 1) + 1)  # one row in front that is not theirs; the master's is last
     os.set_inheritable(board.fd, True)
     spec = {"url": url, "connections": connections, "workers": 1, "board_fd": board.fd, "board_row": 1, **spec}
     try:

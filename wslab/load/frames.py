@@ -1,7 +1,8 @@
 """Where WebSocket frames end, without decoding them: the one thing the Sans-I/O protocols do not tell.
 
 A connection's protocol object can be dropped only at a frame boundary, so bytes of an incomplete frame must wait
-outside of it.
+outside of it. They are looked at once when they come and once when their frame is whole, in however many parts it
+comes.
 """
 
 from __future__ import annotations
@@ -41,3 +42,48 @@ def frame_ends(data: bytes, *, masked: bool, bytes_max: int) -> Iterator[int]:
             return
         yield end
         position = end
+
+
+class FrameBuffer:
+    """The bytes of a frame that is not whole yet.
+
+    Args:
+        masked: whether the peer has to mask its frames.
+        bytes_max: the largest payload that is accepted.
+    """
+
+    def __init__(self, *, masked: bool, bytes_max: int) -> None:
+        self.masked, self.bytes_max = masked, bytes_max
+        self._data = bytearray()
+        self._needed = 2  # bytes with which it is worthwhile to look again
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take what was read and yield the frames that are whole now, one by one."""
+        if not self._data and len(data) >= 2:
+            joined = data
+        else:
+            self._data += data
+            if len(self._data) < self._needed:
+                return
+            joined, self._data = bytes(self._data), bytearray()
+        start = 0
+        for end in frame_ends(joined, masked=self.masked, bytes_max=self.bytes_max):
+            yield joined[start:end]
+            start = end
+        self._data, self._needed = bytearray(joined[start:]), frame_bytes(joined[start : start + 14])
+
+
+def frame_bytes(start: bytes) -> int:
+    """Return how many bytes the frame that starts so has, as far as they tell: at least two, and its header first."""
+    if len(start) < 2:
+        return 2
+    size, header = start[1] & 0x7F, 2
+    if size > 125:
+        header += 2 if size == 126 else 8
+        if len(start) < header:
+            return header
+        size = int.from_bytes(start[2:header], "big")
+    return header + (4 if start[1] & 0x80 else 0) + size

@@ -16,7 +16,7 @@ from wslab.load import scoreboard as words
 from wslab.load.children import Child
 from wslab.load.guard import MemoryGuard, Patience, read_headroom
 from wslab.load.messages import Reports
-from wslab.load.scoreboard import ROLE_SWARM, Board
+from wslab.load.scoreboard import ROLE_SWARM, Scoreboard
 
 GUARD_SECONDS = 0.2
 PROGRESS_SECONDS = 0.25
@@ -39,7 +39,7 @@ class Phases:
             and `no_progress_seconds`.
     """
 
-    def __init__(self, reports: Reports, board: Board, start: Mapping[str, Any]) -> None:
+    def __init__(self, reports: Reports, board: Scoreboard, start: Mapping[str, Any]) -> None:
         self.name = "start"
         self.active = False
         self.swarm: Child | None = None  # there is no phase before it is ready

@@ -30,7 +30,7 @@ from wslab.core.histogram import BUCKETS, bucket_seconds
 from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, Column, header, to_cells
 from wslab.load import scoreboard as words
 from wslab.load.messages import Reports
-from wslab.load.scoreboard import Board
+from wslab.load.scoreboard import Scoreboard
 from wslab.machine.counters import Counters
 from wslab.machine.process import raise_fd_limit
 from wslab.machine.processes import Group
@@ -85,7 +85,7 @@ class Recorder:
         epoch: monotonic time that `elapsed_seconds` counts from.
     """
 
-    def __init__(self, board: Board, epoch: float) -> None:
+    def __init__(self, board: Scoreboard, epoch: float) -> None:
         self._board = board
         self._epoch = epoch
         self._counters = Counters()
@@ -178,7 +178,7 @@ def main(argv: list[str]) -> int:
     raise_fd_limit()
     spec = json.loads(argv[1])
     epoch, interval = float(spec["epoch_monotonic"]), float(spec.get("interval_seconds", 1.0))
-    board = Board.attach(spec["board_fd"])
+    board = Scoreboard.attach(spec["board_fd"])
     recorder = Recorder(board, epoch)
     reports = Reports(sys.stdout.fileno(), epoch)
     samples = Table(Path(spec["run_dir"]) / "samples.csv", SAMPLE_COLUMNS)

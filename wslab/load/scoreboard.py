@@ -1,11 +1,12 @@
-"""The board: one piece of shared memory on which every process of a run keeps its counters.
+"""The scoreboard: one piece of shared memory on which every process of a run keeps its counters.
 
 The supervisor creates it as a memfd, so that it has no name, needs no clean-up and vanishes with the last process
 that holds it. Server, swarm and recorder inherit its descriptor. Each process writes its own row and only its own;
 a word is 64 bits and aligned, so a reader sees the old value or the new one and never half of each. One exception:
 the row of a process that died is put right by its master.
 
-1. A row is `ROW_WORDS` words: the named counters, the failure table (phase x errno), then two latency histograms.
+1. A row is `ROW_WORDS` words: the named counters, the failure table (phase x errno), when each failure was
+   first counted, then two latency histograms.
 2. Pages of a row that nobody touches cost nothing, so all rows have the same shape whatever their role.
 3. Imported by every shard and worker: it pulls in `os`, `mmap` and nothing else.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from time import monotonic_ns
 
 from wslab.core.histogram import BUCKETS
 
@@ -45,14 +47,17 @@ HEADER_WORDS = 8
     LAG_US,  # largest lag behind the schedule since the recorder last took it
     AT_LIMIT,  # 1 while a shard does not accept because its descriptors are used up
     PHASE_DONE,  # the last command that this worker has completed, as an index of PHASES
-) = range(16)
-FAILURES = 16
-HANDSHAKE = FAILURES + len(FAILURE_PHASES) * ERRNOS
+    MESSAGES_UNASKED,  # messages that the server sent and nobody asked for
+) = range(17)
+FAILURES = 17
+# When each failure was first counted by this process, ns of the monotonic clock; 0 = never.
+FIRST_FAILURES = FAILURES + len(FAILURE_PHASES) * ERRNOS
+HANDSHAKE = FIRST_FAILURES + len(FAILURE_PHASES) * ERRNOS
 ROUNDTRIP = HANDSHAKE + BUCKETS
 ROW_WORDS = ROUNDTRIP + BUCKETS
 
 
-class Board:
+class Scoreboard:
     """Counters shared by the processes of one run.
 
     Args:
@@ -66,14 +71,14 @@ class Board:
         self.words = memoryview(mmap.mmap(fd, _size(rows))).cast("Q")
 
     @classmethod
-    def create(cls, rows: int) -> Board:
+    def create(cls, rows: int) -> Scoreboard:
         """Create a board of `rows` rows in a new, inheritable memfd."""
         fd = os.memfd_create("wslab-board", 0)
         os.ftruncate(fd, _size(rows))
         return cls(fd, rows)
 
     @classmethod
-    def attach(cls, fd: int) -> Board:
+    def attach(cls, fd: int) -> Scoreboard:
         """Map the board that an inherited descriptor refers to."""
         return cls(fd, (os.fstat(fd).st_size // 8 - HEADER_WORDS) // ROW_WORDS)
 
@@ -111,7 +116,7 @@ class Board:
         for row in map(self.row, range(self.rows)):
             if not row[ROLE]:
                 continue
-            for offset, count in enumerate(row[FAILURES:HANDSHAKE]):
+            for offset, count in enumerate(row[FAILURES:FIRST_FAILURES]):
                 if count:
                     key = (FAILURE_PHASES[offset // ERRNOS], offset % ERRNOS)
                     table[key] = table.get(key, 0) + count
@@ -121,6 +126,16 @@ class Board:
         """Return one latency histogram (`HANDSHAKE` or `ROUNDTRIP`) summed over the swarm, shape `(BUCKETS,)`."""
         rows = [row[kind : kind + BUCKETS].tolist() for row in self.of(ROLE_SWARM)]
         return [sum(counts) for counts in zip(*rows, strict=True)] if rows else [0] * BUCKETS
+
+
+def count_failure(row: memoryview[int], phase: int, error: int) -> bool:
+    """Count a failure by phase and errno; tell whether it is the first of its kind in this process."""
+    offset = phase * ERRNOS + min(error, ERRNOS - 1)
+    row[FAILURES + offset] += 1
+    if row[FAILURES + offset] > 1:
+        return False
+    row[FIRST_FAILURES + offset] = monotonic_ns()
+    return True
 
 
 def vacate(row: memoryview[int]) -> None:

@@ -28,7 +28,7 @@ from wslab.core.stage import DEFAULT_SERVER, SERVER_KINDS
 from wslab.load.children import Child, Lines
 from wslab.load.messages import Reports
 from wslab.load.phases import PHASES, Phases
-from wslab.load.scoreboard import PID, ROLE_SERVER, ROLE_SWARM, Board
+from wslab.load.scoreboard import PID, ROLE_SERVER, ROLE_SWARM, Scoreboard
 from wslab.machine.undo import undo_orphaned
 
 TICK_SECONDS = 0.1
@@ -59,7 +59,7 @@ class Supervisor:
         self._children: dict[str, Child] = {}
         self._ready: set[str] = set()
         self._start: dict[str, Any] = {}  # the command; board and phases are there once it is
-        self._board: Board
+        self._board: Scoreboard
         self._phases: Phases
         self._shards = 0
         self._deadline = _NEVER  # of starting, of being stopped, of being killed
@@ -141,7 +141,7 @@ class Supervisor:
         self._reports.open_file(run_dir / "events.jsonl")
         self._shards = start["server"]["shards"] if start.get("server") else 0
         processes = self._shards + start["swarm"]["workers"]
-        self._board = Board.create(processes + MASTERS)
+        self._board = Scoreboard.create(processes + MASTERS)
         self._phases = Phases(self._reports, self._board, start)
         self._start = start
         self._deadline = time.monotonic() + START_SECONDS + START_SECONDS_PER_PROCESS * processes

@@ -3,8 +3,8 @@
 1. The plain request is one whose bytes around its key have been judged good before: Python puts them into `known`.
 2. The plain message is a single, whole, masked, unfragmented data frame that was read in one piece.
 3. Shards take turns to accept: only the first TURNS that have descriptors left wait on the listener, because every
-   process that waits there costs each new connection a wake-up. `door` is shared by the shards of a server: the first
-   row says who is full or dead, the second how many each has accepted. Who becomes full wakes those that are next.
+   process that waits there costs each new connection a wake-up. `door` is shared by the shards of a server: who is
+   full or dead, how many each has accepted, and who waits on the listener. Who becomes full wakes those that are next.
 4. A shard stops waiting on the listener before accept would fail for want of descriptors, and looks again after a
    connection has ended, or at the next tick.
 """
@@ -55,7 +55,7 @@ from wslab.load.engine.wire import ACCEPT_BYTES, KEY_BYTES, TEXT, accept_value, 
 # Control words of this loop.
 (
     LISTENER,
-    WAKER,  # eventfd that other shards write to when this one may be next
+    WAKER,  # eventfd of all shards, written to when somebody else has to accept
     INDEX,  # number of this shard
     HELD,  # descriptors of connections, in whatever state
     CAPACITY,  # how many there may be
@@ -68,7 +68,8 @@ from wslab.load.engine.wire import ACCEPT_BYTES, KEY_BYTES, TEXT, accept_value, 
 ) = range(BOTH, BOTH + 11)
 
 ACCEPTS_PER_EVENT = 64
-FREE, FULL, DEAD = range(3)  # values of the door's first row
+ROOM, ACCEPTED, AT_THE_DOOR = range(3)  # rows of the door
+FREE, FULL, DEAD = range(3)  # values of its row ROOM
 TURNS = max(2, os.cpu_count() or 2)
 
 KNOWN_REQUESTS, KNOWN_BYTES = 64, 4096
@@ -83,7 +84,7 @@ def before_me(w, door):
     """Count the shards with a smaller number that can accept."""
     count = 0
     for other in range(w[INDEX]):
-        if door[0, other] == FREE:
+        if door[ROOM, other] == FREE:
             count += 1
     return count
 
@@ -93,50 +94,47 @@ def accept_if_in_turn(w, row, event, door):
     """Wait for new connections, or stop it, as the turn and the room for more of them say."""
     w[LOOK_AGAIN] = 0
     room = w[HELD] < w[CAPACITY]
-    if not room and door[0, w[INDEX]] == FREE:
-        door[0, w[INDEX]] = FULL
-    elif room and door[0, w[INDEX]] == FULL:
-        door[0, w[INDEX]] = FREE
+    if not room and door[ROOM, w[INDEX]] == FREE:
+        door[ROOM, w[INDEX]] = FULL
+    elif room and door[ROOM, w[INDEX]] == FULL:
+        door[ROOM, w[INDEX]] = FREE
     row[board.AT_LIMIT] = 0 if room else 1
     wanted = room and (w[OUT_OF_TURN] == 1 or before_me(w, door) < TURNS)
     if wanted and not w[ACCEPTING]:
         mask = libc.EPOLLIN | libc.EPOLLEXCLUSIVE
         # It fails when another process took the last epoll watch of this user; the next tick tries again.
         if libc.watch(w[EPOLL], libc.EPOLL_CTL_ADD, w[LISTENER], mask, event) == 0:
-            w[ACCEPTING] = 1
+            w[ACCEPTING] = door[AT_THE_DOOR, w[INDEX]] = 1
     elif not wanted and w[ACCEPTING]:
         libc.watch(w[EPOLL], libc.EPOLL_CTL_DEL, w[LISTENER], 0, event)
-        w[ACCEPTING] = 0
+        w[ACCEPTING] = door[AT_THE_DOOR, w[INDEX]] = 0
 
 
 @njit
-def wake_the_next(w, door, wakers, event):
-    """Wake the shards whose turn it is when this one accepts no more."""
-    event[0] = 1
-    event[1] = 0
-    awake = 0
-    for other in range(door.shape[1]):
-        if other != w[INDEX] and door[0, other] == FREE:
-            libc.write(wakers[other], event.ctypes.data, 8)
-            awake += 1
-            if awake > TURNS:
-                return
-
-
-@njit
-def stop_accepting(w, row, event, door, wakers):
-    """Wait for no more connections, until some have ended or the next tick."""
+def stop_accepting(w, row, event, door):
+    """Wait for no more connections, until some have ended or the next tick; wake others if too few are left."""
+    me = w[INDEX]
     if w[ACCEPTING]:
         libc.watch(w[EPOLL], libc.EPOLL_CTL_DEL, w[LISTENER], 0, event)
-        w[ACCEPTING] = 0
+        w[ACCEPTING] = door[AT_THE_DOOR, me] = 0
     if w[HELD] >= w[CAPACITY]:
         row[board.AT_LIMIT] = 1
-        door[0, w[INDEX]] = FULL
-    wake_the_next(w, door, wakers, event)
+        door[ROOM, me] = FULL
+    there, elsewhere = 0, 0
+    for other in range(door.shape[1]):
+        if door[ROOM, other] == FREE and other != me:
+            if door[AT_THE_DOOR, other]:
+                there += 1
+            else:
+                elsewhere += 1
+    if there < TURNS and elsewhere:
+        event[0] = 1
+        event[1] = 0
+        libc.write(w[WAKER], event.ctypes.data, 8)
 
 
 @njit
-def accept_failed(error, w, row, event, door, wakers):
+def accept_failed(error, w, row, event, door):
     """Step back from the listener after accept or epoll_ctl has failed; return the reason to leave the loop, or -1.
 
     Without a descriptor it is this process that is full, earlier than its limit said (`fs.nr_open` is lower by now):
@@ -144,7 +142,7 @@ def accept_failed(error, w, row, event, door, wakers):
     """
     if error == libc.EMFILE:
         w[CAPACITY] = max(1, w[HELD])
-    stop_accepting(w, row, event, door, wakers)
+    stop_accepting(w, row, event, door)
     if error == libc.EMFILE:
         row[board.AT_LIMIT] = 1
         return -1
@@ -218,7 +216,8 @@ def greet(fd, size, w, row, conn, buffer, known, known_sizes, answer, scratch):
             break
         accept_value(buffer, head, answer, ACCEPT_AT, scratch)
         opened(fd, row, conn)
-        return send(fd, answer, 0, answer.size, w, row, conn)
+        libc.memcpy(here, answer.ctypes.data, answer.size)
+        return send(fd, buffer, 0, answer.size, w, row, conn)
     return to_python(fd, size, w)
 
 
@@ -286,12 +285,12 @@ def receive(websocket, fd, size, w, row, conn, buffer, known, known_sizes, answe
 
 @njit(forceinline=True)
 def take(
-    websocket, now, w, row, conn, event, buffer, known, known_sizes, answer, scratch, door, wakers
+    websocket, now, w, row, conn, event, buffer, known, known_sizes, answer, scratch, door
 ):
     """Accept a burst, and greet at once whoever has already spoken; return the reason to leave the loop, or -1."""
     for _ in range(ACCEPTS_PER_EVENT):
         if w[HELD] >= w[CAPACITY]:
-            stop_accepting(w, row, event, door, wakers)
+            stop_accepting(w, row, event, door)
             return -1
         fd = libc.accept4(w[LISTENER], 0, 0, libc.SOCK_NONBLOCK | libc.SOCK_CLOEXEC)
         if fd < 0:
@@ -299,18 +298,18 @@ def take(
             if error == libc.EAGAIN:
                 return -1
             if error == libc.EMFILE or error == libc.ENFILE or error == libc.ENOBUFS or error == libc.ENOMEM:
-                return accept_failed(error, w, row, event, door, wakers)
+                return accept_failed(error, w, row, event, door)
             continue  # The peer left between its connect and our accept.
         if fd >= conn.size:
             libc.close(fd)
-            return accept_failed(libc.EMFILE, w, row, event, door, wakers)
+            return accept_failed(libc.EMFILE, w, row, event, door)
         error = libc.watch(w[EPOLL], libc.EPOLL_CTL_ADD, fd, libc.EPOLLIN, event)
         if error:
             libc.close(fd)
             row[board.FAILED] += 1
-            return accept_failed(error, w, row, event, door, wakers)
+            return accept_failed(error, w, row, event, door)
         w[HELD] += 1
-        door[1, w[INDEX]] += 1
+        door[ACCEPTED, w[INDEX]] += 1
         row[board.PENDING] += 1
         conn[fd].state = UPGRADING
         conn[fd].since = now
@@ -327,7 +326,7 @@ def take(
 
 
 @njit(forceinline=True)
-def serve(websocket, w, row, conn, events, buffer, known, known_sizes, answer, scratch, door, wakers):
+def serve(websocket, w, row, conn, events, buffer, known, known_sizes, answer, scratch, door):
     """Serve until something is for Python; return the reason."""
     event, pair = np.zeros(4, np.int32), np.zeros(2, np.int64)
     while True:
@@ -341,12 +340,11 @@ def serve(websocket, w, row, conn, events, buffer, known, known_sizes, answer, s
                 continue  # closed by Python after the kernel had told of it
             if fd == w[LISTENER]:
                 reason = take(
-                    websocket, now, w, row, conn, event, buffer, known, known_sizes, answer, scratch, door, wakers
+                    websocket, now, w, row, conn, event, buffer, known, known_sizes, answer, scratch, door
                 )
             elif fd == w[COMMANDS]:
                 return COMMAND
             elif fd == w[WAKER]:
-                libc.read(fd, pair.ctypes.data, 8)
                 w[LOOK_AGAIN] = 1
             elif mask & libc.EPOLLERR:
                 reason = gone(fd, libc.socket_error(fd, pair), w, row, conn)
@@ -385,26 +383,31 @@ _arguments = (
     types.uint8[::1],  # answer
     types.uint32[::1],  # scratch
     types.int64[:, ::1],  # door
-    types.int32[::1],  # wakers
 )
 
 
 @njit(types.int64(*_arguments), cache=True, nogil=True)
-def lean_loop(w, row, conn, events, buffer, known, known_sizes, answer, scratch, door, wakers):
+def lean_loop(w, row, conn, events, buffer, known, known_sizes, answer, scratch, door):
     """Serve WebSocket; see `serve`."""
-    return serve(True, w, row, conn, events, buffer, known, known_sizes, answer, scratch, door, wakers)
+    return serve(True, w, row, conn, events, buffer, known, known_sizes, answer, scratch, door)
 
 
 @njit(types.int64(*_arguments), cache=True, nogil=True)
-def floor_loop(w, row, conn, events, buffer, known, known_sizes, answer, scratch, door, wakers):
+def floor_loop(w, row, conn, events, buffer, known, known_sizes, answer, scratch, door):
     """Echo bytes; see `serve`."""
-    return serve(False, w, row, conn, events, buffer, known, known_sizes, answer, scratch, door, wakers)
+    return serve(False, w, row, conn, events, buffer, known, known_sizes, answer, scratch, door)
 
 
 @njit(types.void(types.int64, _words, _board_row, from_dtype(SERVER_CONNECTION)[::1]), cache=True)
 def close_counted(fd, w, row, conn):
     """Close a connection from Python; see `close_connection`."""
     close_connection(fd, w, row, conn)
+
+
+@njit(types.void(types.int64, _board_row, from_dtype(SERVER_CONNECTION)[::1]), cache=True)
+def open_counted(fd, row, conn):
+    """Count a connection as open from Python; see `opened`."""
+    opened(fd, row, conn)
 
 
 @njit(types.void(types.int64), cache=True)

@@ -7,8 +7,7 @@ import socket
 import sys
 
 from wslab.load.prefork import Crew, emit, read_spec, settle
-from wslab.load.scoreboard import ROLE_SERVER, Board, vacate
-from wslab.load.servers.shard import GREETING_SECONDS, Shard
+from wslab.load.scoreboard import ROLE_SERVER, Scoreboard, vacate
 
 BACKLOG = 4096
 
@@ -25,15 +24,25 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
     return listener
 
 
-def serve(kind: type[Shard], scheme: str) -> int:
-    """Run a server of the given kind as its SPEC says, until standard input ends; return the exit status.
+def serve(*, websocket: bool) -> int:
+    """Run a server as its SPEC says, until standard input ends; return the exit status.
 
-    The SPEC: `host`, `port` (0 = any free one), `shards`, `backlog`, `greeting_seconds`, and `board_fd`, `board_row`
-    where a supervisor keeps the counters; `uid` is the user to serve as. The one command is `drain`: the clients are
-    about to reset their connections.
+    The SPEC: `host`, `port` (0 = any free one), `shards`, `backlog`, `greeting_seconds`, `send_seconds`,
+    `memory_bytes` (a shard's budget for what its peers make it keep), `plain` (false: the slow path for everything),
+    and `board_fd`, `board_row` where a supervisor keeps the counters; `uid` is the user to serve as. The one command
+    is `drain`: the clients are about to reset their connections.
     One line `{"event": "ready", "url", "pids"}` says that it accepts.
+
+    Args:
+        websocket: speak WebSocket, else echo bytes.
     """
     spec = read_spec()
+    try:
+        # Before the fork, so that all shards share it, and before another user is become, who may not read it.
+        from wslab.load.servers.shard import Door, Shard, memory_for
+    except ImportError as error:
+        emit("error", message=f"the server cannot start: {error}")
+        return 1
     settle(spec.get("uid"))
     host, port, shards = spec.get("host", "127.0.0.1"), spec.get("port", 0), spec.get("shards", 1)
     try:
@@ -42,14 +51,20 @@ def serve(kind: type[Shard], scheme: str) -> int:
         emit("error", message=f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}")
         return 1
     fd, first = spec.get("board_fd"), spec.get("board_row", 0)
-    board = Board.create(first + shards + 1) if fd is None else Board.attach(fd)
+    board = Scoreboard.create(first + shards + 1) if fd is None else Scoreboard.attach(fd)
+    options = {name: spec[name] for name in ("greeting_seconds", "send_seconds", "plain") if name in spec}
+    options["memory_bytes"] = spec.get("memory_bytes") or memory_for(shards)
+    door = Door(shards)
 
     def work(index: int, lifeline: int) -> None:
-        shard = kind(listener, lifeline, board.row(first + index))
-        shard.greeting_seconds = spec.get("greeting_seconds", GREETING_SECONDS)
-        shard.run()
+        row = board.row(first + index)
+        Shard(listener, lifeline, row, websocket=websocket, index=index, door=door, **options).run()
 
-    crew = Crew(work, lambda index: vacate(board.row(first + index)))
+    def on_crash(index: int) -> None:
+        vacate(board.row(first + index))
+        door.lock(index)
+
+    crew = Crew(work, on_crash)
     try:
         crew.fork(shards)
     except OSError as error:
@@ -60,12 +75,13 @@ def serve(kind: type[Shard], scheme: str) -> int:
     address = listener.getsockname()
     listener.close()
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+    scheme = "ws" if websocket else "tcp"
     emit("ready", url=f"{scheme}://{shown}:{address[1]}", pids=[os.getpid(), *crew.pids])
     crew.watch(lambda command: crew.tell(b"D") if command["cmd"] == "drain" else None, lambda: None)
     crew.stop()
     return 0
 
 
-def main(kind: type[Shard], scheme: str) -> None:
+def main(*, websocket: bool) -> None:
     """Run `serve` as a program."""
-    sys.exit(serve(kind, scheme))
+    sys.exit(serve(websocket=websocket))
