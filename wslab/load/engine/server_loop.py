@@ -50,7 +50,7 @@ from wslab.load.engine.state import (
     WAIT_MS,
     WRITABLE,
 )
-from wslab.load.engine.wire import ACCEPT_BYTES, KEY_BYTES, TEXT, accept_value, is_key, is_text, unmask
+from wslab.load.engine.wire import ACCEPT_BYTES, BINARY, KEY_BYTES, TEXT, accept_value, is_key, is_text, unmask
 
 # Control words of this loop.
 (
@@ -234,7 +234,7 @@ def opened(fd, row, conn):
 def talk(fd, size, w, row, conn, buffer):
     """Echo a message that is one whole frame."""
     first, second = buffer[0], buffer[1]
-    if (first & 0xFE) == 0x80 or first > 0x82 or first < 0x81 or second < 0x80 or size < 6:
+    if first < TEXT or first > BINARY or second < 0x80 or size < 6:
         return to_python(fd, size, w)
     payload = np.int64(second & 0x7F)
     header = 2
@@ -330,6 +330,12 @@ def serve(websocket, w, row, conn, events, buffer, known, known_sizes, answer, s
     """Serve until something is for Python; return the reason."""
     event, pair = np.zeros(4, np.int32), np.zeros(2, np.int64)
     while True:
+        if w[NEXT] >= w[EVENTS]:
+            if w[LOOK_AGAIN]:
+                accept_if_in_turn(w, row, event, door)
+            count = libc.epoll_wait(w[EPOLL], events.ctypes.data, EVENTS_PER_WAIT, w[WAIT_MS])
+            w[NEXT] = 0
+            w[EVENTS] = max(count, 0)  # EINTR is nothing but a wait without events.
         now = libc.clock(pair)
         while w[NEXT] < w[EVENTS]:
             at = w[NEXT] * EVENT_WORDS
@@ -361,14 +367,9 @@ def serve(websocket, w, row, conn, events, buffer, known, known_sizes, answer, s
                         reason = gone(fd, error, w, row, conn)
             if reason >= 0:
                 return reason
-        if w[LOOK_AGAIN]:
-            accept_if_in_turn(w, row, event, door)
-        if libc.clock(pair) >= w[TICK_AT]:
-            w[TICK_AT] = libc.clock(pair) + w[TICK_NS]
+        if now >= w[TICK_AT]:
+            w[TICK_AT] = now + w[TICK_NS]
             return TICK
-        count = libc.epoll_wait(w[EPOLL], events.ctypes.data, EVENTS_PER_WAIT, w[WAIT_MS])
-        w[NEXT] = 0
-        w[EVENTS] = max(count, 0)  # EINTR is nothing but a wait without events.
 
 
 _words, _board_row = types.int64[::1], types.int64[::1]

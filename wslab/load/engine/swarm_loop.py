@@ -93,6 +93,7 @@ RATE, START_AFTER, MESSAGE_RATE, NEXT_AT, REALS = range(5)
 BURST = 16  # dials or messages in one go before replies are looked at
 CHECK_NS = libc.NS // 4  # a worker that waits for answers looks this often for those that are overdue
 OWED_MAX = 65535
+NEVER = (1 << 63) - 1
 RAMP_DONE, VERIFY_DONE = board.PHASES.index("ramp"), board.PHASES.index("verify")
 EVENT_WORDS, EVENT_FD = libc.EVENT_WORDS, libc.EVENT_FD
 
@@ -466,12 +467,53 @@ def overdue(now, w, row, conn):
 
 
 @njit(forceinline=True)
+def do_what_is_due(
+    websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello
+):
+    """Dial, talk, verify and give up as the schedules say; return the reason to leave, or -1 - ms until more is due."""
+    wait = np.int64(-1)
+    if w[DIALLING]:
+        reason = dial_what_is_due(
+            websocket, w, reals, row, conn, event, pair, sources, destinations, hello, buffer
+        )
+        if reason >= 0:
+            return reason
+        wait = -1 - reason
+    if w[TALKING]:
+        reason = talk_as_scheduled(websocket, w, reals, row, conn, event, pair, frame)
+        if reason >= 0:
+            return reason
+        wait = -1 - reason if wait < 0 else min(wait, -1 - reason)
+    elif w[VERIFYING]:
+        reason = verify_more(websocket, w, row, conn, event, pair, frame)
+        if reason >= 0:
+            return reason
+    if wait < 0 and (w[VERIFYING] or row[board.PENDING] or w[DUE]):
+        wait = CHECK_NS
+    now = libc.clock(pair)
+    if now >= w[CHECK_AT]:
+        reason = overdue(now, w, row, conn)
+        if reason >= 0:
+            return reason
+    return -1 - (w[WAIT_MS] if wait < 0 else min(w[WAIT_MS], (wait + 999_999) // 1_000_000))
+
+
+@njit(forceinline=True)
 def work(
     websocket, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch
 ):
     """Do what is due and take what comes until something is for Python; return the reason."""
     event, pair = np.zeros(4, np.int32), np.zeros(2, np.int64)
     while True:
+        if w[NEXT] >= w[EVENTS]:
+            reason = do_what_is_due(
+                websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello
+            )
+            if reason >= 0:
+                return reason
+            count = libc.epoll_wait(w[EPOLL], events.ctypes.data, EVENTS_PER_WAIT, -1 - reason)
+            w[NEXT] = 0
+            w[EVENTS] = max(count, 0)  # EINTR is nothing but a wait without events.
         while w[NEXT] < w[EVENTS]:
             at = w[NEXT] * EVENT_WORDS
             w[NEXT] += 1
@@ -511,37 +553,9 @@ def work(
                         reason = gone(fd, error, w)
             if reason >= 0:
                 return reason
-        wait = np.int64(-1)
-        if w[DIALLING]:
-            reason = dial_what_is_due(
-                websocket, w, reals, row, conn, event, pair, sources, destinations, hello, buffer
-            )
-            if reason >= 0:
-                return reason
-            wait = -1 - reason
-        if w[TALKING]:
-            reason = talk_as_scheduled(websocket, w, reals, row, conn, event, pair, frame)
-            if reason >= 0:
-                return reason
-            wait = -1 - reason if wait < 0 else min(wait, -1 - reason)
-        elif w[VERIFYING]:
-            reason = verify_more(websocket, w, row, conn, event, pair, frame)
-            if reason >= 0:
-                return reason
-        if wait < 0 and (w[VERIFYING] or row[board.PENDING] or w[DUE]):
-            wait = CHECK_NS
-        now = libc.clock(pair)
-        if now >= w[CHECK_AT]:
-            reason = overdue(now, w, row, conn)
-            if reason >= 0:
-                return reason
-        if now >= w[TICK_AT]:
-            w[TICK_AT] = now + w[TICK_NS]
+        if w[TICK_AT] < NEVER and libc.clock(pair) >= w[TICK_AT]:
+            w[TICK_AT] = libc.clock(pair) + w[TICK_NS]
             return TICK
-        wait_ms = w[WAIT_MS] if wait < 0 else min(w[WAIT_MS], (wait + 999_999) // 1_000_000)
-        count = libc.epoll_wait(w[EPOLL], events.ctypes.data, EVENTS_PER_WAIT, wait_ms)
-        w[NEXT] = 0
-        w[EVENTS] = max(count, 0)  # EINTR is nothing but a wait without events.
 
 
 _bytes, _addresses, _words = types.uint8[::1], types.uint8[:, ::1], types.int64[::1]

@@ -38,6 +38,7 @@ from wslab.load.scoreboard import (
     RECEIVED,
     ROLE,
     ROLE_SERVER,
+    ROW_WORDS,
     SENT,
     count_failure,
 )
@@ -168,6 +169,19 @@ class Shard:
         while os.read(self.lifeline, 1):
             pass
 
+    @classmethod
+    def rehearse(cls, listener: socket.socket) -> None:
+        """Call the loop once, before shards are forked.
+
+        The first call with arrays of a new type makes Numba look into its types, which would cost each shard 7 MB of
+        pages that it shares otherwise.
+        """
+        shard = cls(listener, listener.fileno(), memoryview(bytearray(8 * ROW_WORDS)).cast("Q"))
+        shard.words[loop.CAPACITY] = shard.words[state.TICK_AT] = shard.words[state.WAIT_MS] = 0
+        shard.step()
+        shard.epoll.close()
+        os.close(shard.door.waker)
+
     def step(self) -> int:
         """Let the loop run until something is for Python, see to it, and return what it was."""
         reason: int = self.loop(*self.arguments)
@@ -188,13 +202,13 @@ class Shard:
             self.states[fd] |= SLOW
         else:
             self.conversation_bytes -= conversation.size
-        messages, reply = conversation.messages, conversation.receive(data)
+        reply = conversation.receive(data)
         self.conversation_bytes += conversation.size
         if greeting and conversation.open:
             self.open(fd)
             if not known_before:
                 self.remember(data)  # Only a request that came whole: the last part of one proves nothing by itself.
-        messages = conversation.messages - messages
+        messages = conversation.take_messages()
         self.row[SENT] += messages
         self.row[RECEIVED] += messages
         if reply:

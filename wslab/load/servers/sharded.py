@@ -55,6 +55,7 @@ def serve(*, websocket: bool) -> int:
     options = {name: spec[name] for name in ("greeting_seconds", "send_seconds", "plain") if name in spec}
     options["memory_bytes"] = spec.get("memory_bytes") or memory_for(shards)
     door = Door(shards)
+    Shard.rehearse(listener)
 
     def work(index: int, lifeline: int) -> None:
         row = board.row(first + index)

@@ -187,6 +187,7 @@ def main() -> int:
     try:
         master = Master(spec, board)
         leave_time_wait(master.tasks[0], spec.get("connections_before", 0))
+        wslab.load.swarm.worker.Worker.rehearse(master.tasks[0], dialect_of(spec["url"]))
     except (OSError, ValueError) as error:
         emit("error", message=f"the swarm cannot start: {error}")
         return 1

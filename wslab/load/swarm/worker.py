@@ -42,7 +42,6 @@ CONNECT, UPGRADE, ECHO, HOLD = range(len(board.FAILURE_PHASES))
 GOLDEN = 0.6180339887
 NS = 1_000_000_000
 READ_BYTES = 1 << 16
-NEVER = (1 << 63) - 1
 IDLE_MS = 60_000
 # Descriptors of a worker that are no connections, and some to spare.
 OTHER_DESCRIPTORS = 1024
@@ -80,7 +79,7 @@ class Worker:
         row[board.CAPACITY] = limit - self.epoll.fileno() - 1
         self.words = words = state.words(loop.WORDS)
         words[state.EPOLL], words[state.COMMANDS] = self.epoll.fileno(), commands
-        words[state.WAIT_MS], words[state.TICK_AT] = IDLE_MS, NEVER
+        words[state.WAIT_MS], words[state.TICK_AT] = IDLE_MS, loop.NEVER
         words[state.PLAIN] = plain
         words[loop.FAMILY], words[loop.PORTS_AT_BIND] = task.family, task.ports_at_bind
         words[loop.CONNECTIONS], words[loop.PENDING_MAX], words[loop.WINDOW] = (
@@ -129,6 +128,18 @@ class Worker:
         """Obey commands until the master is gone or says to drain."""
         while self.step() != state.COMMAND or self.obey(os.read(self.commands, 64)):
             pass
+
+    @classmethod
+    def rehearse(cls, task: Task, dialect: WebSocket | Tcp) -> None:
+        """Call the loop once, before workers are forked.
+
+        The first call with arrays of a new type makes Numba look into its types, which would cost each worker 7 MB of
+        pages that it shares otherwise.
+        """
+        worker = cls(task, 0, -1, memoryview(bytearray(8 * board.ROW_WORDS)).cast("Q"), dialect)
+        worker.words[state.TICK_AT] = worker.words[state.WAIT_MS] = 0
+        worker.step()
+        worker.epoll.close()
 
     def step(self) -> int:
         """Let the loop run until something is for Python, see to it unless it is a command, and return what it was."""
@@ -202,7 +213,7 @@ class Worker:
             if not self.dialect.websocket and data == self.dialect.hello:
                 loop.open_counted(fd, *self.shared)
                 return
-            exchange = self.exchanges[fd] = self.dialect.exchange(self.key(fd), NEVER)
+            exchange = self.exchanges[fd] = self.dialect.exchange(self.key(fd), loop.NEVER)
             self.states[fd] |= SLOW
         reply = exchange.receive(data)
         if exchange.upgraded:
@@ -327,7 +338,7 @@ class Worker:
 
     def no_echo(self, fd: int) -> None:
         """Count the message whose echo is due as failed."""
-        self.states[fd] = OPEN | (self.states[fd] & ~STATE & 0xFF)
+        self.states[fd] = OPEN | (self.states[fd] & (~STATE & 0xFF))
         self.words[loop.DUE] -= 1
         self.row[board.MESSAGES_FAILED] += 1
 
