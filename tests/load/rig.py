@@ -25,15 +25,14 @@ from typing import Any, Self
 import numpy as np
 
 from wslab.load import scoreboard
-from wslab.load.scoreboard import ROW_WORDS
 from wslab.load.engine import state
+from wslab.load.scoreboard import ROW_WORDS
 from wslab.load.servers.sharded import listen
-from wslab.load.swarm.master import tasks_of
 from wslab.load.swarm.dialects import dialect_of
+from wslab.load.swarm.master import tasks_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_SECONDS = 20.0
-SIOCOUTQ = termios.TIOCOUTQ
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 REQUEST = (
@@ -281,9 +280,8 @@ class Bench:
         """Send bytes and let the shard read them in one piece."""
         fd = self.fd_of(peer)
         peer.send(data)
-        # The peer's kernel keeps what was not acknowledged yet; over loopback that is what has not come.
-        until(lambda: queued(peer.socket.fileno(), SIOCOUTQ) == 0)
-        until(lambda: self.turn() or self.shard.states[fd] & state.KEPT or queued(fd, termios.FIONREAD) == 0)
+        until(lambda: queued(fd) >= len(data))
+        self.turn()
 
     def fd_of(self, peer: Peer) -> int:
         """Return the shard's descriptor of a connection."""
@@ -336,13 +334,10 @@ class Bench:
         self.listener.close()
 
 
-def queued(fd: int, request: int) -> int:
-    """Return how many bytes wait on a socket (FIONREAD: to be read, SIOCOUTQ: to be acknowledged); 0 on a closed one."""
+def queued(fd: int) -> int:
+    """Return how many bytes wait on a socket to be read."""
     size = array("i", [0])
-    try:
-        fcntl.ioctl(fd, request, size)
-    except OSError:
-        return 0
+    fcntl.ioctl(fd, termios.FIONREAD, size)
     return size[0]
 
 

@@ -20,8 +20,8 @@ import pytest
 from load import rig
 from load.rig import ACCEPT, KEY, REQUEST, Bench, Peer, Program, cpu_ticks, frame, gone, serving, until
 from wslab.load import scoreboard as words
-from wslab.load.scoreboard import Scoreboard
 from wslab.load.engine import server_loop, state
+from wslab.load.scoreboard import Scoreboard
 from wslab.load.servers import shard
 from wslab.load.servers.conversation import Conversation
 

@@ -23,7 +23,7 @@ def test_the_first_byte_comes_back_and_so_does_all_that_follows() -> None:
 @pytest.mark.parametrize(("data", "messages"), [(b"\x01", 0), (b"\x01hello", 1)])
 def test_the_first_byte_opens_and_what_came_with_it_is_a_message(data: bytes, messages: int) -> None:
     with Bench(websocket=False) as bench:
-        peer, fd = bench.connect()
+        peer, _ = bench.connect()
         bench.say(peer, data)
         assert peer.take(len(data)) == data
         assert (bench.count(words.OPENED), bench.count(words.RECEIVED), bench.count(words.PENDING)) == (1, messages, 0)

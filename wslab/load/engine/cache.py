@@ -52,7 +52,10 @@ def load(loop: str, say: Callable[[str], None] | None = None) -> ModuleType:
             if any(_package_folder().glob("filled-*")) and _is_trusted(_package_folder()):
                 shutil.copytree(_package_folder(), scratch, dirs_exist_ok=True)
             else:
-                say(f"compiling the event loops, and there is no folder to keep them in: neither {PACKAGE} nor {_user_folder()}")
+                say(
+                    "compiling the event loops, half a minute each time, as there is no folder to keep them in: "
+                    f"neither {PACKAGE} nor {_user_folder()}"
+                )
             return _import(loop, Path(scratch))
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

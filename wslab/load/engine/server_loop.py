@@ -284,9 +284,7 @@ def receive(websocket, fd, size, w, row, conn, buffer, known, known_sizes, answe
 
 
 @njit(forceinline=True)
-def take(
-    websocket, now, w, row, conn, event, buffer, known, known_sizes, answer, scratch, door
-):
+def take(websocket, now, w, row, conn, event, buffer, known, known_sizes, answer, scratch, door):
     """Accept a burst, and greet at once whoever has already spoken; return the reason to leave the loop, or -1."""
     for _ in range(ACCEPTS_PER_EVENT):
         if w[HELD] >= w[CAPACITY]:
@@ -345,9 +343,7 @@ def serve(websocket, w, row, conn, events, buffer, known, known_sizes, answer, s
             if fd < 0:
                 continue  # closed by Python after the kernel had told of it
             if fd == w[LISTENER]:
-                reason = take(
-                    websocket, now, w, row, conn, event, buffer, known, known_sizes, answer, scratch, door
-                )
+                reason = take(websocket, now, w, row, conn, event, buffer, known, known_sizes, answer, scratch, door)
             elif fd == w[COMMANDS]:
                 return COMMAND
             elif fd == w[WAKER]:

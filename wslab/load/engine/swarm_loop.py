@@ -203,9 +203,7 @@ def dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, h
 
 
 @njit(forceinline=True)
-def dial_what_is_due(
-    websocket, w, reals, row, conn, event, pair, sources, destinations, hello, buffer
-):
+def dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, destinations, hello, buffer):
     """Dial up to a burst of connections; return the reason to leave the loop, or -1 - ns until more are due."""
     now = libc.clock(pair)
     room = w[PENDING_MAX] - row[board.PENDING]
@@ -330,7 +328,7 @@ def next_open(start, sought, w, conn):
     """Return the first descriptor from `start` on that is an open connection, proved as `sought` says; -1 = none."""
     for fd in range(start, w[TOP]):
         what = conn[fd].state & STATE
-        if (what == OPEN or what == WAITING) and (sought < 0 or (conn[fd].state & PROVED) == sought):
+        if what in (OPEN, WAITING) and (sought < 0 or (conn[fd].state & PROVED) == sought):
             return fd
     return -1
 
@@ -416,9 +414,7 @@ def echoed(fd, w, row, conn, pair):
 
 
 @njit(forceinline=True)
-def receive(
-    websocket, fd, size, w, reals, row, conn, event, pair, buffer, frame, answer, hello, accept, scratch
-):
+def receive(websocket, fd, size, w, reals, row, conn, event, pair, buffer, frame, answer, hello, accept, scratch):
     """Take what was read from a connection; return the reason to leave the loop, or -1."""
     state = conn[fd].state
     what = state & STATE
@@ -455,7 +451,7 @@ def overdue(now, w, row, conn):
     if row[board.PENDING] + w[DUE] > 0:
         for fd in range(w[CHECKED], w[TOP]):
             what = conn[fd].state & STATE
-            if what == NONE or what == OPEN:
+            if what in (NONE, OPEN):
                 continue
             patience = w[ECHO_TIMEOUT_NS] if what == WAITING else w[TIMEOUT_NS]
             if now - conn[fd].started >= patience:
@@ -467,15 +463,11 @@ def overdue(now, w, row, conn):
 
 
 @njit(forceinline=True)
-def do_what_is_due(
-    websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello
-):
+def do_what_is_due(websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello):
     """Dial, talk, verify and give up as the schedules say; return the reason to leave, or -1 - ms until more is due."""
-    wait = np.int64(-1)
+    wait = -1
     if w[DIALLING]:
-        reason = dial_what_is_due(
-            websocket, w, reals, row, conn, event, pair, sources, destinations, hello, buffer
-        )
+        reason = dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, destinations, hello, buffer)
         if reason >= 0:
             return reason
         wait = -1 - reason
@@ -499,9 +491,7 @@ def do_what_is_due(
 
 
 @njit(forceinline=True)
-def work(
-    websocket, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch
-):
+def work(websocket, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch):
     """Do what is due and take what comes until something is for Python; return the reason."""
     event, pair = np.zeros(4, np.int32), np.zeros(2, np.int64)
     while True:
@@ -578,13 +568,9 @@ _arguments = (
 
 
 @njit(types.int64(*_arguments), cache=True, nogil=True)
-def websocket_loop(
-    w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch
-):
+def websocket_loop(w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch):
     """Speak WebSocket; see `work`."""
-    return work(
-        True, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch
-    )
+    return work(True, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch)
 
 
 @njit(types.int64(*_arguments), cache=True, nogil=True)

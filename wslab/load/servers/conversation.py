@@ -28,9 +28,7 @@ END_OF_REQUEST = b"\r\n\r\n"
 REQUEST_BYTES_MAX = 1 << 14
 # What a conversation takes by itself, beside the bytes in it: measured, on 64-bit CPython 3.11.
 OBJECT_BYTES = 6000
-TOO_LARGE_ANSWER = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-)
+TOO_LARGE_ANSWER = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 BUSY_ANSWER = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 NO_HTTP_ANSWER = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -66,7 +64,8 @@ class Conversation:
     @property
     def size(self) -> int:
         """How much memory the peer holds here, in bytes, about."""
-        return OBJECT_BYTES + self.request_bytes + len(self.frames) + len(self.message)
+        request_bytes = 0 if self.open else self.request_bytes
+        return OBJECT_BYTES + request_bytes + len(self.frames) + len(self.message)
 
     @property
     def settled(self) -> bool:
@@ -85,9 +84,7 @@ class Conversation:
             self.request_bytes += len(request)
             self.protocol.receive_data(request)
             self.answer_request()
-            if self.open:
-                self.request_bytes = 0
-            elif self.request_bytes > REQUEST_BYTES_MAX and not self.over:
+            if self.asks_too_much():
                 self.refused = True
                 return TOO_LARGE_ANSWER
         if self.protocol.state is State.OPEN:
@@ -96,6 +93,10 @@ class Conversation:
         if not reply and isinstance(self.protocol.handshake_exc, InvalidMessage):
             return NO_HTTP_ANSWER
         return reply
+
+    def asks_too_much(self) -> bool:
+        """Tell whether a request goes on for longer than it may."""
+        return not self.open and not self.over and self.request_bytes > REQUEST_BYTES_MAX
 
     def receive_frames(self, data: bytes) -> None:
         """Take whole frames one by one, so that what precedes a close or an error is answered before it."""

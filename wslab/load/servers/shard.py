@@ -25,14 +25,13 @@ from time import monotonic_ns
 import numpy as np
 
 from wslab.load.engine import cache, state
-from wslab.load.engine.state import KEPT, LEAVING, OPEN, SLOW, STATE, UPGRADING
+from wslab.load.engine.state import KEPT, LEAVING, SLOW, STATE, UPGRADING
 from wslab.load.kept import Kept
 from wslab.load.scoreboard import (
     CAPACITY,
     CLOSED,
     FAILED,
     FAILURE_PHASES,
-    OPEN as OPEN_COUNT,
     PENDING,
     PID,
     RECEIVED,
@@ -42,7 +41,15 @@ from wslab.load.scoreboard import (
     SENT,
     count_failure,
 )
-from wslab.load.servers.conversation import Conversation
+from wslab.load.scoreboard import (
+    OPEN as OPEN_COUNT,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wslab.load.servers.conversation import Conversation
 
 loop = cache.load("server_loop")
 
@@ -119,6 +126,10 @@ class Shard:
         self.greeting_ns, self.send_ns = int(greeting_seconds * NS), int(send_seconds * NS)
         self.memory_bytes = memory_bytes
         self.door = door or Door(1)
+        if websocket:
+            from wslab.load.servers.conversation import Conversation
+
+            self.converse = Conversation
         self.kept = Kept()
         self.taken_at: dict[int, int] = {}  # when a slow peer last took something, ns
         self.conversations: dict[int, Conversation] = {}
@@ -138,7 +149,7 @@ class Shard:
         self.states = self.table["state"]
         self.events = np.zeros(state.EVENTS_PER_WAIT * loop.EVENT_WORDS, np.int32)
         self.buffer = np.zeros(state.READ_BYTES, np.uint8)
-        self.view = memoryview(self.buffer)
+        self.view = self.buffer.data
         self.known = np.zeros((loop.KNOWN_REQUESTS, loop.KNOWN_BYTES), np.uint8)
         self.known_sizes = np.zeros((loop.KNOWN_REQUESTS, 2), np.int64)
         self.answer = loop.ANSWER.copy()
@@ -148,7 +159,7 @@ class Shard:
             *(np.zeros(80, np.uint32), self.door.words),
         )
         self.loop = loop.lean_loop if websocket else loop.floor_loop
-        self.actions = {
+        self.actions: dict[int, Callable[[], object]] = {
             state.BYTES: self.receive_bytes,
             state.WRITABLE: self.flush,
             state.PARTLY_SENT: self.keep_the_rest,
@@ -198,7 +209,7 @@ class Shard:
         known_before = conversation is not None
         greeting = self.states[fd] & STATE == UPGRADING
         if conversation is None:
-            conversation = self.conversations[fd] = Conversation(greeting=bool(greeting))
+            conversation = self.conversations[fd] = self.converse(greeting=bool(greeting))
             self.states[fd] |= SLOW
         else:
             self.conversation_bytes -= conversation.size
@@ -409,4 +420,3 @@ def memory_for(shards: int) -> int:
     if group.memory_limit_bytes is not None:
         left = min(left, group.memory_limit_bytes - (group.memory_used_bytes or 0))
     return max(MEMORY_MIN, min(MEMORY_BYTES, left // 4 // shards))
-

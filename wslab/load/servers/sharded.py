@@ -10,6 +10,8 @@ from wslab.load.prefork import Crew, emit, read_spec, settle
 from wslab.load.scoreboard import ROLE_SERVER, Scoreboard, vacate
 
 BACKLOG = 4096
+# What a SPEC may say to each shard.
+OPTIONS = ("greeting_seconds", "send_seconds", "memory_bytes", "plain")
 
 
 def listen(host: str, port: int, backlog: int) -> socket.socket:
@@ -52,8 +54,7 @@ def serve(*, websocket: bool) -> int:
         return 1
     fd, first = spec.get("board_fd"), spec.get("board_row", 0)
     board = Scoreboard.create(first + shards + 1) if fd is None else Scoreboard.attach(fd)
-    options = {name: spec[name] for name in ("greeting_seconds", "send_seconds", "plain") if name in spec}
-    options["memory_bytes"] = spec.get("memory_bytes") or memory_for(shards)
+    options = {"memory_bytes": memory_for(shards), **{name: spec[name] for name in OPTIONS if name in spec}}
     door = Door(shards)
     Shard.rehearse(listener)
 

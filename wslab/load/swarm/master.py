@@ -177,7 +177,7 @@ def main() -> int:
         import wslab.load.swarm.worker
 
         if spec["url"].startswith("ws:"):
-            import wslab.load.swarm.client_slowpath  # noqa: F401
+            import wslab.load.swarm.client_slowpath
     except ImportError as error:
         emit("error", message=f"the swarm cannot start: {error}")
         return 1

@@ -28,6 +28,8 @@ from wslab.load.swarm.dialects import ACCEPT_BYTES, KEY_BYTES, accept_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wslab.load.swarm.client_slowpath import Exchange
     from wslab.load.swarm.dialects import Parts, Tcp, WebSocket
     from wslab.load.swarm.task import Task
@@ -98,10 +100,10 @@ class Worker:
         self.states = self.table["state"]
         self.events = np.zeros(state.EVENTS_PER_WAIT * loop.EVENT_WORDS, np.int32)
         self.buffer, self.frame = np.zeros(READ_BYTES, np.uint8), np.zeros(READ_BYTES, np.uint8)
-        self.view = memoryview(self.buffer)
+        self.view = self.buffer.data
         self.answer = np.zeros(READ_BYTES, np.uint8)
         sources = addresses(task.family, [(source, 0) for source in task.sources])
-        destinations = addresses(task.family, task.destinations or [task.address])
+        destinations = addresses(task.family, list(task.destinations) or [task.address])
         words[loop.ADDRESS_BYTES] = destinations.shape[1]
         self.shared = (words, np.frombuffer(row, np.int64), self.table)
         self.arguments = (
@@ -110,7 +112,7 @@ class Worker:
             *(np.zeros(ACCEPT_BYTES, np.uint8), np.zeros(80, np.uint32)),
         )
         self.loop = loop.websocket_loop if dialect.websocket else loop.floor_loop
-        self.actions = {
+        self.actions: dict[int, Callable[[], object]] = {
             state.BYTES: self.receive_bytes,
             state.WRITABLE: self.flush,
             state.PARTLY_SENT: self.keep_the_rest,
@@ -273,12 +275,10 @@ class Worker:
             return
         if exchange.settled:
             self.drop_exchange(fd)
-        self.act(
-            loop.next_message(self.dialect.websocket, fd, self.words, self.reals, *self.shared[1:], self.frame)
-        )
+        self.act(loop.next_message(self.dialect.websocket, fd, self.words, self.reals, *self.shared[1:], self.frame))
 
     def judge_message(self, fd: int, message: bytes) -> None:
-        """Count a message as the echo that is due, as one that comes late, as wrong, or as one that nobody asked for."""
+        """Count a message: the echo that is due, one that comes late, a wrong one, or one nobody asked for."""
         due = self.states[fd] & STATE == WAITING
         if due and message == self.payload(int(self.table[fd]["serial"])):
             loop.echo_counted(fd, *self.shared)
@@ -352,9 +352,7 @@ class Worker:
         self.late[fd] = int(self.table[fd]["serial"])
         self.no_echo(fd)
         self.count_failure(ECHO, errno.ETIMEDOUT)
-        self.act(
-            loop.next_message(self.dialect.websocket, fd, self.words, self.reals, *self.shared[1:], self.frame)
-        )
+        self.act(loop.next_message(self.dialect.websocket, fd, self.words, self.reals, *self.shared[1:], self.frame))
 
     def lost(self, fd: int, error: int, detail: str = "") -> None:
         """Close a connection that failed, in whatever phase it is; the echo that was due on it failed with it."""
