@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from wslab.core.histogram import BUCKETS
 from wslab.load import scoreboard as words
-from wslab.load.scoreboard import Scoreboard, vacate
+from wslab.load.scoreboard import Scoreboard, count_failure, vacate
 
 
 def test_a_child_that_inherits_the_descriptor_writes_what_its_parent_reads() -> None:
@@ -41,7 +42,10 @@ def test_a_row_overlaps_neither_its_neighbours_nor_the_header() -> None:
 def test_the_parts_of_a_row_do_not_overlap() -> None:
     named = [value for name, value in vars(words).items() if name.isupper() and isinstance(value, int)]
     assert words.PHASE_DONE < words.FAILURES
-    assert words.FAILURES + len(words.FAILURE_PHASES) * words.ERRNOS == words.HANDSHAKE
+    size = len(words.FAILURE_PHASES) * words.ERRNOS
+    assert words.MESSAGES_UNASKED < words.FAILURES
+    assert words.FAILURES + size == words.FIRST_FAILURES
+    assert words.FIRST_FAILURES + size == words.HANDSHAKE
     assert words.HANDSHAKE + BUCKETS == words.ROUNDTRIP
     assert words.ROUNDTRIP + BUCKETS == words.ROW_WORDS == max(named)
 
@@ -90,4 +94,18 @@ def test_the_connections_of_a_process_that_died_are_lost_and_not_open() -> None:
     vacate(row)
     assert (row[words.OPEN], row[words.PENDING], row[words.VERIFIED], row[words.AT_LIMIT]) == (0, 0, 0, 0)
     assert (row[words.OPENED], row[words.CLOSED], row[words.FAILED]) == (8, 8, 3)
+    os.close(board.fd)
+
+
+def test_the_first_failure_of_a_kind_is_told_and_timed() -> None:
+    board = Scoreboard.create(1)
+    row = board.row(0)
+    assert count_failure(row, 2, 110)
+    first = row[words.FIRST_FAILURES + 2 * words.ERRNOS + 110]
+    assert 0 < first <= time.monotonic_ns()
+    assert not count_failure(row, 2, 110)
+    assert (row[words.FAILURES + 2 * words.ERRNOS + 110], row[words.FIRST_FAILURES + 2 * words.ERRNOS + 110]) == (
+        2,
+        first,
+    )
     os.close(board.fd)

@@ -38,7 +38,7 @@ def test_those_that_hold_the_most_are_shed_first_and_the_others_are_served() -> 
     with Bench(memory_bytes=4 * MIB) as bench:
         healthy, _ = bench.open()
         modest, modest_fd = bench.open()
-        send_while_read(bench, modest, frame(2, bytes(MIB))[: 100_000])
+        send_while_read(bench, modest, frame(2, bytes(MIB))[:100_000])
         greedy = []
         for _ in range(12):
             peer, _ = bench.open()
