@@ -6,6 +6,7 @@ import resource
 import socket
 import struct
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -153,13 +154,19 @@ def cpu_seconds(feed: object, data: bytes, step: int) -> float:
     return min(times)
 
 
+def frame_buffer() -> Callable[[bytes], list[bytes]]:
+    """Return what takes parts of frames."""
+    buffer = FrameBuffer(masked=True, bytes_max=MIB)
+    return lambda part: list(buffer.feed(part))
+
+
 @pytest.mark.parametrize("step", [64, 8])
 @pytest.mark.parametrize(
     ("feed", "masked"),
     [
         (lambda: Conversation(greeting=False).receive, True),
         (lambda: Exchange(None).receive, False),
-        (lambda: lambda part, buffer=FrameBuffer(masked=True, bytes_max=MIB): list(buffer.feed(part)), True),
+        (frame_buffer, True),
     ],
     ids=["server", "swarm", "frames"],
 )

@@ -55,7 +55,7 @@ def summarize(
     """
     phases = timeline(events)
     opened = open_at_plateau(phases, samples)
-    ramp = last_phase(phases, "ramp")
+    ramp, verify = last_phase(phases, "ramp"), last_phase(phases, "verify")
     ramp_seconds = ramp.seconds if ramp else None
     rows = list(latency)
     headrooms = [sample["memory_headroom_bytes"] for sample in active(samples) if sample.get("memory_headroom_bytes")]
@@ -71,7 +71,8 @@ def summarize(
         **_percentiles("handshake", [row for row in rows if row["kind"] == "handshake"]),
         **_bytes_per_connection(samples, phases, opened),
         "memory_headroom_bytes_min": min(headrooms, default=None),
-        **_cpu_per_connection(samples, ramp, opened),
+        **_cpu_per("connection", samples, ramp, opened),
+        **_cpu_per("message", samples, verify, messages_between(phases, verify) if verify else None),
         "server_shards": plan.get("shards"),
         "swarm_workers": plan.get("workers"),
         "generator_limited": generator_limited(samples),
@@ -167,18 +168,18 @@ def _baseline(samples: Sequence[Record], phases: Sequence[Phase]) -> Record | No
     return sample_before(samples, ramp.started_seconds) if ramp else None
 
 
-def _cpu_per_connection(samples: Sequence[Record], ramp: Phase | None, opened: int) -> dict[str, float | None]:
-    """Return the CPU time of each end over the ramp, in seconds, for one connection."""
-    before = sample_before(samples, ramp.started_seconds) if ramp else None
-    after = sample_after(samples, ramp.ended_seconds) if ramp and ramp.ended_seconds is not None else None
+def _cpu_per(what: str, samples: Sequence[Record], phase: Phase | None, count: float | None) -> dict[str, float | None]:
+    """Return the CPU time of each end over a phase, in seconds, for one of `count` connections or messages."""
+    before = sample_before(samples, phase.started_seconds) if phase else None
+    after = sample_after(samples, phase.ended_seconds) if phase and phase.ended_seconds is not None else None
     costs: dict[str, float | None] = {}
     for side in ("server", "swarm"):
         # Before the ramp there may be no process yet, and so no CPU time.
         start = _cpu_seconds(before, side) or 0.0
         end = _cpu_seconds(after, side)
         # Nothing was used by processes that are not ours.
-        known = end is not None and bool(opened) and (after or {}).get(f"{side}_processes") != 0
-        costs[f"{side}_cpu_seconds_per_connection"] = ((end or 0.0) - start) / opened if known else None
+        known = end is not None and count and (after or {}).get(f"{side}_processes") != 0
+        costs[f"{side}_cpu_seconds_per_{what}"] = ((end or 0.0) - start) / count if known and count else None
     return costs
 
 
