@@ -120,8 +120,7 @@ def stage(as_json: bool, **parameters: Any) -> int:
     is_flag=False,
     flag_value="all",
     help="Instead of stages: break limits on purpose, name and lift each; all, or names such as conntrack. Limits that "
-    "the whole machine shares are broken only when they are named: conntrack, conntrack_before_accept_queue, "
-    "conntrack_buckets, epoll_watches, nr_open, file_max, device_backlog, tcp_mem.",
+    "the whole machine shares, such as nr_open, are broken only when they are named; the run reports which those are.",
 )
 @stage_options(without=("connections",))
 def sweep(stages: str, keep_going: bool, breaks: str | None, as_json: bool, **parameters: Any) -> int:
