@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test lab bench lint lock clean FORCE
+.PHONY: help setup run test quick lab bench lint lock clean FORCE
 
 STAGES ?= 10k,100k,700k,1M
 UV ?= uv
@@ -56,6 +56,9 @@ run: setup  ## Climb the stages (STAGES=10k,100k,700k,1M) and say where the repo
 
 test: setup  ## Run the tests (PYTEST_OPTIONS="-k stage")
 	@$(VENV)/bin/python -m pytest $(PYTEST_OPTIONS)
+
+quick: setup  ## Run the tests that start no process and change nothing of the machine (under 30 s)
+	@$(VENV)/bin/python -m pytest --quick $(PYTEST_OPTIONS)
 
 lab: setup  ## Open the notebooks in JupyterLab (LAB_OPTIONS=--no-browser)
 	@cd notebooks && ../$(VENV)/bin/jupyter lab $(LAB_OPTIONS)

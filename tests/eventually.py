@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.01
 
 
-def eventually(condition: Callable[[], T], seconds: float = 10.0) -> T:
+def eventually(condition: Callable[[], T], seconds: float = 20.0) -> T:
     """Return the first true value of `condition`; fail when there is none within `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

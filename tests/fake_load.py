@@ -1,9 +1,9 @@
-"""Stand-ins for the server, the swarm and the recorder: they keep the protocol and the board, and open no connection.
+"""Stand-ins for server, swarm and recorder: they keep the protocol and the scoreboard, and open no connection.
 
 Run as `python fake_load.py ROLE BEHAVIOUR SPEC_JSON`. Each behaviour but `plain` departs in one way:
 
 - swarm: `slow` opens a connection every 10 ms, `stuck` opens none, `deaf` never answers, `losing` loses one in a hold,
-  `failing` cannot open the last one.
+  `failing` cannot open the last one, `chatty` loses three messages in verify and hears one a connection unasked.
 - server: `refusing` reports an error instead of being ready, `leaving` exits without a word, `mute` is never ready.
 """
 
@@ -42,10 +42,10 @@ def emit(event: str, **fields: Any) -> None:
 
 
 class Crew:
-    """Idle processes with a row on the board each; they end when this process does."""
+    """Idle processes with a row on the scoreboard each; they end when this process does."""
 
-    def __init__(self, board: Scoreboard, count: int, first_row: int, role: int) -> None:
-        self.rows = [board.row(first_row + index) for index in range(count)]
+    def __init__(self, scoreboard: Scoreboard, count: int, first_row: int, role: int) -> None:
+        self.rows = [scoreboard.row(first_row + index) for index in range(count)]
         self.reader, self.writer = os.pipe()
         self.pids = [self._fork(row, role) for row in self.rows]
 
@@ -102,8 +102,8 @@ class Swarm:
 
     def __init__(self, behaviour: str, spec: dict[str, Any]) -> None:
         self.behaviour, self.asked = behaviour, spec["connections"]
-        board = Scoreboard.attach(spec["board_fd"])
-        self.crew = Crew(board, spec["workers"], spec["board_row"], words.ROLE_SWARM)
+        scoreboard = Scoreboard.attach(spec["board_fd"])
+        self.crew = Crew(scoreboard, spec["workers"], spec["board_row"], words.ROLE_SWARM)
         self.row = self.crew.rows[0]
         self.ramping = False
         emit("ready", pids=[os.getpid(), *self.crew.pids])
@@ -120,6 +120,8 @@ class Swarm:
             self.row[words.OPEN] -= 1
             self.row[words.CLOSED] += 1
         elif name == "verify":
+            if self.behaviour == "chatty":
+                self.row[words.MESSAGES_FAILED], self.row[words.MESSAGES_UNASKED] = 3, self.row[words.OPEN]
             self.row[words.VERIFIED] = self.row[words.OPEN]
             emit("phase_ended", phase="verify")
         elif name == "drain":
@@ -137,7 +139,7 @@ class Swarm:
         self.row[words.OPENED] += count
         if failing:
             self.row[words.FAILED] += 1
-            self.row[words.FAILURES + errno.EADDRNOTAVAIL] += 1
+            words.count_failure(self.row, words.FAILURE_PHASES.index("connect"), errno.EADDRNOTAVAIL)
         if self.row[words.OPENED] + self.row[words.FAILED] >= self.asked:
             self.ramping = False
             emit("phase_ended", phase="ramp")
@@ -152,7 +154,7 @@ def swarm(behaviour: str, spec: dict[str, Any]) -> int:
 
 def recorder(behaviour: str, spec: dict[str, Any]) -> int:
     """Be a recorder that knows the time, the phase and the connections."""
-    board = Scoreboard.attach(spec["board_fd"])
+    scoreboard = Scoreboard.attach(spec["board_fd"])
     run_dir = Path(spec["run_dir"])
     (run_dir / "latency.csv").write_text(",".join(header(LATENCY_COLUMNS)) + "\n", encoding="utf-8")
     with open(run_dir / "samples.csv", "w", encoding="utf-8", buffering=1) as file:
@@ -160,8 +162,8 @@ def recorder(behaviour: str, spec: dict[str, Any]) -> int:
 
         def record() -> None:
             elapsed = round(time.monotonic() - spec["epoch_monotonic"], 6)
-            count = board.total(words.OPEN, words.ROLE_SWARM)
-            sample = {"elapsed_seconds": elapsed, "phase": board.phase, "swarm_connections_open": count}
+            count = scoreboard.total(words.OPEN, words.ROLE_SWARM)
+            sample = {"elapsed_seconds": elapsed, "phase": scoreboard.phase, "swarm_connections_open": count}
             file.write(",".join(to_cells(sample, SAMPLE_COLUMNS)) + "\n")
             emit("sample", **sample)
 

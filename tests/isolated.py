@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from wslab.breaks.enclosure import CONNTRACK_MAX, EPOLL_WATCHES, Enclosure
+from wslab.breaks.enclosure import Enclosure
 from wslab.breaks.isolation import obstacle
 from wslab.breaks.netns import netns_path
 from wslab.machine.cgroup import CGROUPS
-from wslab.machine.undo import logs_folder
+from wslab.machine.journal import Journal
+from wslab.machine.sysctls import CONNTRACK_MAX, EPOLL_WATCHES
 
 NOBODY = 65534
 STATEFUL = "table inet wslab { chain c { type filter hook input priority 0; ct state invalid drop; }; }"
@@ -39,6 +40,7 @@ def needs(enclosure: Enclosure) -> pytest.MarkDecorator:
 
 
 def traces(name: str) -> list[str]:
-    """Return what is there of an enclosure of this name: namespace, control groups, log."""
+    """Return what is there of an enclosure of this name: namespace, control groups, and that the journal knows it."""
     places = [Path(netns_path(name)), *CGROUPS.glob(f"{name}-*"), *CGROUPS.glob(f"*/{name}-*")]
-    return [str(path) for path in (*places, logs_folder() / f"{name}.json") if path.exists()]
+    known = any(step.session == name for step in Journal().steps())
+    return [str(path) for path in places if path.exists()] + ["journal"] * known

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,14 @@ import pytest
 
 import made_runs
 from eventually import eventually
-from wslab import cli
-from wslab.cli_arguments import COMMANDS, build_parser
+from wslab import cli, cli_signals
+from wslab.cli_options import commands
 from wslab.core.quantities import BadInput
+from wslab.core.records import Finding
+from wslab.core.stage import PARAMETERS
 from wslab.lab import experiment, registry
 from wslab.lab.runs import Run
-from wslab.machine.tuning import Tuning
+from wslab.machine.journal import TUNING, Journal
 from wslab.view import publish
 
 PLENTY = "900M"
@@ -34,10 +38,13 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("WSLAB_DATA_DIR", str(tmp_path / "data"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    taken = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+    hook = sys.unraisablehook
+    before = {number: signal.getsignal(number) for number in taken}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+    sys.unraisablehook = hook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +71,11 @@ def wslab(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     return run
 
 
-def started(*arguments: str, **settings: Any) -> subprocess.Popen[str]:
+def started(*arguments: str, env_add: dict[str, str] | None = None, **settings: Any) -> subprocess.Popen[str]:
     """Start a command as a process of its own."""
     command = [sys.executable, "-m", "wslab", *arguments]
     paths = [str(Path(cli.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env_add or {})}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environment, text=True, **{**pipes, **settings})
 
@@ -83,41 +90,93 @@ def files_below(folder: Path) -> list[str]:
 def test_without_a_command_the_help_is_shown(wslab: Callable[..., Said]) -> None:
     said = wslab()
     assert said.status == 0
-    assert all(name in said.out for name in COMMANDS)
+    assert all(name in said.out for name in commands.commands)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", commands.commands)
 def test_each_command_has_help_with_an_example_that_parses(wslab: Callable[..., Said], name: str) -> None:
     said = wslab(name, "--help")
     assert said.status == 0
     assert "--json" in said.out
     example = " ".join(said.out.partition("example: ")[2].split())
-    assert build_parser().parse_args(example.split()[1:]).command == name == example.split()[1]
+    assert example.split()[1] == name
+    with commands.make_context("wslab", example.split()[1:]) as context:
+        found, command, rest = commands.resolve_command(context, [*context._protected_args, *context.args])
+        assert found == name
+        assert command is not None
+        command.make_context(name, rest, parent=context).close()
 
 
-def test_every_command_that_can_be_typed_is_there_and_the_other_way_round() -> None:
-    assert list(cli.COMMANDS) == list(COMMANDS)
+@pytest.mark.parametrize("name", ["", *commands.commands])
+def test_the_help_fits_into_80_columns(wslab: Callable[..., Said], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = wslab(*filter(None, [name]), "--help").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if line.endswith("...") and "Usage" not in line]
+
+
+def test_every_parameter_of_a_stage_is_an_option_with_its_help_default_and_example(wslab: Callable[..., Said]) -> None:
+    text = " ".join(wslab("stage", "--help").out.split())
+    for parameter in PARAMETERS:
+        assert f"--{parameter.name.replace('_', '-')} " in text
+        assert parameter.help[1:] in text
+    assert "such as 1M (default 10000)" in text
+    assert "(default 1GiB)" in text
 
 
 def test_the_help_loads_nothing_heavy() -> None:
-    heavy = {"pandas", "numpy", "matplotlib", "papermill", "websockets", "asyncio", "IPython", "subprocess", "shtab"}
-    code = "import sys, wslab.cli as cli; cli.parse([]); print(*sys.modules)"
+    heavy = {"pandas", "numpy", "matplotlib", "papermill", "websockets", "asyncio", "IPython", "subprocess", "difflib"}
+    code = "import sys, wslab.cli as cli; cli.main(['stage', '--help']); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert heavy.isdisjoint(loaded.stdout.split())
 
 
-def test_a_shell_completes_commands_options_and_server_kinds(wslab: Callable[..., Said], tmp_path: Path) -> None:
-    for shell in ("bash", "zsh", "tcsh"):
-        assert "serve" in wslab("--print-completion", shell).out
-    script = tmp_path / "completion.bash"
-    script.write_text(wslab("--print-completion", "bash").out, "utf-8")
-    words = {"wslab sta": "stage", "wslab serve ": "lean tcp_floor", "wslab stage --memory-c": "--memory-cap"}
-    for typed, completed in words.items():
-        line = f'. {script}; COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _shtab_wslab; echo "${{COMPREPLY[*]}}"'
-        done = subprocess.run(
-            ["bash", "-c", line, "bash", *typed.split(" ")], check=True, capture_output=True, text=True, timeout=20
-        )
-        assert done.stdout.strip() == completed
+def completions(line: str, tmp_path: Path) -> list[str]:
+    """Return what bash is told to complete, through the script that `--print-completion` prints."""
+    command = tmp_path / "wslab"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m wslab "$@"\n', "utf-8")
+    command.chmod(0o755)
+    with started("--print-completion", "bash") as process:
+        script, _ = process.communicate(timeout=20)
+    code = (
+        f'{script}\ncompopt() {{ COMPREPLY+=("$*"); }}\n'
+        f'COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _wslab_completion {command}; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    done = subprocess.run(
+        ["bash", "-c", code, "bash", *line.split(" ")],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env=environment,
+    )
+    return done.stdout.split("\n")[:-1]
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("wslab sta", ["stage"]),
+        ("wslab serve ", ["lean", "tcp_floor"]),
+        ("wslab stage --server l", ["lean"]),
+        ("wslab stage --memory-c", ["--memory-cap"]),
+        ("wslab report --out ", ["-o", "dirnames"]),
+        ("wslab runs 20250101T000001Z-1", ["20250101T000001Z-1k-a3f9"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_values(line: str, completed: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "runs" / "20250101T000001Z-1k-a3f9"
+    folder.mkdir(parents=True)
+    (folder / "run.json").touch()
+    assert completions(line, tmp_path) == completed
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script_is_printed_for_each_shell(wslab: Callable[..., Said], shell: str) -> None:
+    said = wslab("--print-completion", shell)
+    assert said.status == 0
+    assert f"{shell}_complete" in said.out
 
 
 # Refusals: one line, status 2, nothing printed, nothing written, nothing started.
@@ -166,7 +225,16 @@ def test_a_shell_completes_commands_options_and_server_kinds(wslab: Callable[...
         ["report", "--data-dir", "nothing-there"],
         ["nonsense"],
         ["--nonsense"],
-        ["--print-completion", "fish"],
+        ["--print-completion", "tcsh"],
+        ["stge"],
+        ["report", "--out", "--json"],
+        ["tune", "--write", "--apply"],
+        ["stage", "--json=yes"],
+        ["runs", "1999"],
+        ["runs", "--diagnose"],
+        ["notebooks"],
+        ["notebooks", ""],
+        ["notebooks", "/dev/null/below"],
     ],
     ids=" ".join,
 )
@@ -207,6 +275,10 @@ def test_a_stage_beyond_the_memory_is_told_how_many_it_can_hold(wslab: Callable[
         (["stage", "--conections", "5"], "unknown option --conections of wslab stage: did you mean --connections?"),
         (["stage", "--conn=5"], "unknown option --conn of wslab stage: did you mean --connections?"),
         (["--jsn"], "unknown option --jsn: see wslab --help"),
+        (["stge"], "unknown command stge: did you mean stage?"),
+        (["nonsense"], "unknown command nonsense: see wslab --help"),
+        (["serve"], "wslab serve needs KIND: see wslab serve --help"),
+        (["report", "--out", "--json"], "option --out of wslab report needs a value"),
         (["ps", "all"], "all is one word too many: see wslab ps --help"),
         (["swarm", "ws://example.org"], "if it is yours to load, add --i-operate-this-target"),
         (["sweep", "--stages", "10k,,x"], "stages=10k,,x is not accepted: whole numbers"),
@@ -313,10 +385,10 @@ def test_figures_that_cannot_be_drawn_change_nothing_about_the_run(
 def test_whatever_ends_a_command_has_its_own_status(
     wslab: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, words: str
 ) -> None:
-    def fail(options: Any) -> int:
+    def fail(**options: Any) -> int:
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "ps", fail)
+    monkeypatch.setattr(commands.commands["ps"], "callback", fail)
     said = wslab("ps", "--json")
     assert (said.status, said.out) == (status, "")
     assert said.err.splitlines()[-1] == words
@@ -333,7 +405,7 @@ def test_output_that_nobody_reads_is_no_failure() -> None:
 def test_a_request_to_terminate_goes_where_an_interrupt_would_go() -> None:
     came: list[int] = []
     signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    cli.end_like_interrupt(signal.SIGTERM, None)
+    cli_signals.end_like_interrupt(signal.SIGTERM, None)
     assert came == [signal.SIGINT]
 
 
@@ -354,6 +426,49 @@ def test_runs_are_listed_from_the_folder_that_was_typed(wslab: Callable[..., Sai
     (listed,) = json.loads(wslab("runs", "--data-dir", "mine", "--json").out)
     assert listed["run_dir"] == str(made)
     assert made.name in wslab("runs", "--data-dir", "mine").out
+
+
+def test_one_run_is_shown_by_the_beginning_of_its_id(wslab: Callable[..., Said], tmp_path: Path) -> None:
+    first = made_runs.make_run(tmp_path / "data", 1000)
+    second = made_runs.make_run(tmp_path / "data", 2000, outcome="broke")
+    assert wslab("runs", first.name).out.startswith("held: 1k connections")
+    unique = next(second.name[:n] for n in range(1, 99) if not first.name.startswith(second.name[:n]))
+    assert json.loads(wslab("runs", unique, "--json").out)["run_id"] == second.name
+    said = wslab("runs", "20")
+    assert (said.status, said.out) == (2, "")
+    assert first.name in said.err
+
+
+def test_a_run_is_judged_again_beside_what_was_recorded(
+    wslab: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = made_runs.make_run(tmp_path / "data", 1000, outcome="broke")
+    found = Finding(
+        limit="accept_queue", side="kernel", at_connections=7, evidence="overflows 0 -> 9", remedy="backlog"
+    )
+    monkeypatch.setattr(Run, "diagnose", lambda self: [found], raising=False)
+    document = json.loads(wslab("runs", made.name, "--diagnose", "--json").out)
+    assert document == {
+        "run_id": made.name,
+        "outcome": "broke",
+        "findings": [found.as_dict()],
+        "recorded_findings": Run.load(made).findings,
+    }
+    text = wslab("runs", made.name, "--diagnose").out
+    assert "accept_queue (kernel): overflows 0 -> 9" in text
+    assert all(finding["limit"] in text for finding in document["recorded_findings"])
+
+
+def test_notebooks_are_copied_and_not_overwritten_unasked(wslab: Callable[..., Said], tmp_path: Path) -> None:
+    copies = json.loads(wslab("notebooks", "mine", "--json").out)["notebooks"]
+    assert f"{tmp_path}/here/mine/10-stage.ipynb" in copies
+    (tmp_path / "here/mine/10-stage.ipynb").write_text("my own", "utf-8")
+    said = wslab("notebooks", "mine")
+    assert (said.status, said.out) == (2, "")
+    assert "10-stage.ipynb" in said.err
+    assert (tmp_path / "here/mine/10-stage.ipynb").read_text("utf-8") == "my own"
+    assert wslab("notebooks", "mine", "--force").out.splitlines() == copies
+    assert json.loads((tmp_path / "here/mine/10-stage.ipynb").read_text("utf-8"))["cells"]
 
 
 @pytest.fixture
@@ -405,19 +520,18 @@ def test_clean_puts_back_what_a_killed_stage_has_set(
     wslab: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "sys"
-    (root / "net").mkdir(parents=True)
-    (root / "net" / "harmless").write_text("1\n")
-    (root / "net" / "kept").write_text("1\n")
-    monkeypatch.setattr("wslab.machine.tuning.SYSCTLS", root)
-    tuning = Tuning()
-    tuning.apply({"net.kept": "2"})
+    (root / "fs").mkdir(parents=True)
+    (root / "fs" / "nr_open").write_text("1\n")
+    (root / "fs" / "file-max").write_text("1\n")
+    monkeypatch.setattr("wslab.machine.sysctls.SYSCTLS", root)
+    Journal().write({"fs.file-max": "2"})
     pid = os.fork()
     if not pid:
-        tuning.apply({"net.harmless": "2"}, "session")
+        Journal(TUNING, "session").write({"fs.nr_open": "2"})
         os._exit(0)
     os.waitpid(pid, 0)
-    assert wslab("clean").out == "net.harmless: 2 -> 1\n"
-    assert [(root / "net" / name).read_text().strip() for name in ("harmless", "kept")] == ["1", "2"]
+    assert wslab("clean").out == "fs.nr_open: 2 -> 1\n"
+    assert [(root / "fs" / name).read_text().strip() for name in ("nr_open", "file-max")] == ["1", "2"]
     assert wslab("clean").out == "nothing was left behind\n"
     assert json.loads(wslab("clean", "--json").out) == {"ended": [], "changes": [], "elsewhere": [], "done": True}
 
@@ -456,3 +570,124 @@ def test_a_server_that_is_killed_ends_the_command_with_a_crash(wslab: Callable[.
     assert process.returncode == 3
     assert err == "wslab: the server ended by itself (signal 9)\n"
     eventually(lambda: not registry.list_processes(), 5.0)
+
+
+# Whoever reads the output, and however it is interrupted: real processes.
+
+SMALL = ["stage", "--connections", "20", "--message-rate", "0", "--server-shards", "1", "--swarm-workers", "1"]
+
+
+def recorded_outcomes(tmp_path: Path) -> list[str]:
+    """Return the outcomes of the runs in the data folder."""
+    return [json.loads(path.read_text("utf-8"))["outcome"] for path in tmp_path.glob("data/runs/2*/run.json")]
+
+
+@pytest.mark.parametrize(
+    ("redirection", "variables", "said"),
+    [
+        ("2>&- >/dev/null", {}, ""),
+        ("2>/dev/full >/dev/null", {}, ""),
+        ("<&- >&- 2>&-", {}, ""),
+        (">&-", {}, "it is closed; it is recorded in"),
+        (">/dev/full", {}, "No space left on device; it is recorded in"),
+        (">/dev/null", {"PYTHONIOENCODING": "ascii"}, "done"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_run_does_not_depend_on_who_reads_its_output(
+    tmp_path: Path, redirection: str, variables: dict[str, str], said: str
+) -> None:
+    command = [sys.executable, "-m", "wslab", *SMALL, "--hold-seconds", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), **variables}
+    shell = ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *command]
+    done = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert recorded_outcomes(tmp_path) == ["held"]
+    assert "Traceback" not in done.stderr
+    assert said in (done.stderr.splitlines() or [""])[-1]
+
+
+@pytest.mark.parametrize("gone", ["stdout", "stderr"])
+def test_a_run_goes_on_when_a_reader_leaves(tmp_path: Path, gone: str) -> None:
+    with started(*SMALL, "--hold-seconds", "0", "--json") as process:
+        getattr(process, gone).close()
+        rest = process.stderr if gone == "stdout" else process.stdout
+        assert rest is not None
+        text = rest.read()
+    assert process.returncode == 0
+    assert recorded_outcomes(tmp_path) == ["held"]
+    if gone == "stderr":
+        assert json.loads(text)["outcome"] == "held"
+
+
+def test_descriptors_that_are_closed_at_the_start_are_not_given_to_other_files(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from wslab.cli_output import open_standard_streams as o; o(); file = open(sys.argv[1], 'w');"
+        "print('result'); print('progress', file=sys.stderr); file.write(str(file.fileno()))"
+    )
+    path = tmp_path / "a-file"
+    command = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code, str(path)]
+    subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}, check=True, timeout=30
+    )
+    assert int(path.read_text("utf-8")) > 2
+
+
+def test_a_result_that_is_only_printed_and_cannot_be_is_a_crash() -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full, started("ps", stdout=full) as process:
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert said.count("\n") == 1
+
+
+def test_output_fits_an_encoding_that_lacks_its_characters() -> None:
+    with started("notebooks", "m\u00f6re", env_add={"PYTHONIOENCODING": "ascii"}) as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    assert "m?re" in out
+
+
+@pytest.mark.parametrize(
+    ("number", "times"), [(signal.SIGHUP, 1), (signal.SIGTERM, 1), (signal.SIGINT, 2), (signal.SIGINT, 20)]
+)
+def test_signals_end_a_stage_that_is_saved_and_printed(tmp_path: Path, number: signal.Signals, times: int) -> None:
+    with started(*SMALL, "--hold-seconds", "60", "--json") as process:
+        eventually(
+            lambda: any('"hold"' in path.read_text() for path in tmp_path.glob("data/runs/2*/events.jsonl")), 20.0
+        )
+        for _ in range(times):
+            process.send_signal(number)
+            select.select([], [], [], 0.01)  # One that is pending already would not count.
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, json.loads(out)["outcome"]) == (130, "aborted")
+    assert recorded_outcomes(tmp_path) == ["aborted"]
+    assert "Traceback" not in err
+    assert registry.list_processes() == []
+
+
+def test_nohup_is_honoured() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        cli_signals.take_signals()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_handler_raises_twice_and_not_while_a_module_is_imported(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "interrupted_module.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.2)\nwhole = True\n", "utf-8"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cli_signals.take_signals()
+
+    def import_and_wait() -> None:
+        assert import_module("interrupted_module").whole
+        select.select([], [], [], 10.0)
+
+    with pytest.raises(KeyboardInterrupt):
+        import_and_wait()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+    assert sys.modules["interrupted_module"].whole

@@ -37,7 +37,7 @@ LIBRARIES = {
     "nbformat": ["view/*"],
     "nbconvert": ["view/*"],
     "IPython": ["view/*", "lab/runs.py"],
-    "shtab": ["cli*", "cli/*"],
+    "click": ["cli*"],
     "pyroute2": ["machine/*", "breaks/*"],
 }
 

@@ -63,17 +63,43 @@ def test_the_changelog_describes_this_version() -> None:
     assert released[0] == PROJECT["version"]
 
 
-def test_the_wheel_holds_every_file_of_the_package_and_the_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel once, and return its path."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    (wheel,) = tmp_path.glob("*.whl")
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_the_wheel_holds_every_file_of_the_package_and_the_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (entry_points,) = (archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
     ignored = {"__pycache__", "node_modules", ".ipynb_checkpoints"}
     files = [path for path in (ROOT / "wslab").rglob("*") if path.is_file() and ignored.isdisjoint(path.parts)]
     assert {path.relative_to(ROOT).as_posix() for path in files} <= names
+    assert {name.split("/")[0] for name in names} == {"wslab", f"wslab-{PROJECT['version']}.dist-info"}
     assert "wslab = wslab.cli:main" in entry_points
+
+
+def test_the_wheel_brings_the_notebooks_and_finds_them_outside_a_checkout(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    code = "from wslab.view.workbook import notebook_template as t; print(t(), t('20-breaks.ipynb'), sep='\\n')"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    notebooks = tmp_path / "installed" / "wslab" / "notebooks"
+    assert done.stdout.split() == [str(notebooks / "10-stage.ipynb"), str(notebooks / "20-breaks.ipynb")]
+    assert {path.name for path in notebooks.iterdir()} == {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
 
 
 @pytest.fixture
@@ -190,7 +216,7 @@ def test_setup_is_done_again_only_when_something_changed(
 def test_make_alone_lists_the_targets(checkout: Path) -> None:
     done = make(checkout)
     listed = re.findall(r"^  make (\w+) ", done.stdout, re.MULTILINE)
-    assert listed == ["help", "setup", "run", "test", "lab", "bench", "lint", "lock", "clean"]
+    assert listed == ["help", "setup", "run", "test", "quick", "lab", "bench", "lint", "lock", "clean"]
 
 
 @pytest.mark.parametrize("status", [0, 1])

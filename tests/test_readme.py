@@ -1,12 +1,17 @@
-"""README states what was measured: its table and its figure are those of the committed reference runs."""
+"""README states what was measured, and names the commands that there are; CI calls its test command."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
+
 from wslab.lab.runs import Run
-from wslab.view.markdown import results_table
+from wslab.view.publish import results_table
 
 
 def test_the_results_table_is_that_of_the_reference_runs(project_root: Path) -> None:
@@ -24,11 +29,41 @@ def test_every_file_that_readme_points_to_is_there(project_root: Path) -> None:
 
 
 def test_every_make_target_and_command_that_readme_names_exists(project_root: Path) -> None:
-    from wslab.cli_arguments import build_parser
+    from wslab.cli import commands as table
 
     readme = (project_root / "README.md").read_text(encoding="utf-8")
     makefile = (project_root / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"\bmake ([a-z]+)", readme))
     assert {target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)} == set()
     commands = set(re.findall(r"`wslab ([a-z]+)", readme))
-    assert {name for name in commands if name not in build_parser().format_help()} == set()
+    assert {name for name in commands if name not in table.commands} == set()
+
+
+# Stands in for make: notes how it was called, and ends as the tests would.
+FAKE_MAKE = """#!/bin/bash
+case "$*" in --version) exit;; esac
+found=0; for program in nft ip; do if test -x "$(command -v $program)"; then found=$((found + 1)); fi; done
+echo "$* $PYTEST_OPTIONS; $found found" >>calls
+test "$*" = lint || echo "==== $(wc -l <calls) passed in 1.00s ===="
+test "$(wc -l <calls)" != "$FAILING"
+"""
+
+
+@pytest.mark.parametrize(("failing", "closing"), [(0, 1), (1, 1), (2, 2), (3, 1)])
+def test_ci_calls_the_test_command_as_it_stands_and_again_without_the_optional_programs(
+    project_root: Path, tmp_path: Path, failing: int, closing: int
+) -> None:
+    shutil.copytree(project_root / ".ci", tmp_path / ".ci")
+    shutil.copy(project_root / "README.md", tmp_path)
+    # Nothing is installed from a test.
+    for name, text in {"make": FAKE_MAKE, "apt-get": "#!/bin/sh\n"}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "FAILING": str(failing)}
+    environment.pop("PYTEST_OPTIONS", None)
+    done = subprocess.run([".ci/run"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    first, second, third = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    assert first.startswith("test ;")
+    assert re.fullmatch(r"test --without=\S*nft\S*; 0 found", second)
+    assert third.startswith("lint ")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (int(failing > 0), f"{closing} passed in 1.00s")

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from wslab.breaks.run import run_breaks as run_breaks
     from wslab.core.stage import STAGES as STAGES
     from wslab.core.stage import Stage as Stage
-    from wslab.lab.lifted import run_lifted as run_lifted
+    from wslab.lab.experiment import run_lifted as run_lifted
     from wslab.lab.preflight import preflight as preflight
     from wslab.lab.runs import Run as Run
     from wslab.lab.runs import list_runs as list_runs
     from wslab.lab.runs import load_run as load_run
     from wslab.lab.runs import runs_table as runs_table
-    from wslab.tune.write import run_stage as run_stage
+    from wslab.tune.apply import run_stage as run_stage
     from wslab.view import plots as plots
     from wslab.view.live import live_view as live_view
     from wslab.view.publish import report as report
@@ -27,8 +27,8 @@ _WHERE = {
     "STAGES": "wslab.core.stage",
     "Stage": "wslab.core.stage",
     "run_breaks": "wslab.breaks.run",
-    "run_stage": "wslab.tune.write",
-    "run_lifted": "wslab.lab.lifted",
+    "run_stage": "wslab.tune.apply",
+    "run_lifted": "wslab.lab.experiment",
     "preflight": "wslab.lab.preflight",
     "Run": "wslab.lab.runs",
     "list_runs": "wslab.lab.runs",

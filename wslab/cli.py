@@ -1,149 +1,231 @@
-"""The command line: each command calls the rooms and prints what comes of it; what can be typed is in `cli_arguments`.
+"""The command line: one function a command, with its options; each calls the rooms and prints what comes of it.
 
 1. Every command takes `--json`: standard output is then one JSON document and nothing else, progress goes to standard
    error. What is refused leaves standard output empty.
-2. Exit status: 0 held or done, 1 broke, 2 bad input, 3 crashed, 130 interrupted.
+2. Exit status: 0 held or done, 1 broke, 2 bad input, 3 crashed, 130 interrupted. A recorded run keeps its own status
+   where its result cannot be printed; a result that is only printed, and cannot be, is a crash.
 3. Heavy imports stand inside the commands that need them, so that `wslab --help` answers at once.
 4. A relative path counts from where the command was typed; in the rooms it counts from the project.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wslab.cli_arguments import BAD_INPUT, parse
-from wslab.cli_output import EXIT_STATUS, print_json, report_run, say, show
-from wslab.core.quantities import BadInput, parse_count, refuse
-from wslab.core.stage import PARAMETERS, Stage
+import click
 
-CRASHED, INTERRUPTED = EXIT_STATUS["crashed"], EXIT_STATUS["aborted"]
+from wslab.cli_options import (
+    COMPLETE_VARIABLE,
+    command,
+    commands,
+    complete_directories,
+    complete_words,
+    data_dir_option,
+    directory_option,
+    refusal_text,
+    stage_options,
+)
+from wslab.cli_output import lost_output, open_standard_streams, print_json, say
+from wslab.cli_signals import ignore_signals, take_signals
+from wslab.core.quantities import BadInput, parse_count, refuse
+from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
+from wslab.core.stage import SERVER_KINDS, Stage
+from wslab.core.target import CONSENT_OPTION
+
+EXIT_STATUS = {HELD: 0, BROKE: 1, CRASHED: 3, ABORTED: 130}
+BAD_INPUT = 2
+DEFAULT_STAGES = "10k,100k,700k,1M"
+# Parameters that make no sense where the server is somebody else's.
+SERVER_PARAMETERS = ("server", "server_shards", "memory_cap")
+# Parameters that no kernel setting depends on; and the target, which has another default there.
+UNTUNED_PARAMETERS = ("connections", "server", "ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    # A script's background jobs start with SIGINT ignored; what asks a load to stop must stop it there, too.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, end_like_interrupt)
+    open_standard_streams()
+    take_signals()
+    if os.environ.get(COMPLETE_VARIABLE):
+        commands.main([], prog_name="wslab", complete_var=COMPLETE_VARIABLE)
     try:
-        options = parse(arguments)
-        status = 0 if options is None else COMMANDS[options.command](options)
-        sys.stdout.flush()
-        return status
-    except BadInput as error:
-        say(f"wslab: {' '.join(str(error).split())}")
+        status = run(sys.argv[1:] if arguments is None else arguments)
+        lost = lost_output()
+        if lost:
+            say(f"wslab: the result cannot be written to standard output: {lost.strerror}")
+            status = status or EXIT_STATUS[CRASHED]
+    except KeyboardInterrupt:  # One more, while the first was being told.
+        status = EXIT_STATUS[ABORTED]
+    if status == EXIT_STATUS[ABORTED]:
+        ignore_signals()
+        # CPython ends by SIGINT instead of with this status when an interrupt once passed through code given as text,
+        # such as that of a dataclass, whoever caught it; executing other such code makes it forget that.
+        exec("")
+    return status
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command, say on standard error what went wrong with it, and return its exit status."""
+    try:
+        with commands.make_context("wslab", list(arguments)) as context:
+            status: int = commands.invoke(context)
+            return status
+    except click.exceptions.Exit as leaving:  # After the help, and the like.
+        return leaving.exit_code
+    except (BadInput, click.ClickException) as error:
+        text = refusal_text(error) if isinstance(error, click.ClickException) else " ".join(str(error).split())
+        say(f"wslab: {text}")
         return BAD_INPUT
     except KeyboardInterrupt:
         say("wslab: interrupted")
-        return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+        return EXIT_STATUS[ABORTED]
     except OSError as error:
         say(f"wslab: {error}")
-        return CRASHED
+        return EXIT_STATUS[CRASHED]
     except Exception:
         # A programmer's error: its traceback is wanted, Python's exit status for it would say that a limit broke.
         sys.excepthook(*sys.exc_info())
-        return CRASHED
-
-
-def end_like_interrupt(number: int, frame: Any) -> None:
-    """Have a request to terminate end things in the same good order as Ctrl-C, whoever handles that just now."""
-    handler = signal.getsignal(signal.SIGINT)
-    if callable(handler):
-        handler(signal.SIGINT, frame)
+        return EXIT_STATUS[CRASHED]
 
 
 # Commands.
 
 
-def preflight(options: argparse.Namespace) -> int:
+@command(example="wslab preflight --connections 3M")
+@click.option("--connections", metavar="N", help="Say whether so many fit, such as 700k.")
+def preflight(connections: str | None, as_json: bool) -> int:
     """Say what this machine allows."""
     from wslab.lab.preflight import preflight as look
 
-    return show(look(options.connections), options.json)
+    return show(look(connections), as_json)
 
 
-def stage(options: argparse.Namespace) -> int:
+@command(example="wslab stage --connections 1M --hold-seconds 30")
+@stage_options()
+def stage(as_json: bool, **parameters: Any) -> int:
     """Run one stage."""
-    from wslab.tune.write import run_stage
-    from wslab.view.live import live_view
-
-    return report_run(run_stage(on_event=live_view(), **given(options)), options.json)
+    return run_one(as_json, given(parameters))
 
 
-def swarm(options: argparse.Namespace) -> int:
-    """Load a server that runs already."""
-    from wslab.tune.write import run_stage
-    from wslab.view.live import live_view
-
-    target = {"target": options.url, "operate_target": options.i_operate_this_target}
-    if not options.url:
-        raise refuse("URL", options.url, "a URL such as ws://127.0.0.1:9000/path")
-    return report_run(run_stage(on_event=live_view(), **target, **given(options)), options.json)
-
-
-def sweep(options: argparse.Namespace) -> int:
+@command(example="wslab sweep --stages 10k,100k")
+@click.option("--stages", metavar="LIST", default=DEFAULT_STAGES, help=f"Their connections; default {DEFAULT_STAGES}.")
+@click.option("--keep-going", is_flag=True, help="Go on after a stage that broke.")
+@click.option(
+    "--breaks",
+    metavar="[LIST]",
+    is_flag=False,
+    flag_value="all",
+    help="Instead of stages: break limits on purpose, name and lift each; all, or names such as conntrack. Limits that "
+    "the whole machine shares, such as nr_open, are broken only when they are named; the run reports which those are.",
+)
+@stage_options(without=("connections",))
+def sweep(stages: str, keep_going: bool, breaks: str | None, as_json: bool, **parameters: Any) -> int:
     """Run several stages through the notebook."""
-    if options.breaks:
-        return sweep_breaks(options)
-    counts = parse_counts(options.stages, "stages")
-    Stage.of(**given(options))  # Refused at once: loading papermill takes seconds.
+    if breaks is not None:
+        return sweep_breaks(breaks, given(parameters).get("data_dir", ""), as_json)
+    counts = parse_counts(stages, "stages")
+    Stage.of(**given(parameters))  # Refused at once: loading papermill takes seconds.
     from wslab.view.workbook import sweep as run_sweep
 
-    result = run_sweep(counts, keep_going=options.keep_going, **given(options))
-    return show(result, options.json, EXIT_STATUS[result.outcome])
+    result = run_sweep(counts, keep_going=keep_going, **given(parameters))
+    return show(result, as_json, EXIT_STATUS[result.outcome], kept="the runs")
 
 
-def sweep_breaks(options: argparse.Namespace) -> int:
+def sweep_breaks(breaks: str, data_dir: str, as_json: bool) -> int:
     """Break limits on purpose."""
-    from wslab.view.workbook import sweep_breaks as break_limits
+    from wslab.breaks.notebook import sweep_breaks as break_limits
 
-    atlas = break_limits(options.breaks, given(options).get("data_dir", ""), say=say)
-    return show(atlas, options.json, atlas.status)
+    atlas = break_limits(breaks, data_dir, say=say)
+    return show(atlas, as_json, atlas.status, kept=str(atlas.folder))
 
 
-def serve(options: argparse.Namespace) -> int:
+@command(example="wslab serve lean --port 9000", details=f"KIND is one of: {', '.join(SERVER_KINDS)}.")
+@click.argument("kind", metavar="KIND", shell_complete=complete_words(SERVER_KINDS))
+@click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Where to listen; default 127.0.0.1.")
+@click.option("--port", default="0", metavar="N", help="Default 0: any that is free.")
+@click.option("--shards", default="auto", metavar="N", help="Server processes; default one a core.")
+def serve(kind: str, host: str, port: str, shards: str, as_json: bool) -> int:
     """Serve until interrupted."""
     from wslab.lab.serving import Serving
 
-    with Serving(options.kind, host=options.host, port=options.port, shards=options.shards) as serving:
+    with Serving(kind, host=host, port=port, shards=shards) as serving:
         line = {"url": serving.url, "pids": serving.pids}
-        text = json.dumps(line) if options.json else f"{options.kind} serves at {serving.url}; Ctrl-C ends it"
+        text = json.dumps(line) if as_json else f"{kind} serves at {serving.url}; Ctrl-C ends it"
         print(text, flush=True)
-        how = serving.wait()
+        how = serving.wait(lambda line: say(f"wslab: {line}"))
     say(f"wslab: {how}")
-    return CRASHED
+    return EXIT_STATUS[CRASHED]
 
 
-def tune(options: argparse.Namespace) -> int:
+@command(example="wslab swarm ws://127.0.0.1:9000 --connections 10k")
+@click.argument("url", metavar="URL")
+@click.option(CONSENT_OPTION, "operate_target", is_flag=True, help="Dial a target that is not loopback.")
+@stage_options(without=SERVER_PARAMETERS)
+def swarm(url: str, operate_target: bool, as_json: bool, **parameters: Any) -> int:
+    """Load a server that runs already, at the ws:// address URL."""
+    if not url:
+        raise refuse("URL", url, "a URL such as ws://127.0.0.1:9000/path")
+    return run_one(as_json, {"target": url, "operate_target": operate_target, **given(parameters)})
+
+
+@command(example="wslab tune --connections 2M")
+@click.option("--connections", metavar="N", help="Default what the memory holds.")
+@click.option("--apply", "write_now", is_flag=True, help="Write what is needed; it asks nothing more.")
+@click.option("--revert", "put_back", is_flag=True, help="Put back what was written.")
+@click.option("--all", "recommended", is_flag=True, help="With --apply: what is recommended, too.")
+@directory_option("--write", "write_into", help="Write the files to keep into this folder.")
+@stage_options(without=UNTUNED_PARAMETERS)
+def tune(
+    connections: str | None,
+    write_now: bool,
+    put_back: bool,
+    recommended: bool,
+    write_into: str,
+    as_json: bool,
+    **parameters: Any,
+) -> int:
     """Say which kernel settings a target needs."""
-    from wslab.tune.look import tune as look
-    from wslab.tune.write import apply, revert
+    if write_now and put_back:
+        raise BadInput("--apply and --revert exclude each other: see wslab tune --help")
+    from wslab.tune.advice import tune as look
+    from wslab.tune.apply import apply, revert
 
-    found = None if options.revert else look(**given(options))
-    for path in found.write(options.write) if found and options.write else []:
+    found = None if put_back else look(connections, **given(parameters))
+    for path in found.write(write_into) if found and write_into else []:
         say(f"written: {path}")
-    if found and options.apply and found.settings:
+    if found and write_now and found.settings:
         say(found.difference() + "\n")
-    result = revert() if found is None else apply(found, options.all) if options.apply else found
-    return show(result, options.json, result.status)
+    result = revert() if found is None else apply(found, recommended) if write_now else found
+    return show(result, as_json, result.status)
 
 
-def runs(options: argparse.Namespace) -> int:
-    """List recorded runs."""
+def recorded_runs(context: click.Context, _: click.Parameter, typed: str) -> list[Any]:
+    """Complete the ID of a recorded run."""
+    from click.shell_completion import CompletionItem
+
+    folders = run_folders(absolute(context.params.get("data_dir") or ""))
+    return [CompletionItem(folder.name) for folder in folders if folder.name.startswith(typed)]
+
+
+@command(example="wslab runs")
+@click.argument("run_id", metavar="[ID]", default="", shell_complete=recorded_runs)
+@data_dir_option
+@click.option("--diagnose", is_flag=True, help="Judge the run with ID again, with today's rules.")
+def runs(run_id: str, data_dir: str, diagnose: bool, as_json: bool) -> int:
+    """List recorded runs, or show the run whose ID begins with ID."""
+    if diagnose and not run_id:
+        raise BadInput("--diagnose needs the ID of a run: `wslab runs` lists them")
+    if run_id:
+        return show_run(find_run(run_id, absolute(data_dir)), diagnose, as_json)
     from wslab.lab.runs import list_runs, runs_table
 
-    found = list_runs(absolute(options.data_dir))
-    if options.json:
-        print_json([run.as_dict() for run in found])
+    found = list_runs(absolute(data_dir))
+    if as_json:
+        print_json([one.as_dict() for one in found])
     elif not found:
         print("no recorded runs yet; `wslab stage --connections 10k` makes one")
     else:
@@ -151,47 +233,69 @@ def runs(options: argparse.Namespace) -> int:
     return 0
 
 
-def report(options: argparse.Namespace) -> int:
-    """Write the report of recorded runs; where there are none yet, of those that come with the project."""
+@command(example="wslab report --out report")
+@data_dir_option
+@directory_option("--out", help="Folder for the report; default data/report.")
+def report(data_dir: str, out: str, as_json: bool) -> int:
+    """Write the report of recorded runs.
+
+    Where there are none yet, it shows those that come with the project.
+    """
     from wslab.lab.runs import list_runs
     from wslab.lab.store import data_folder
     from wslab.view.publish import report as publish
 
-    folder = data_folder(absolute(options.data_dir))
-    found = list_runs(folder, or_reference=not options.data_dir)
+    folder = data_folder(absolute(data_dir))
+    found = list_runs(folder, or_reference=not data_dir)
     if not found:
         raise BadInput(f"no recorded runs in {folder}; `wslab stage --connections 10k` makes one")
-    out = Path(absolute(options.out) or folder / "report")
+    into = Path(absolute(out) or folder / "report")
     try:
-        path = publish(found, out)
+        path = publish(found, into)
     except OSError as problem:
-        raise BadInput(f"out={out} cannot be written: {problem.strerror or problem}") from problem
-    print_json({"report": str(path)}) if options.json else print(path)
+        raise BadInput(f"out={into} cannot be written: {problem.strerror or problem}") from problem
+    print_json({"report": str(path)}) if as_json else print(path)
     return 0
 
 
-def ps(options: argparse.Namespace) -> int:
+@command(example="wslab notebooks my-notebooks")
+@click.argument("folder", metavar="DIR", shell_complete=complete_directories)
+@click.option("--force", is_flag=True, help="Replace notebooks of the same name.")
+def notebooks(folder: str, force: bool, as_json: bool) -> int:
+    """Copy the project's notebooks into the folder DIR."""
+    from wslab.view.notebooks import copy_notebooks
+
+    if not folder:
+        raise refuse("DIR", folder, "a folder for the notebooks")
+    paths = [str(path) for path in copy_notebooks(Path(absolute(folder)), force)]
+    print_json({"notebooks": paths}) if as_json else print("\n".join(paths))
+    return 0
+
+
+@command(example="wslab ps")
+def ps(as_json: bool) -> int:
     """List processes of wslab that run."""
     from wslab.lab.registry import list_processes
 
     found = list_processes()
-    if options.json:
+    if as_json:
         print_json([process.as_dict() for process in found])
     elif not found:
         print("no processes of wslab run")
-    for process in [] if options.json else found:
+    for process in [] if as_json else found:
         state = "its caller has died" if process.orphaned else ""
         print(f"{process.pid:>8}  {process.role:<10}  {process.run_dir}  {state}".rstrip())
     return 0
 
 
-def clean(options: argparse.Namespace) -> int:
-    """End what earlier runs have left behind, and put back the settings of those that were killed."""
+@command(example="wslab clean")
+def clean(as_json: bool) -> int:
+    """End, and put back, what killed runs have left behind."""
     from wslab.lab.registry import clean as end_leftovers
-    from wslab.tune.write import revert
+    from wslab.tune.apply import revert
 
     ended, reverted = end_leftovers(), revert(abandoned=True)
-    if options.json:
+    if as_json:
         print_json({"ended": [process.as_dict() for process in ended], **reverted.as_dict()})
     else:
         said = [f"ended {len(ended)} process{'es' * (len(ended) != 1)}"] if ended else []
@@ -200,28 +304,131 @@ def clean(options: argparse.Namespace) -> int:
     return reverted.status
 
 
-def bench(options: argparse.Namespace) -> int:
+@command(example="wslab bench --connections 100k --repetitions 5")
+@click.option("--connections", metavar="LIST", default="10k,100k", help="Default 10k,100k.")
+@click.option("--repetitions", metavar="N", default="5", help="Default 5.")
+def bench(connections: str, repetitions: str, as_json: bool) -> int:
     """Measure the lean server against the floor."""
     from wslab.lab.bench import bench as measure
 
-    counts = parse_counts(options.connections, "connections")
-    result = measure(counts, parse_count(options.repetitions, "repetitions"), say=say)
-    return show(result, options.json, EXIT_STATUS[result.outcome])
+    counts = parse_counts(connections, "connections")
+    result = measure(counts, parse_count(repetitions, "repetitions"), say=say)
+    return show(result, as_json, EXIT_STATUS[result.outcome])
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    command.__name__: command
-    for command in (preflight, stage, sweep, serve, swarm, tune, runs, report, ps, clean, bench)
-}
+# What several commands do.
+
+
+def show(result: Any, as_json: bool, status: int = 0, kept: str = "") -> int:
+    """Print a result as one JSON document or as text, and return the exit status.
+
+    Args:
+        result: has `as_dict()` and `text()`.
+        as_json: which of them.
+        status: the exit status.
+        kept: where the result is recorded; it is then not lost when it cannot be printed.
+    """
+    if status == EXIT_STATUS[ABORTED]:
+        ignore_signals()  # What was interrupted has ended, and the result is still wanted.
+    print_json(result.as_dict()) if as_json else print(result.text())
+    lost = lost_output() if kept else None
+    if lost:
+        say(f"wslab: the result cannot be written to standard output: {lost.strerror}; it is recorded in {kept}")
+    return status
+
+
+def run_one(as_json: bool, parameters: dict[str, Any]) -> int:
+    """Run a stage, print what came of it, write its page and figures, and return its exit status."""
+    from wslab.tune.apply import run_stage
+    from wslab.view.live import live_view
+
+    view, folders = live_view(), list[str]()
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "run_created":
+            folders.append(event["run_dir"])
+        view(event)
+
+    try:
+        done = run_stage(on_event=on_event, **parameters)
+        if done.outcome == ABORTED:
+            ignore_signals()
+    except KeyboardInterrupt:
+        ignore_signals()
+        if not folders:
+            raise
+        from wslab.lab.runs import Run  # The interrupt came after the run was saved.
+
+        done = Run.load(folders[0])
+    status = show(done, as_json, EXIT_STATUS.get(done.outcome, EXIT_STATUS[ABORTED]), kept=str(done.run_dir))
+    if done.outcome in (HELD, BROKE):
+        draw_figures(done)
+    return status
+
+
+def draw_figures(done: Any) -> None:
+    """Write the page and the figures of a run.
+
+    They can be drawn again at any time: that they cannot be drawn now changes nothing about the run.
+    """
+    try:
+        from wslab.view.publish import run_report
+
+        run_report(done)
+    except KeyboardInterrupt:
+        say("wslab: interrupted while drawing the figures; `wslab report` draws them")
+    except Exception as problem:
+        say(f"wslab: the figures cannot be drawn: {type(problem).__name__}: {' '.join(str(problem).split())}")
+
+
+def show_run(recorded: Any, diagnose: bool, as_json: bool) -> int:
+    """Print a recorded run; or what today's rules find in it, beside what was found when it ran."""
+    if not diagnose:
+        return show(recorded, as_json)
+    findings = [finding.as_dict() for finding in recorded.diagnose()]
+    if as_json:
+        ends = {"run_id": recorded.run_id, "outcome": recorded.outcome}
+        print_json({**ends, "findings": findings, "recorded_findings": recorded.findings})
+        return 0
+    print(f"{recorded.run_id}: {recorded.outcome}")
+    for title, found in (("today's rules find", findings), ("recorded were", recorded.findings)):
+        print(f"{title}:{'' if found else ' nothing'}")
+        for finding in found:
+            print(f"  {finding['limit']} ({finding['side']}): {finding['evidence']}\n    remedy: {finding['remedy']}")
+    return 0
+
+
+def find_run(run_id: str, data_dir: str) -> Any:
+    """Load the recorded run whose ID begins so.
+
+    Raises:
+        BadInput: there is none, or more than one.
+    """
+    names = [folder for folder in run_folders(data_dir) if folder.name.startswith(run_id)]
+    exact = [folder for folder in names if folder.name == run_id]
+    if len(exact or names) != 1:
+        these = ", ".join(folder.name for folder in names[:3]) + (", ..." if len(names) > 3 else "")
+        raise BadInput(f"{len(names) or 'no'} recorded runs begin with {run_id}: {these or '`wslab runs` lists them'}")
+    from wslab.lab.runs import Run
+
+    return Run.load((exact or names)[0])
+
+
+def run_folders(data_dir: str) -> list[Path]:
+    """Return the folders of recorded runs, newest last; where no folder was asked for, the reference runs too."""
+    from wslab.lab import store
+
+    places = [store.data_folder(data_dir) / "runs", *([] if data_dir else [store.reference_folder()])]
+    manifests = [path for place in places for path in sorted(place.glob(f"*/{store.MANIFEST}"))]
+    return [path.parent for path in manifests if not path.parent.name.startswith(".")]
 
 
 # What was typed.
 
 
-def given(options: argparse.Namespace) -> dict[str, Any]:
+def given(options: dict[str, Any]) -> dict[str, Any]:
     """Return the stage parameters that were given on the command line."""
-    names = {parameter.name for parameter in PARAMETERS}
-    parameters = {name: value for name, value in vars(options).items() if name in names}
+    parameters = {name: value for name, value in options.items() if value is not None}
     if "data_dir" in parameters:
         parameters["data_dir"] = absolute(parameters["data_dir"])
     return parameters

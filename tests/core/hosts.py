@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+from wslab.core.host import Host
 
 GIB = 1 << 30
 
 # Two cores, 24 GiB, root without CAP_SYS_RESOURCE, so that the hard fd limit stays at 20,000.
-HOST: dict[str, Any] = {
+LIMITS: dict[str, Any] = {
     "fd_soft": 1024,
     "fd_hard": 20_000,
     "nr_open": 1_048_576,
@@ -45,6 +48,9 @@ HOST: dict[str, Any] = {
 }
 
 
-def host(**changes: Any) -> dict[str, Any]:
+HOST = Host(**LIMITS)
+
+
+def host(**changes: Any) -> Host:
     """Return the host with some of its limits changed."""
-    return {**HOST, **changes}
+    return replace(HOST, **changes)

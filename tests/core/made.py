@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from core.hosts import GIB, HOST
+from core.hosts import GIB, host
 from wslab.core.evidence import Evidence
+from wslab.core.plan import Plan
 
 ASKED = 100_000
 SECONDS = {"start": 2, "ramp": 4, "hold": 4, "verify": 2, "drain": 1}
@@ -114,9 +116,28 @@ def events(opened: int = ASKED, **changes: Any) -> list[dict[str, Any]]:
     return told + list(changes.get("extra", ()))
 
 
-def failure(phase: str, name: str, count: int) -> dict[str, Any]:
+def failure(phase: str, name: str, count: int, first_seconds: float | None = None) -> dict[str, Any]:
     """Return a row of the failure table."""
-    return {"phase": phase, "errno": 0, "name": name, "count": count}
+    return {"phase": phase, "errno": 0, "name": name, "count": count, "first_seconds": first_seconds}
+
+
+def failed_table(failures: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the event that tells all failures of a run."""
+    return {"elapsed_seconds": 12.0, "event": "failures", "table": failures}
+
+
+def layout(**changes: Any) -> Plan:
+    """Return the layout of the run."""
+    plan = Plan(
+        connections=ASKED,
+        server_shards=6,
+        swarm_workers=6,
+        connections_per_shard=-(-ASKED // 6),
+        connections_per_worker=-(-ASKED // 6),
+        source_addresses=("127.0.0.2",) * 13,
+        pending_max=1024,
+    )
+    return replace(plan, **changes)
 
 
 def exited(role: str, *, signal: int | None = None, exit_code: int | None = None) -> dict[str, Any]:
@@ -138,6 +159,7 @@ def evidence(
     columns: dict[str, Any] | None = None,
     told: dict[str, Any] | None = None,
     failures: list[dict[str, Any]] | None = None,
+    aborted: bool = False,
     stage: dict[str, Any] | None = None,
     plan: dict[str, Any] | None = None,
     limits: dict[str, Any] | None = None,
@@ -145,9 +167,9 @@ def evidence(
     """Return the evidence of a run: healthy when everything that was asked for is open and nothing is given."""
     return Evidence(
         stage={"connections": ASKED, "ramp_rate": "max", "message_rate": 0.01, **(stage or {})},
-        plan={"shards": 6, "workers": 6, "source_addresses": ["127.0.0.2"] * 13, **(plan or {})},
-        limits={**HOST, **(limits or {})},
+        plan=layout(**(plan or {})),
+        host=host(**(limits or {})),
         samples=samples(opened, **(columns or {})),
-        events=events(opened, **(told or {})),
-        failures=failures or [],
+        events=[*events(opened, **(told or {})), *([failed_table(failures)] if failures else [])],
+        aborted=aborted,
     )

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from core.hosts import GIB
-from core.made import ASKED, evidence, exited, failure, rising
+from core.made import ASKED, evidence, exited, failure, layout, rising
 from wslab.core.diagnosis import RULES, diagnose
+from wslab.core.evidence import Evidence
 from wslab.core.limits import LIMITS
 
 RESERVE = {
@@ -49,14 +50,14 @@ BROKEN: list[tuple[str, str, dict[str, Any], list[str]]] = [
                 "listen_overflows_total": rising(17, 900),
             },
             "failures": [failure("upgrade", "ETIMEDOUT", 600)],
-            "plan": {"shards": 2},
+            "plan": {"server_shards": 2},
         },
         ["without a free descriptor 0 → 2 of 2", "fds of the fullest shard 16,730 → 20,000", "RLIMIT_NOFILE 20,000"],
     ),
     (
         "fd_limit",
         "swarm",
-        {"opened": 19_936, "failures": [failure("connect", "EMFILE", 100)], "plan": {"workers": 1}},
+        {"opened": 19_936, "failures": [failure("connect", "EMFILE", 100)], "plan": {"swarm_workers": 1}},
         ["connect EMFILE × 100", "RLIMIT_NOFILE 20,000 a process, 1 worker"],
     ),
     (
@@ -450,10 +451,46 @@ def test_a_run_that_reached_what_was_asked_has_no_finding(run: dict[str, Any]) -
     assert diagnose(evidence(**run)) == []
 
 
-def test_two_proofs_are_two_findings_in_order_of_cause() -> None:
-    failures = [failure("connect", "EADDRNOTAVAIL", 100), failure("connect", "EMFILE", 100)]
-    found = diagnose(evidence(50_000, failures=failures, plan={"source_addresses": ["127.0.0.2"]}))
-    assert [finding.limit for finding in found] == ["fd_limit", "ephemeral_ports"]
+ONE_ADDRESS = {"source_addresses": ("127.0.0.2",)}
+
+
+@pytest.mark.parametrize(
+    ("ports_seconds", "fds_seconds", "plan", "limits"),
+    [
+        # The times do not tell: 28,232 ports end before 119,616 descriptors do, and one worker before the ports.
+        (None, None, {}, ["ephemeral_ports", "fd_limit"]),
+        (None, None, {"swarm_workers": 1}, ["fd_limit", "ephemeral_ports"]),
+        (3.0, None, {"swarm_workers": 1}, ["fd_limit", "ephemeral_ports"]),
+        # The times tell.
+        (3.0, 4.0, {"swarm_workers": 1}, ["ephemeral_ports", "fd_limit"]),
+        (4.0, 3.0, {}, ["fd_limit", "ephemeral_ports"]),
+    ],
+)
+def test_what_bound_first_is_named_first(
+    ports_seconds: float | None, fds_seconds: float | None, plan: dict[str, Any], limits: list[str]
+) -> None:
+    failures = [
+        failure("connect", "EMFILE", 100, fds_seconds),
+        failure("connect", "EADDRNOTAVAIL", 100, ports_seconds),
+    ]
+    found = diagnose(evidence(50_000, failures=failures, plan={**ONE_ADDRESS, **plan}))
+    assert [finding.limit for finding in found] == limits
+
+
+@pytest.mark.parametrize(("most", "limits"), [(3000, ["conntrack", "ephemeral_ports"]), (5000, ["ephemeral_ports"])])
+def test_ports_that_attempts_used_up_which_conntrack_had_stopped_are_named_next(most: int, limits: list[str]) -> None:
+    full = most == 3000
+    columns = {"conntrack_count": 3000, "conntrack_max": most, "conntrack_drops_total": rising(9, 500) if full else 9}
+    found = diagnose(
+        evidence(
+            3000,
+            columns=columns,
+            failures=[failure("connect", "EADDRNOTAVAIL", 96_000)],
+            plan=ONE_ADDRESS,
+            limits={"port_high": 36_767, "conntrack_max": most, "conntrack_count": 0, "conntrack_tracking": True},
+        )
+    )
+    assert [finding.limit for finding in found] == limits
 
 
 def test_a_slow_run_blames_the_generator_and_not_a_server_with_time_to_spare() -> None:
@@ -527,8 +564,7 @@ def test_a_swarm_that_is_busy_in_the_ramp_alone_is_not_blamed_for_a_hold() -> No
 
 
 def test_a_run_that_recorded_nothing_is_an_honest_unknown() -> None:
-    silent = evidence(0, told={})
-    bare = type(silent)(stage={"connections": 5})
+    bare = Evidence(stage={"connections": 5}, plan=layout())
     assert [(finding.limit, finding.at_connections) for finding in diagnose(bare)] == [("unknown", 0)]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core.made import evidence, exited, failure, rising
+from core.made import evidence, exited, failure, layout, rising
 from wslab.core.evidence import Evidence
 
 
@@ -17,7 +17,7 @@ def test_a_counter_is_quoted_under_its_kernel_name_with_both_values() -> None:
 
 
 def test_what_was_not_read_is_quoted_as_such_and_did_not_rise() -> None:
-    run = Evidence(stage={"connections": 1}, samples=[{"phase": "ramp", "conntrack_drops_total": None}])
+    run = Evidence(stage={"connections": 1}, plan=layout(), samples=[{"phase": "ramp", "conntrack_drops_total": None}])
     assert run.quote("conntrack_drops_total") == "nf_conntrack drop not read"
     assert run.delta("conntrack_drops_total") == 0
 
@@ -25,7 +25,7 @@ def test_what_was_not_read_is_quoted_as_such_and_did_not_rise() -> None:
 def test_what_the_drain_does_to_a_counter_is_not_evidence() -> None:
     run = evidence(columns={"time_wait_overflow_total": [0] * 11})
     late = {"phase": "drain", "elapsed_seconds": 14.0, "time_wait_overflow_total": 900}
-    after = Evidence(stage=run.stage, samples=[*run.samples, late])
+    after = Evidence(stage=run.stage, plan=run.plan, samples=[*run.samples, late])
     assert after.delta("time_wait_overflow_total") == 0
 
 

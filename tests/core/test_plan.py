@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from core.hosts import GIB, host
+from wslab.core.host import Host
 from wslab.core.plan import (
     ADDRESSES_MOST,
     BYTES_PER_CONNECTION,
@@ -36,19 +37,39 @@ from wslab.core.stage import Stage
         ("2M", {"fd_hard": None}, 2),
         ("1M", {"fd_hard": -1}, 1),  # RLIM_INFINITY as Python tells it.
         (3, {"cpu_count": 64}, 3),  # No process without a connection.
+        ("10k", {"cpu_count": 64, "fd_hard": 84}, 14),  # The recorder keeps two files open for each process.
     ],
 )
 def test_auto_takes_as_many_processes_as_fd_limit_and_cores_ask_for(
     connections: Any, changes: dict[str, Any], processes: int
 ) -> None:
     plan = resolve(Stage.of(connections=connections), host(**changes))
-    assert (plan.shards, plan.workers) == (processes, processes)
+    assert (plan.server_shards, plan.swarm_workers) == (processes, processes)
     assert plan.connections_per_shard * processes >= plan.connections
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked", "answer"),
+    [
+        (31, {}, "the fd limit of 31"),
+        (32, {}, None),
+        (64, {}, None),
+        (64, {"server_shards": 9}, None),
+        (64, {"server_shards": 10}, "10 server_shards and 9 swarm_workers"),
+        (64, {"swarm_workers": 18, "server_shards": 1}, "1 server_shards and 18 swarm_workers"),
+    ],
+)
+def test_processes_that_cannot_even_be_watched_are_refused(
+    limit: int, asked: dict[str, Any], answer: str | None
+) -> None:
+    refused = refusal(Stage.of(connections=100, **asked), host(fd_hard=limit))
+    assert (refused or "").startswith(answer or "")
+    assert (refused is None) == (answer is None)
 
 
 def test_what_is_given_is_honoured_even_where_it_will_break() -> None:
     plan = resolve(Stage.of(connections="100k", server_shards=1, swarm_workers=7, source_addresses=1), host())
-    assert (plan.shards, plan.workers, plan.source_addresses) == (1, 7, ("127.0.0.2",))
+    assert (plan.server_shards, plan.swarm_workers, plan.source_addresses) == (1, 7, ("127.0.0.2",))
     assert (plan.connections_per_shard, plan.connections_per_worker) == (100_000, 14_286)
 
 
@@ -91,8 +112,8 @@ def test_handshakes_in_flight_never_overflow_the_accept_queue() -> None:
 
 
 def test_a_host_that_tells_nothing_still_gets_a_plan() -> None:
-    plan = resolve(Stage.of(connections="1M"), {})
-    assert (plan.shards, plan.workers, len(plan.source_addresses)) == (1, 1, 125)
+    plan = resolve(Stage.of(connections="1M"), Host())
+    assert (plan.server_shards, plan.swarm_workers, len(plan.source_addresses)) == (1, 1, 125)
 
 
 def test_memory_is_estimated_for_both_ends() -> None:
@@ -120,7 +141,7 @@ def test_a_stage_is_refused_exactly_where_memory_ends_whatever_the_reserve() -> 
 
 
 def test_nothing_is_refused_where_memory_is_not_known() -> None:
-    assert refusal(Stage.of(connections="1G"), {}) is None
+    assert refusal(Stage.of(connections="1G"), Host()) is None
 
 
 @pytest.mark.parametrize("name", ["server_shards", "swarm_workers"])

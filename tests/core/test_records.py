@@ -32,7 +32,8 @@ def test_both_ends_have_the_same_columns() -> None:
     server = {name.removeprefix("server_") for name in names if name.startswith("server_")} - {"shards_at_limit"}
     swarm = {name.removeprefix("swarm_") for name in names if name.startswith("swarm_")}
     assert server <= swarm
-    assert swarm - server == {"connections_pending", "connections_verified", "messages_failed", "lag_seconds_max"}
+    own = {"connections_pending", "connections_verified", "messages_failed", "messages_unasked", "lag_seconds_max"}
+    assert swarm - server == own
 
 
 def test_a_sample_survives_the_way_through_a_csv_file() -> None:
@@ -85,4 +86,4 @@ def test_the_outcomes_are_the_words_of_the_manifest() -> None:
 
 def test_a_finding_is_written_with_the_keys_of_the_contract() -> None:
     finding = Finding(limit="conntrack", side="kernel", at_connections=5, evidence="drop 0 → 3", remedy="raise it")
-    assert list(finding.as_dict()) == ["limit", "side", "at_connections", "evidence", "remedy"]
+    assert list(finding.as_dict()) == ["limit", "side", "at_connections", "evidence", "remedy", "first_seconds"]

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from core.made import ASKED, events, rising, samples
+from core.made import ASKED, events, layout, rising, samples
 from wslab.core.summary import quantile_seconds, summarize
 
 STAGE = {"connections": ASKED, "message_rate": 0.01}
-PLAN = {"shards": 6, "workers": 7}
+PLAN = layout(swarm_workers=7)
 KEYS = {
     "connections",
     "connections_open",
@@ -184,7 +184,7 @@ def test_a_busy_swarm_beside_an_idle_server_is_told() -> None:
 
 
 def test_a_run_that_recorded_nothing_has_figures_without_values() -> None:
-    found = summarize({"connections": 5}, {}, [], [], [])
+    found = summarize({"connections": 5}, layout(), [], [], [])
     assert found["connections"] == 5
     assert found["connections_open"] == 0
     assert found["connections_per_second"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from wslab.breaks.table import BREAKS
 from wslab.breaks.trial import Break
-from wslab.core.diagnosis import RULES, Evidence, Finding, diagnose
-from wslab.core.plan import loopback_addresses
+from wslab.core.diagnosis import RULES, diagnose
+from wslab.core.evidence import Evidence
+from wslab.core.records import Finding
 from wslab.lab import store
 
 DATA = Path(__file__).parents[1] / "data"
@@ -24,27 +26,12 @@ def recorded(name: str, **changes: Any) -> Evidence:
     """Return what was recorded of a break, with some of the evidence replaced."""
     folder = DATA / f"broken-{name}"
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    asked, effective, swarm = run["stage"]["asked"], run["stage"]["effective"], run["specs"].get("swarm", {})
-    events = store.read_events(folder)
-    tables = [event["table"] for event in events if event["event"] == "failures"]
-    plan = {
-        "shards": effective["server_shards"],
-        "workers": effective["swarm_workers"],
-        "source_addresses": loopback_addresses(effective["source_addresses"]),
-        "pending_max": effective["pending_max"],
-        "memory_reserve_bytes": asked["memory_reserve"],
-        "destinations": len(swarm.get("destination_addresses") or ()) or 1,
-        "ports_at_bind": swarm.get("bind_without_no_port", False),
-    }
-    parts: dict[str, Any] = {
-        "stage": asked,
-        "plan": plan,
-        "limits": run["limits"],
-        "samples": store.read_samples(folder),
-        "events": events,
-        "failures": tables[-1] if tables else [],
-    }
-    return Evidence(**{**parts, **changes})
+    evidence = Evidence.recorded(run, store.read_samples(folder), store.read_events(folder))
+    return replace(evidence, **changes)
+
+
+def without_failures(name: str) -> Evidence:
+    return recorded(name, events=[event for event in recorded(name).events if event["event"] != "failures"])
 
 
 def names(findings: list[Finding]) -> list[tuple[str, str]]:
@@ -84,6 +71,25 @@ def test_where_the_next_limit_was_met_as_well_it_is_named_next() -> None:
     assert names(findings) == [("fd_limit", "server"), ("ephemeral_ports", "swarm")]
 
 
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("conntrack_before_ports", ["conntrack", "ephemeral_ports"]),
+        ("ports_before_conntrack", ["ephemeral_ports"]),
+    ],
+)
+@pytest.mark.parametrize("timed", [True, False])
+def test_of_two_limits_that_are_close_the_one_that_bound_first_is_named_first(
+    name: str, limits: list[str], timed: bool
+) -> None:
+    run = recorded(name)
+    events = [dict(event) for event in run.events]
+    for event in events if not timed else ():
+        # As a run had it that did not record when each failure came first.
+        event["table"] = [{**row, "first_seconds": None} for row in event.get("table") or ()]
+    assert [finding.limit for finding in diagnose(replace(run, events=events))] == limits
+
+
 def test_shards_that_are_full_while_others_have_room_are_not_what_broke() -> None:
     (finding,) = diagnose(recorded("conntrack_at_stock_size"))
     assert (finding.limit, finding.at_connections) == ("conntrack", 262_137)
@@ -98,7 +104,7 @@ def test_a_limit_that_ended_a_process_is_told_at_the_connections_that_it_had_by_
 @pytest.mark.parametrize("name", ["ephemeral_ports", "bind_ports", "epoll_watches", "fd_limit_swarm"])
 def test_without_its_errno_a_limit_is_not_named(name: str) -> None:
     (limit,) = {item.limit for item in RECORDED if item.name == name}
-    assert limit not in {finding.limit for finding in diagnose(recorded(name, failures=[]))}
+    assert limit not in {finding.limit for finding in diagnose(without_failures(name))}
 
 
 @pytest.mark.parametrize(("name", "role"), [("server_cpu", "server"), ("generator", "swarm")])

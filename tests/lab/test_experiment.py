@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 from fake_load import commands
+from wslab.core.evidence import plan_of
+from wslab.core.host import Host
+from wslab.core.plan import Plan
 from wslab.core.stage import BadInput, Stage
 from wslab.lab import experiment, registry, store
 from wslab.lab.experiment import run_stage
@@ -101,6 +104,22 @@ def test_a_stage_that_misses_something_has_broken_and_is_diagnosed(data_dir: Pat
     assert run_.outcome == "broke"
     assert words in run_.reason
     assert run_.findings
+
+
+def test_a_recorded_run_can_be_judged_again_from_its_folder_alone(data_dir: Path) -> None:
+    run_ = run(data_dir, swarm="failing", source_addresses=3)
+    manifest = run_.manifest
+    assert manifest["schema_version"] == 2
+    assert Plan.from_record(manifest["plan"]).source_addresses == ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+    assert Host.from_record(manifest["limits"]).as_dict() == manifest["limits"]
+    again = [finding.as_dict() for finding in Run.load(run_.run_dir).diagnose()]
+    assert json.loads(json.dumps(again)) == run_.findings
+
+
+def test_a_run_of_schema_version_1_has_the_plan_that_its_stage_tells(data_dir: Path) -> None:
+    run_ = run(data_dir, swarm="failing", source_addresses=3)
+    older = {key: value for key, value in run_.manifest.items() if key != "plan"} | {"schema_version": 1}
+    assert plan_of(older) == Plan.from_record(run_.manifest["plan"])
 
 
 def test_a_shard_that_is_killed_is_a_result_and_not_a_crash(data_dir: Path) -> None:
@@ -276,7 +295,7 @@ def test_a_server_that_runs_already_is_loaded_without_starting_one(data_dir: Pat
 
 def test_a_target_outside_loopback_is_dialled_from_the_machines_own_address() -> None:
     stage = Stage(connections=2)
-    host = {"cpu_count": 2}
+    host = Host(cpu_count=2)
     command = experiment.start_command(stage, experiment.resolve(stage, host), target="ws://192.0.2.1/")
     assert command["server"] is None
     assert command["swarm"]["source_addresses"] == ()
@@ -284,7 +303,7 @@ def test_a_target_outside_loopback_is_dialled_from_the_machines_own_address() ->
 
 def test_a_specification_can_be_changed_for_each_process_and_for_the_supervisor() -> None:
     stage = Stage(connections=2)
-    plan = experiment.resolve(stage, {"cpu_count": 2})
+    plan = experiment.resolve(stage, Host(cpu_count=2))
     own = {"swarm": {"handshake_timeout_seconds": 1.5}, "supervisor": {"no_progress_seconds": 4.0}}
     command = experiment.start_command(stage, plan, own=own)
     assert (command["swarm"]["handshake_timeout_seconds"], command["no_progress_seconds"]) == (1.5, 4.0)
@@ -292,7 +311,7 @@ def test_a_specification_can_be_changed_for_each_process_and_for_the_supervisor(
 
 
 def test_the_plan_knows_how_ports_are_taken() -> None:
-    plan = experiment.resolve(Stage(connections=2), {"cpu_count": 2})
+    plan = experiment.resolve(Stage(connections=2), Host(cpu_count=2))
     dialled = experiment.as_dialled(plan, {"destination_addresses": ["a", "b"], "bind_without_no_port": True})
     assert (dialled.destinations, dialled.ports_at_bind) == (2, True)
     assert experiment.as_dialled(plan, {}) == plan

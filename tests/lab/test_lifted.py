@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wslab.core.stage import Stage
-from wslab.lab import lifted
+from wslab.lab import experiment
 from wslab.lab.runs import Run
 
 
@@ -29,13 +29,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append(parameters)
         return "the second run"
 
-    monkeypatch.setattr(lifted, "run_stage", run_stage)
+    monkeypatch.setattr(experiment, "run_stage", run_stage)
     return calls
 
 
 def test_the_same_load_runs_again_with_nothing_changed_but_what_lifts_the_limit(asked: list[dict[str, Any]]) -> None:
     run = run_of("broke")
-    assert lifted.run_lifted(run) == "the second run"
+    assert experiment.run_lifted(run) == "the second run"
     (parameters,) = asked
     assert parameters.pop("on_event") is None
     assert parameters == {**run.asked, "source_addresses": "auto", "label": "r1 lifted"}
@@ -55,5 +55,5 @@ def test_the_same_load_runs_again_with_nothing_changed_but_what_lifts_the_limit(
     ids=lambda run: run.outcome,
 )
 def test_a_run_that_nothing_is_to_be_lifted_for_stands_for_itself(run: Run, asked: list[dict[str, Any]]) -> None:
-    assert lifted.run_lifted(run) is run
+    assert experiment.run_lifted(run) is run
     assert asked == []

@@ -128,6 +128,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_the_run_goes_on(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("wslab.machine.state.ROOT_STATE", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
         registration = registry.register("supervisor", os.getpid())
         registration.remove()
@@ -136,14 +137,29 @@ def test_a_folder_that_cannot_be_written_is_told_and_the_run_goes_on(
     assert registry.list_processes() == []
 
 
-def test_without_a_state_home_the_records_are_in_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XDG_STATE_HOME")
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert registry.processes_folder() == Path("/home/someone/.local/state/wslab/processes")
-
-
 def test_the_entries_of_this_process_are_believed(state: Path) -> None:
     registry.register("supervisor", os.getpid())
     (entry,) = registry.list_processes()
     assert alive(entry.pid, entry.start_ticks)
     assert entry.as_dict()["role"] == "supervisor"
+
+
+def test_a_process_of_another_user_than_was_recorded_is_neither_listed_nor_ended(
+    start: Start, state: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = start()
+    registry.register("server", process.pid)
+    monkeypatch.setattr(registry, "user_of", lambda pid: 12345)
+    assert registry.clean(registry.list_processes()) == []
+    assert f"process {process.pid} is left alone" in caplog.text
+    assert process.poll() is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to become another user")
+def test_a_process_that_has_become_another_user_since_it_was_recorded_is_ended(start: Start, state: Path) -> None:
+    code = "import os, sys, time; os.setuid(65534); print('on', flush=True); time.sleep(60)"
+    process, other = start(code), start()
+    registration = registry.register("server", other.pid)
+    registration.add("server", [process.pid])
+    assert {entry.pid for entry in registry.clean(registry.list_processes())} == {process.pid, other.pid}
+    assert process.wait(5.0) == -signal.SIGTERM

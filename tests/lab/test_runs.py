@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from made_runs import BROKEN, ceiling_rows, make_run
+from wslab.core.quantities import BadInput
 from wslab.lab.runs import Run, ceilings_table, list_runs, load_run, runs_table
 
 
@@ -58,6 +59,57 @@ def test_a_folder_that_is_not_a_run_is_refused_by_name(tmp_path: Path) -> None:
         Run.load(tmp_path)
 
 
+DAMAGED = (
+    *("", "{", "[]", "null", "7", "{}", "\x00\x01", "[" * 100_000),
+    '{"outcome": 5}',
+    '{"outcome": "held", "stage": []}',
+    '{"outcome": "held", "stage": {"effective": {"connections": "many"}}}',
+    '{"outcome": "held", "created_at": 5}',
+    '{"outcome": "held", "summary": 5}',
+    '{"outcome": "held", "summary": {"ramp_seconds": "long"}}',
+    '{"outcome": "broke", "findings": ["x"]}',
+    '{"outcome": "broke", "findings": [{"limit": "link", "at_connections": "many"}]}',
+    '{"outcome": "held", "phases": [{"name": 5}]}',
+    '{"outcome": "held", "limits": {"cpu_count": "two"}}',
+    '{"outcome": "running", "caller": {"pid": "x"}}',
+)
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=lambda text: text[:70] or "empty")
+def test_a_damaged_manifest_is_named_in_one_line_and_costs_its_run_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    good, bad = make_run(tmp_path, 1_000, second=1), make_run(tmp_path, 2_000, second=2)
+    (bad / "run.json").write_text(text)
+    with pytest.raises(BadInput, match=rf"{bad.name}/run\.json is damaged: ") as caught:
+        load_run(bad)
+    assert "\n" not in str(caught.value)
+    assert [run.run_dir for run in list_runs(tmp_path)] == [good]
+    (record,) = caplog.records
+    assert bad.name in record.getMessage()
+
+
+def test_a_manifest_that_cannot_be_read_is_named_as_well(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_run(tmp_path, 1_000)
+    (tmp_path / "runs" / "odd" / "run.json").mkdir(parents=True)
+    assert [run.connections for run in list_runs(tmp_path)] == [1_000]
+    assert "odd" in caplog.text
+
+
+def test_damaged_lines_in_the_midst_cost_themselves_alone(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, 50_000)
+    whole = Run.load(run_dir)
+    samples, latency, events = whole.samples, whole.latency, whole.events
+    for name in ("samples.csv", "latency.csv", "events.jsonl"):
+        lines = (run_dir / name).read_text().split("\n")
+        lines[5:5] = ["garbled", '"', "\x00,[]"]
+        (run_dir / name).write_text("\n".join(lines))
+    run = Run.load(run_dir)
+    assert run.samples.equals(samples)
+    assert run.latency.equals(latency)
+    assert run.events == events
+
+
 def test_runs_are_listed_newest_last_and_other_folders_left_out(tmp_path: Path) -> None:
     later, earlier = make_run(tmp_path, 1_000, second=9), make_run(tmp_path, 100_000, second=3)
     (tmp_path / "runs" / "notes").mkdir()
@@ -93,6 +145,15 @@ def test_a_run_shows_outcome_figures_evidence_and_machine(tmp_path: Path) -> Non
     for shown in (run._repr_html_(), run.text()):
         assert all(text in shown for text in ("broke", "262,144", "8.2 KiB", BROKEN["evidence"], "Made-up CPU"))
     assert repr(run) == f"Run({run.run_id}: broke by conntrack)"
+
+
+def test_findings_of_a_run_that_held_are_remarks(tmp_path: Path) -> None:
+    run = Run.load(make_run(tmp_path, 1_000, findings=(BROKEN,)))
+    assert (run.breaks, run.broken_limits, repr(run)) == ([], "", f"Run({run.run_id}: held)")
+    assert runs_table([run])["finding"].tolist() == [""]
+    assert f"remark: {BROKEN['limit']}" in run.text()
+    assert f"Remark: <b>{BROKEN['limit']}</b>" in run._repr_html_()
+    assert run.as_dict()["findings"] == [BROKEN]
 
 
 def test_the_table_of_a_run_has_words_and_units(tmp_path: Path) -> None:

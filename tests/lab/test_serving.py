@@ -75,6 +75,17 @@ def test_a_server_that_is_killed_says_how_it_ended_and_takes_its_shards_along() 
     assert registry.list_processes() == []
 
 
+def test_shards_that_die_are_told_with_their_signal_until_none_is_left() -> None:
+    told: list[str] = []
+    with Serving("tcp_floor", shards=2) as server:
+        for pid in server.pids[1:]:
+            os.kill(pid, signal.SIGKILL)
+        assert server.wait(told.append) == "all shards of the server have died"
+    assert all("signal 9" in line for line in told)
+    assert sorted(line.rpartition("; ")[2] for line in told) == ["0 of 2 are left", "1 of 2 are left"]
+    assert registry.list_processes() == []
+
+
 def test_an_interrupt_of_the_callers_terminal_does_not_reach_the_server() -> None:
     with Serving("tcp_floor", shards=1) as server:
         assert os.getsid(server.pids[0]) == server.pids[0] != os.getsid(0)

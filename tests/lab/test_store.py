@@ -19,6 +19,11 @@ def run_dir(tmp_path: Path) -> Path:
     return store.create_run(tmp_path, "10k")
 
 
+def append_event(run_dir: Path, event: dict[str, object]) -> None:
+    with open(run_dir / store.EVENTS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
+
+
 def test_a_run_folder_is_named_by_time_and_stage_and_is_never_shared(tmp_path: Path) -> None:
     folders = [store.create_run(tmp_path, "10k") for _ in range(50)]
     assert len(set(folders)) == 50
@@ -32,6 +37,7 @@ def test_a_manifest_comes_back_as_it_was_written_and_leaves_nothing_beside_it(ru
     for outcome in ("broke", "held"):
         store.write_manifest(run_dir, {"outcome": outcome, "figure": 1.5, "none": None})
     assert store.read_manifest(run_dir) == {"outcome": "held", "figure": 1.5, "none": None}
+    store.release(run_dir)
     assert sorted(path.name for path in run_dir.iterdir()) == ["logs", "run.json"]
 
 
@@ -60,17 +66,26 @@ def test_a_run_whose_caller_is_gone_has_crashed(run_dir: Path, caller: dict[str,
     store.write_manifest(run_dir, {"outcome": "running", "caller": caller})
     assert store.read_manifest(run_dir)["outcome"] == "crashed"
     assert store.read_manifest(run_dir)["reason"] == "the calling process died"
-    store.append_event(run_dir, {"elapsed_seconds": 12.34, "event": "caller_gone"})
+    (run_dir / "events.jsonl").write_text('{"elapsed_seconds": 12.34, "event": "caller_gone"}\n', "utf-8")
     assert store.read_manifest(run_dir)["reason"] == "the calling process died 12.3 s after the start"
     assert json.loads((run_dir / "run.json").read_text("utf-8"))["outcome"] == "running"
 
 
+def test_a_torn_line_waits_until_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    tail = store.Tail(path)
+    assert tail.lines() == []
+    path.write_text("one\ntw")
+    assert tail.lines() == ["one"]
+    path.write_text("one\ntwo\n")
+    assert tail.lines() == ["two"]
+    assert tail.lines() == []
+
+
 def test_events_are_read_in_order_without_a_torn_last_line(run_dir: Path) -> None:
     assert store.read_events(run_dir) == []
-    store.append_event(run_dir, {"elapsed_seconds": 1, "event": "a"})
-    store.append_event(run_dir, {"elapsed_seconds": 2, "event": "b"})
-    with open(run_dir / "events.jsonl", "a", encoding="utf-8") as file:
-        file.write('{"elapsed_seconds": 3, "eve')
+    lines = [json.dumps({"elapsed_seconds": at, "event": name}) + "\n" for at, name in ((1, "a"), (2, "b"))]
+    (run_dir / "events.jsonl").write_text("".join(lines) + '{"elapsed_seconds": 3, "eve', "utf-8")
     assert [event["event"] for event in store.read_events(run_dir)] == ["a", "b"]
 
 
@@ -81,6 +96,25 @@ def test_samples_are_typed_and_empty_cells_are_none_and_a_torn_row_is_left_out(r
     (sample,) = store.read_samples(run_dir)
     assert (sample["elapsed_seconds"], sample["phase"], sample["server_fds"]) == (1.5, "ramp", 20)
     assert sample["swarm_fds"] is None
+
+
+@pytest.mark.parametrize("damaged", ["garbled", '"', "1.7,2,3", "1.7,ramp,two,9", "\x00\ufffd,,,", "1.7", ",,,"])
+def test_a_damaged_row_costs_itself_alone(run_dir: Path, damaged: str) -> None:
+    rows = ["elapsed_seconds,kind,bucket_seconds,count", "1.0,roundtrip,0.002,7", damaged, "2.0,roundtrip,0.003,9"]
+    (run_dir / "latency.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    assert [(row["elapsed_seconds"], row["count"]) for row in store.read_latency(run_dir)] == [(1.0, 7), (2.0, 9)]
+
+
+def test_without_its_first_line_a_table_is_read_by_the_documented_columns(run_dir: Path) -> None:
+    (run_dir / "latency.csv").write_text("elap\x00,kind\n1.0,handshake,0.002,7\n", encoding="utf-8")
+    assert [row["count"] for row in store.read_latency(run_dir)] == [7]
+
+
+@pytest.mark.parametrize("damaged", ["garbled", "[]", "null", '{"event": 5}', '{"a": 1}', '{"event"', "[" * 100_000])
+def test_a_damaged_event_costs_itself_alone(run_dir: Path, damaged: str) -> None:
+    lines = ['{"event": "a"}', damaged, '{"event": "b", "elapsed_seconds": "x"}', '{"event": "c"}']
+    (run_dir / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert [event["event"] for event in store.read_events(run_dir)] == ["a", "c"]
 
 
 def test_latency_is_typed_and_an_absent_file_is_no_rows(run_dir: Path) -> None:

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from wslab.core.quantities import BadInput
-from wslab.lab.targets import check_dialable
+from wslab.lab.experiment import check_dialable
 
 
 @pytest.mark.parametrize("url", ["ws://127.0.0.1:9", "ws://localhost", "tcp://[::1]:9"])

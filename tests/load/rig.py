@@ -24,6 +24,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from eventually import eventually as until
 from wslab.load import scoreboard
 from wslab.load.engine import state
 from wslab.load.scoreboard import ROW_WORDS
@@ -41,15 +42,6 @@ REQUEST = (
 )
 LIMITED = "import os, resource, sys; n = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_NOFILE, (n, n)); "
 LIMITED += "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
-
-
-def until(condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> Any:
-    """Return the first true value of `condition`, which is asked again and again."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
-    return value
 
 
 def gone(pid: int) -> bool:

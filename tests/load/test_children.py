@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from eventually import eventually
-from wslab.load.children import Child, Lines
+from wslab.load.children import Child
 
 SPEAKING = """
 import json, os, sys, time
@@ -44,13 +44,6 @@ def child(tmp_path: Path) -> Iterator[Child]:
 def heard(child: Child) -> dict[str, object]:
     """Return the next event."""
     return eventually(lambda: child.events()[0])[0]
-
-
-def test_lines_are_cut_wherever_the_stream_was_cut() -> None:
-    lines = Lines()
-    assert list(lines.feed(b'{"a": 1}\n{"b"')) == [{"a": 1}]
-    assert list(lines.feed(b": 2}\n\nnoise\n[1]\n")) == [{"b": 2}]
-    assert lines.rejected == ["noise", "[1]"]
 
 
 def test_a_child_takes_commands_and_what_is_no_event_goes_to_its_log(child: Child) -> None:

@@ -13,7 +13,7 @@ import pytest
 from load.rig import REQUEST, Bench, Peer, frame, queued, serving, until
 from wslab.load import scoreboard as words
 from wslab.load.engine import server_loop
-from wslab.load.frames import FrameBuffer
+from wslab.load.rfc6455 import FrameBuffer
 from wslab.load.servers.conversation import REQUEST_BYTES_MAX, Conversation
 from wslab.load.swarm.client_slowpath import Exchange
 

@@ -65,7 +65,7 @@ def test_a_member_that_raises_shows_its_traceback_and_is_reported_with_exit_code
         crew.wait_for("told", index=1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_a_member_that_is_killed_is_reported_with_the_signal(number: int) -> None:
     with Program("-c", PROGRAM) as crew:
         pids = crew.wait_for("ready")["pids"]
@@ -92,10 +92,11 @@ def test_the_end_of_standard_input_ends_the_crew_in_order() -> None:
         until(lambda: all(map(gone, pids)))
 
 
-def test_the_crew_goes_when_its_master_is_killed() -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_the_crew_goes_when_its_master_is_killed(number: int) -> None:
     with Program("-c", PROGRAM) as crew:
         pids = crew.wait_for("ready")["pids"]
-        crew.process.kill()
+        crew.process.send_signal(number)
         until(lambda: all(map(gone, pids)))
 
 

@@ -1,4 +1,4 @@
-"""The recorder as the supervisor runs it: a process with a board, a lifeline and a pipe."""
+"""The recorder as the supervisor runs it: a process with a scoreboard, a lifeline and a pipe."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ DEADLINE_SECONDS = 20.0
 
 
 class Recording:
-    """A running recorder on a board with one server row and one swarm row, whose processes sleep."""
+    """A running recorder on a scoreboard with one server row and one swarm row, whose processes sleep."""
 
     def __init__(self, run_dir: Path, interval: float) -> None:
         self.run_dir = run_dir
-        self.board = Scoreboard.create(2)
+        self.scoreboard = Scoreboard.create(2)
         self.sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
         for index, role in enumerate((words.ROLE_SERVER, words.ROLE_SWARM)):
-            row = self.board.row(index)
+            row = self.scoreboard.row(index)
             row[words.PID], row[words.ROLE] = self.sleepers[index].pid, role
         self.epoch = time.monotonic()
         spec = {
             "run_dir": str(run_dir),
-            "board_fd": self.board.fd,
+            "board_fd": self.scoreboard.fd,
             "epoch_monotonic": self.epoch,
             "interval_seconds": interval,
         }
@@ -46,7 +46,7 @@ class Recording:
             [sys.executable, "-m", "wslab.load.recorder", json.dumps(spec)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=[self.board.fd],
+            pass_fds=[self.scoreboard.fd],
             text=True,
         )
 
@@ -82,7 +82,7 @@ class Recording:
             child.wait()
         self.process.stdin.close()
         self.process.stdout.close()
-        os.close(self.board.fd)
+        os.close(self.scoreboard.fd)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_both_files_have_the_documented_columns_and_each_row_is_on_disk_when_it_
 
 def test_the_counters_of_both_ends_are_told(start: Callable[..., Recording]) -> None:
     recording = start()
-    server, swarm = recording.board.row(0), recording.board.row(1)
+    server, swarm = recording.scoreboard.row(0), recording.scoreboard.row(1)
     swarm[words.PENDING], swarm[words.VERIFIED], swarm[words.SENT] = 3, 5, 11
     server[words.AT_LIMIT], server[words.OPENED] = 1, 9
     server[words.OPEN] = 7  # Last, because a sample reads it first: whoever sees it sees all.
@@ -148,7 +148,7 @@ def test_the_counters_of_both_ends_are_told(start: Callable[..., Recording]) -> 
 def test_the_largest_lag_is_taken_once(start: Callable[..., Recording]) -> None:
     recording = start()
     recording.next()
-    recording.board.row(1)[words.LAG_US] = 250_000
+    recording.scoreboard.row(1)[words.LAG_US] = 250_000
     recording.until(lambda sample: sample["swarm_lag_seconds_max"] == 0.25)
     assert recording.next()["swarm_lag_seconds_max"] == 0.0
 
@@ -157,7 +157,7 @@ def test_a_change_of_phase_is_sampled_at_once(start: Callable[..., Recording]) -
     recording = start(interval=3600.0)
     assert recording.next()["phase"] == "start"
     for phase in ("ramp", "hold", "verify", "drain"):
-        recording.board.phase = phase
+        recording.scoreboard.phase = phase
         assert recording.next()["phase"] == phase
 
 
@@ -165,7 +165,7 @@ def test_pss_is_read_before_the_ramp_and_on_entering_hold_and_verify_only(start:
     recording = start()
     samples = [recording.next(), recording.next()]
     for phase in ("ramp", "hold", "verify", "drain"):
-        recording.board.phase = phase
+        recording.scoreboard.phase = phase
         samples += [recording.until(lambda sample, phase=phase: sample["phase"] == phase), recording.next()]
     told = [(sample["phase"], sample["swarm_pss_bytes"] is not None) for sample in samples]
     assert told == [
@@ -181,12 +181,12 @@ def test_each_latency_is_written_once_in_its_bucket(start: Callable[..., Recordi
     recording = start()
     recording.next()
     index = bucket_of(0.002)
-    recording.board.row(1)[words.ROUNDTRIP + index] = 3
-    recording.board.row(1)[words.HANDSHAKE + bucket_of(0.5)] = 1
-    recording.board.row(1)[words.SENT] = 1
+    recording.scoreboard.row(1)[words.ROUNDTRIP + index] = 3
+    recording.scoreboard.row(1)[words.HANDSHAKE + bucket_of(0.5)] = 1
+    recording.scoreboard.row(1)[words.SENT] = 1
     recording.until(lambda sample: sample["swarm_messages_sent"] == 1)
     recording.next()
-    recording.board.row(1)[words.ROUNDTRIP + index] = 5
+    recording.scoreboard.row(1)[words.ROUNDTRIP + index] = 5
     recording.end()
     rows = recording.rows("latency.csv")
     counts = [int(row["count"]) for row in rows if row["kind"] == "roundtrip"]
@@ -208,7 +208,7 @@ def test_a_process_that_vanishes_is_skipped(start: Callable[..., Recording]) -> 
 def test_the_end_of_stdin_ends_it_with_a_last_sample(start: Callable[..., Recording]) -> None:
     recording = start(interval=3600.0)
     recording.next()
-    recording.board.row(0)[words.OPEN] = 23
+    recording.scoreboard.row(0)[words.OPEN] = 23
     assert recording.end() == 0
     assert recording.next()["server_connections_open"] == 23
     assert [row["server_connections_open"] for row in recording.rows()] == ["0", "23"]
@@ -227,7 +227,7 @@ def test_it_writes_on_when_nobody_listens(start: Callable[..., Recording]) -> No
     recording = start(interval=3600.0)
     recording.next()
     recording.process.stdout.close()
-    recording.board.phase = "ramp"
+    recording.scoreboard.phase = "ramp"
     assert recording.end() == 0
     assert recording.rows()[-1]["phase"] == "ramp"
 

@@ -233,9 +233,19 @@ def test_a_reserve_of_memory_that_is_reached_halts_the_ramp_and_later_stops_ever
 
 def test_what_failed_is_told_by_its_name_at_the_end_of_a_phase(caller: Caller) -> None:
     caller.start(commands(swarm="failing"))
-    assert caller.phase("ramp")["connections_failed"] == 1
-    table = told(caller.heard, "failures")[0]["table"]
-    assert table == [{"phase": "connect", "errno": 99, "name": "EADDRNOTAVAIL", "count": 1}]
+    end = caller.phase("ramp")
+    assert end["connections_failed"] == 1
+    (row,) = told(caller.heard, "failures")[0]["table"]
+    began = told(caller.heard, "phase_started")[0]["elapsed_seconds"]
+    assert began <= row.pop("first_seconds") <= end["elapsed_seconds"]
+    assert row == {"phase": "connect", "errno": 99, "name": "EADDRNOTAVAIL", "count": 1}
+
+
+def test_messages_that_failed_and_that_nobody_asked_for_are_told_at_the_end_of_a_phase(caller: Caller) -> None:
+    caller.start(commands(swarm="chatty"))
+    caller.phase("ramp")
+    end = caller.phase("verify")
+    assert (end["messages_failed"], end["messages_unasked"]) == (3, 20)
 
 
 @pytest.mark.parametrize("how", ["end of file", "killed supervisor"])
@@ -275,11 +285,12 @@ def test_processes_that_were_never_announced_are_ended_as_well(caller: Caller) -
     eventually(lambda: not caller.left(), 5.0)
 
 
-def test_a_terminal_interrupt_is_not_ours_and_a_termination_is_a_stop(caller: Caller) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminal_interrupt_is_not_ours_and_a_termination_is_a_stop(caller: Caller, number: signal.Signals) -> None:
     caller.start(commands())
     caller.process.send_signal(signal.SIGINT)
     assert caller.phase("ramp")["connections_open"] == 20
-    caller.process.send_signal(signal.SIGTERM)
+    caller.process.send_signal(number)
     assert caller.ended() == 0
 
 

@@ -389,6 +389,61 @@ def test_an_echo_that_fails_is_counted_and_proves_nothing(
         assert swarm.board.failures() == failures
 
 
+def test_echoes_that_come_twice_are_unasked_and_disturb_nothing() -> None:
+    twice = replying(lambda payload: frame(2, payload, masked=False) * 2)
+    with scripted(twice) as url, swarming(url, 10, workers=2, message_rate=20.0) as swarm:
+        swarm.run("ramp")
+        swarm.tell("hold")
+        until(lambda: swarm.count(words.RECEIVED) > 40)
+        swarm.run("verify", passes=2)
+        until(lambda: swarm.counts("OPEN", "VERIFIED", "MESSAGES_FAILED") == [10, 10, 0])
+        until(lambda: swarm.count(words.MESSAGES_UNASKED) == swarm.count(words.RECEIVED) == swarm.count(words.SENT))
+        assert swarm.board.failures() == {}
+
+
+def test_the_echo_of_an_earlier_message_on_the_connection_is_unasked_while_another_is_due() -> None:
+    said: list[bytes] = []
+
+    def reply(payload: bytes) -> bytes:
+        said.append(payload)
+        return b"".join(frame(2, message, masked=False) for message in said)
+
+    with scripted(replying(reply)) as url, swarming(url, 1) as swarm:
+        swarm.run("ramp")
+        swarm.run("verify", passes=3)
+        until(lambda: swarm.counts("VERIFIED", "RECEIVED", "MESSAGES_UNASKED", "MESSAGES_FAILED") == [1, 3, 3, 0])
+
+
+def test_the_echo_of_another_connection_is_wrong_and_not_unasked() -> None:
+    pairs = [socket.socketpair() for _ in range(2)]
+    with Player("tcp://127.0.0.1:9") as player:
+        first, second = (mine.detach() for mine, _ in pairs)
+        player.adopt(first)
+        player.adopt(second)
+        player.worker.start_verifying(1)
+        player.turn()
+        message = player.worker.payload(first, int(player.worker.table[first]["serial"]))
+        player.worker.judge_message(second, message)
+        assert (player.row[words.MESSAGES_FAILED], player.row[words.MESSAGES_UNASKED]) == (1, 0)
+        player.worker.judge_message(second, message)
+        assert (player.row[words.MESSAGES_FAILED], player.row[words.MESSAGES_UNASKED]) == (1, 1)
+    for _, theirs in pairs:
+        theirs.close()
+
+
+def test_a_greeting_is_unasked_and_counts_for_no_echo() -> None:
+    def script(peer: socket.socket) -> None:
+        peer.sendall(upgraded(peer) + frame(1, b"welcome", masked=False))
+        while True:
+            peer.sendall(frame(2, heard(peer)[1], masked=False))
+
+    with scripted(script) as url, swarming(url, 4) as swarm:
+        swarm.run("ramp")
+        until(lambda: swarm.counts("OPEN", "MESSAGES_UNASKED", "RECEIVED") == [4, 4, 0])
+        swarm.run("verify")
+        until(lambda: swarm.counts("VERIFIED", "MESSAGES_UNASKED", "MESSAGES_FAILED") == [4, 4, 0])
+
+
 @pytest.mark.parametrize("behind_the_upgrade", [True, False])
 def test_a_close_by_the_server_is_answered_and_counted_as_lost_while_held(behind_the_upgrade: bool) -> None:
     answers: list[tuple[int, bytes]] = []
@@ -581,16 +636,6 @@ def test_an_echo_that_comes_after_it_was_given_up_is_not_taken_for_a_wrong_one()
         assert (row[words.MESSAGES_FAILED], row[words.MESSAGES_UNASKED], row[words.VERIFIED]) == (1, 0, 1)
         assert (worker.words[swarm_loop.DUE], worker.late, worker.exchanges) == (0, {}, {})
     theirs.close()
-
-
-def test_messages_that_nobody_asked_for_are_counted_as_such() -> None:
-    with (
-        scripted(replying(lambda payload: 2 * frame(2, payload, masked=False))) as url,
-        swarming(url, 3) as swarm,
-    ):
-        swarm.run("ramp")
-        swarm.run("verify")
-        until(lambda: swarm.counts("VERIFIED", "RECEIVED", "MESSAGES_UNASKED", "MESSAGES_FAILED") == [3, 3, 3, 0])
 
 
 def test_a_worker_without_epoll_watches_counts_them() -> None:

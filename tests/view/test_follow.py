@@ -1,22 +1,11 @@
-"""Following a run from outside: what a folder gains is passed on once, and torn lines wait."""
+"""A run is followed from outside: what its folder gains is passed on once, in order of time."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from made_runs import make_run
-from wslab.view.follow import Follower, Tail, follow
-
-
-def test_a_torn_line_waits_until_it_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "lines"
-    tail = Tail(path)
-    assert tail.lines() == []
-    path.write_text("one\ntw")
-    assert tail.lines() == ["one"]
-    path.write_text("one\ntwo\n")
-    assert tail.lines() == ["two"]
-    assert tail.lines() == []
+from wslab.view.follow import Follower, follow
 
 
 def test_events_and_samples_come_in_the_order_of_time_and_once(tmp_path: Path) -> None:

@@ -140,10 +140,3 @@ def test_figures_carry_machine_kernel_date_and_run(held: Run) -> None:
     for _, _, plot in plots.run_figures(held):
         caption = plot.get_supxlabel()
         assert all(part in caption for part in ("Made-up CPU", "2 cores", "6.18.5-made", "2025-01-02", held.run_id))
-
-
-def test_figures_are_written_into_the_run_folder_as_svg_and_png(held: Run) -> None:
-    paths = plots.save_run_figures(held)
-    assert {path.suffix for path in paths} == {".svg", ".png"}
-    assert {path.parent for path in paths} == {held.run_dir / "figures"}
-    assert {path.stem for path in paths} == {name for name, _, _ in plots.RUN_FIGURES}

@@ -11,6 +11,7 @@ from made_runs import BROKEN, CEILINGS, ceiling_rows, make_run
 from wslab.lab.preflight import preflight
 from wslab.lab.runs import Run
 from wslab.view import plots
+from wslab.view.plots_frame import COLOURS
 
 
 @pytest.fixture
@@ -80,6 +81,24 @@ def test_measured_stages_are_on_the_top_line(broke: Run, tmp_path: Path) -> None
     assert labels(ax)[0] == "measured here"
 
 
+def test_a_run_that_held_is_drawn_so_whatever_was_found_in_it(tmp_path: Path) -> None:
+    run = Run.load(make_run(tmp_path, 300_000, findings=(BROKEN,)))
+    ax = plots.where_things_break(ceiling_rows(), [run]).axes[0]
+    (mark,) = [line for line in ax.lines if str(line.get_gid()).startswith("measured")]
+    assert (mark.get_gid(), mark.get_marker(), mark.get_color()) == ("measured held", "o", COLOURS["kernel"])
+    course = plots.connections_over_time(run).axes[0]
+    assert "break" not in {line.get_gid() for line in [*ax.lines, *course.lines]}
+
+
+@pytest.mark.parametrize("outcome", ["aborted", "crashed"])
+def test_a_run_that_ended_early_is_drawn_neither_as_held_nor_as_broken(tmp_path: Path, outcome: str) -> None:
+    run = Run.load(make_run(tmp_path, 100_000, outcome=outcome))
+    ax = plots.where_things_break(ceiling_rows(), [run]).axes[0]
+    (mark,) = [line for line in ax.lines if line.get_gid() == f"measured {outcome}"]
+    assert mark.get_color() not in (COLOURS["kernel"], COLOURS["break"])
+    assert "ended early, measured" in [text.get_text() for text in ax.get_legend().get_texts()]
+
+
 def test_a_ceiling_far_out_ends_at_the_edge_and_says_its_number() -> None:
     row = {**ceiling_rows()[0], "limit": "process_limit", "ceiling_connections": 326_000_000}
     ax = plots.where_things_break([row]).axes[0]
@@ -106,6 +125,16 @@ def test_the_cost_of_a_stage_is_stacked_and_the_floor_is_a_line_across(tmp_path:
     assert line.get_ydata()[0] == floor.summary["total_bytes_per_connection"]
     assert [patch.get_height() for patch in rate.patches] == [17_000.0, 17_000.0]
     assert (memory.get_ylabel(), rate.get_ylabel()) == ("bytes per connection, both ends", "connections/s")
+
+
+def test_the_rate_of_a_stage_stands_clear_of_the_line_of_a_faster_floor(tmp_path: Path) -> None:
+    runs = [
+        Run.load(make_run(tmp_path, 100_000, server=server, second=n))
+        for n, server in enumerate(("lean", plots.FLOOR_SERVER))
+    ]
+    _, rate = plots.stages_overview(runs).axes
+    (label,) = [text for text in rate.texts if text.get_text() == "17k/s"]
+    assert label.xy[1] == runs[1].summary["connections_per_second"]
 
 
 def test_a_stage_that_broke_says_where(broke: Run) -> None:

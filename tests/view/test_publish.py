@@ -11,7 +11,8 @@ import pytest
 
 from made_runs import BROKEN, make_run
 from wslab.lab.runs import Run
-from wslab.view.publish import report, run_report
+from wslab.view.plots import RUN_FIGURES
+from wslab.view.publish import report, results_table, run_report
 
 
 class Links(HTMLParser):
@@ -79,7 +80,9 @@ def test_figures_and_the_table_are_written_beside_the_page(page: Path) -> None:
 def test_each_run_gets_a_page_and_figures_of_its_own(page: Path, runs: list[Run]) -> None:
     for run in runs:
         assert run.outcome in (run.run_dir / "report.html").read_text("utf-8")
-        assert (run.run_dir / "figures" / "ceilings.svg").is_file()
+        names = [*(name for name, _, _ in RUN_FIGURES), "ceilings"]
+        files = {path.name for path in (run.run_dir / "figures").iterdir()}
+        assert files == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
 
 
 def test_runs_that_come_with_the_project_stay_as_they_are(tmp_path: Path) -> None:
@@ -101,3 +104,27 @@ def test_without_runs_the_page_says_how_to_make_some(tmp_path: Path) -> None:
     page = report([], tmp_path / "empty.html")
     assert page == tmp_path / "empty.html"
     assert "No runs are recorded yet" in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize("server", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)"])
+def test_text_that_a_spreadsheet_would_run_is_quoted_in_the_table(tmp_path: Path, server: str) -> None:
+    report([Run.load(make_run(tmp_path, 1_000, server=server))], tmp_path / "report")
+    with open(tmp_path / "report" / "runs.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["server"] == f"'{server}"
+    assert row["connections_open"] == "1000"
+    assert float(row["server_user_bytes_per_connection"]) > 0
+
+
+def test_the_markdown_table_keeps_its_columns_whatever_a_server_is_called(tmp_path: Path) -> None:
+    head, rule, row = results_table([Run.load(make_run(tmp_path, 1_000, server="a | b"))]).splitlines()
+    assert head.count("|") == rule.count("|") == row.replace(r"\|", "").count("|")
+    assert r"a \| b" in row
+
+
+def test_what_was_found_in_a_run_that_held_is_a_remark_and_no_break(tmp_path: Path) -> None:
+    run = Run.load(make_run(tmp_path, 100_000, findings=(BROKEN,)))
+    page = report([run], tmp_path / "report").read_text("utf-8")
+    assert "100,000 connections held" in page
+    assert f"Remark: <b>{BROKEN['limit']}</b>" in page
+    assert f"{BROKEN['limit']}</td>" not in page

@@ -9,6 +9,8 @@ import inspect
 import json
 import os
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -17,9 +19,10 @@ import pytest
 import made_runs
 from wslab.core.quantities import BadInput
 from wslab.core.stage import PARAMETERS, Stage
-from wslab.view import workbook
+from wslab.lab.runs import Run
+from wslab.view import kernel, workbook
 from wslab.view.kernel import how_it_died, interrupts_go_to
-from wslab.view.workbook import check_parameters, run_notebook, sweep
+from wslab.view.workbook import Executed, Sweep, check_parameters, run_notebook, sweep
 
 RECORD = """
 import json, os, pathlib, signal, sys, time
@@ -37,13 +40,15 @@ if label == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
 if label == "raise":
     raise RuntimeError("no more")
-if label == "interrupt":
+if label.startswith("interrupt"):
     try:
         os.kill(os.getppid(), signal.SIGINT)
         for _ in range(600):  # An interrupt that comes just before one long sleep would be noticed after it.
             time.sleep(0.1)
     except KeyboardInterrupt:
         outcome = "aborted"
+        if label == "interrupt, kill":
+            os.kill(os.getpid(), signal.SIGKILL)
 if label != "nothing":
     (folder / "run.json").write_text(json.dumps({**manifest, "outcome": outcome, "ended_at": "now"}))
 if label.startswith("lifted"):
@@ -127,6 +132,15 @@ def test_a_notebook_that_records_no_run_has_crashed_and_leaves_nothing(template:
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+def test_a_damaged_run_folder_that_appears_meanwhile_is_left_alone(template: Path, stage, tmp_path: Path) -> None:
+    def view(prefix: str):
+        (tmp_path / "runs" / "0-damaged").mkdir()
+        (tmp_path / "runs" / "0-damaged" / "run.json").write_text("{")
+        return silent(prefix)
+
+    assert run_notebook(stage(), template, view).outcome == "held"
+
+
 def test_an_interrupt_reaches_the_kernel_and_the_stage_is_aborted(template: Path, stage) -> None:
     before = signal.getsignal(signal.SIGINT)
     done = run_notebook(stage("interrupt"), template, silent)
@@ -145,9 +159,82 @@ def test_an_interrupt_while_it_is_run_again_ends_the_sweep_as_well(template: Pat
     assert (done.outcome, done.reason) == ("aborted", "stopped by the user")
 
 
-def test_a_second_interrupt_ends_it_here() -> None:
-    with pytest.raises(KeyboardInterrupt), interrupts_go_to([]):
+def test_a_stage_whose_kernel_is_killed_after_an_interrupt_was_stopped_by_the_user(
+    template: Path, stage, tmp_path: Path
+) -> None:
+    done = run_notebook(stage("interrupt, kill"), template, silent)
+    assert (done.outcome, done.reason) == ("aborted", "stopped by the user")
+    assert done.run is not None
+    assert json.loads((done.run.run_dir / "run.json").read_text())["outcome"] == "aborted"
+    assert leftovers(tmp_path) == []
+
+
+@pytest.fixture
+def kernels() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The list of kernels, ended at last."""
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def shell(script: str) -> subprocess.Popen[bytes]:
+    """Start a process in the place of a kernel, and wait until its script has said something."""
+    process = subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline()
+    return process
+
+
+def test_an_interrupt_before_there_is_a_kernel_reaches_it_when_it_has_started(
+    kernels: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "REPEAT_SECONDS", 0.02)
+    with interrupts_go_to(kernels):
         os.kill(os.getpid(), signal.SIGINT)
+        kernels.append(shell("echo ready; exec sleep 60"))
+        assert kernels[0].wait(10) == -signal.SIGINT
+
+
+def test_an_interrupt_comes_again_until_a_run_is_recorded(kernels: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "REPEAT_SECONDS", 0.02)
+    looks = iter([False, False, True])
+    script = "trap 'n=$((n+1)); [ $n = 3 ] && exit 7' INT; echo ready; while :; do sleep 0.01; done"
+    kernels.append(shell(script))
+    with interrupts_go_to(kernels, lambda: next(looks)):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert kernels[0].wait(10) == 7
+    assert list(looks) == []
+
+
+def test_impatience_kills_a_kernel_that_does_not_end(kernels: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "PATIENCE_SECONDS", 0.0)
+    kernels.append(shell("trap '' INT; echo ready; exec sleep 60"))
+    with interrupts_go_to(kernels) as came:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert kernels[0].wait(10) == -signal.SIGKILL
+    assert len(came) == 3
+
+
+def test_interrupts_in_quick_succession_leave_a_kernel_its_time(kernels: list) -> None:
+    kernels.append(shell("trap 'n=$((n+1)); echo' INT; echo ready; sleep 0.2; [ $n -gt 0 ] && exit 7"))
+    with interrupts_go_to(kernels) as came:
+        for _ in range(20):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert kernels[0].poll() is None
+    assert len(came) == 20
+
+
+def test_interrupts_raise_when_no_kernel_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "PATIENCE_SECONDS", 0.0)
+    with interrupts_go_to([]):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_stage_far_beyond_the_memory_is_told_before_anything_starts(template: Path, tmp_path: Path) -> None:
@@ -221,3 +308,43 @@ def test_what_ended_a_kernel_is_said_with_its_evidence(returncode: int | None, o
     sentence = how_it_died(returncode, oom_kills)
     assert sentence.endswith(said)
     assert bool(sentence) == bool(said)
+
+
+def executed(*outcomes: str) -> tuple[Executed, ...]:
+    return tuple(Executed(stage="1k", outcome=outcome, reason="") for outcome in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "worst"),
+    [
+        ([], "held"),
+        (["held", "held"], "held"),
+        (["held", "broke"], "broke"),
+        (["broke", "aborted"], "aborted"),
+        (["crashed", "broke", "held"], "crashed"),
+    ],
+)
+def test_the_outcome_of_a_sweep_is_its_worst(outcomes: list[str], worst: str) -> None:
+    assert Sweep(executed=executed(*outcomes)).outcome == worst
+
+
+def test_a_sweep_as_json_has_the_figures_of_each_run(tmp_path: Path) -> None:
+    run = Run.load(made_runs.make_run(tmp_path, 10_000))
+    sweep = Sweep(executed=(Executed(stage="10k", outcome="held", reason="", run=run),), skipped=("1M",))
+    document = json.loads(json.dumps(sweep.as_dict()))
+    assert document["outcome"] == "held"
+    assert document["skipped"] == ["1M"]
+    assert document["stages"][0]["connections_open"] == 10_000
+    assert document["stages"][0]["run_dir"] == str(run.run_dir)
+
+
+def test_a_sweep_as_text_names_what_was_not_run_and_the_report() -> None:
+    text = Sweep(executed=executed("broke"), skipped=("700k", "1M"), report="/x/index.html").text()
+    assert "not run: 700k, 1M; --keep-going runs them too" in text
+    assert text.endswith("report: /x/index.html")
+
+
+def test_a_stage_without_a_run_has_a_row_all_the_same() -> None:
+    sweep = Sweep(executed=(Executed(stage="1k", outcome="crashed", reason="it died"),))
+    assert sweep.table().loc["1k", "outcome"] == "crashed"
+    assert "it died" in sweep._repr_html_()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wslab.core.quantities import BadInput, counted
-from wslab.lab import display
+from wslab.lab.tables import Table, card_html, findings_html, whole_text
 
 RESULTS = "breaks.json"
 HEADINGS = ("break", "expected", "predicted", "measured", "off by", "named", "same load, remedied", "remedy")
@@ -18,13 +18,13 @@ HEADINGS = ("break", "expected", "predicted", "measured", "off by", "named", "sa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakResult:
-    """What became of one break; the first fields are those of `wslab.breaks.trial.Break`.
+    """The result of one break; the first fields are those of `wslab.breaks.trial.Break`.
 
     Attributes:
         skipped: why it was not run; empty when it was.
         asked: connections asked for.
-        predicted: count at which the limit was to be met; None when it has no number.
-        measured: count at which it was met.
+        predicted: count at which the limit should bind; None when it has no number.
+        measured: count at which it bound.
         findings: what the diagnosis named.
         next_limit: the limit with the next ceiling.
         then_findings: what was named with only the first of two remedies.
@@ -94,12 +94,12 @@ class BreakResult:
 
     @property
     def line(self) -> str:
-        """What became of it, in one line."""
+        """The result in one line."""
         if self.skipped:
             return f"{self.name}: skipped, {self.skipped}"
         parts = [f"named {', '.join(self.named) or 'nothing'}" + ("" if self.named_rightly else ", which is wrong")]
         if self.unit:
-            parts.append(f"predicted {_count(self.predicted)}, measured {_count(self.measured)} {self.unit}")
+            parts.append(f"predicted {whole_text(self.predicted)}, measured {whole_text(self.measured)} {self.unit}")
         parts.append("held with " + self.remedy if self.held else f"not held with {self.remedy}: {self.held_reason}")
         return f"{self.name}: {'; '.join(parts)}"
 
@@ -109,7 +109,7 @@ class BreakResult:
         if self.skipped:
             return (self.name, expected, "", "", "", f"skipped: {self.skipped}", "", "")
         off = "" if self.off_by is None else f"{self.off_by:.1%}"
-        number = [_count(self.predicted), _count(self.measured), off] if self.unit else ["", "", ""]
+        number = [whole_text(self.predicted), whole_text(self.measured), off] if self.unit else ["", "", ""]
         number[0] += f" {self.unit}" if self.unit == "processes" else ""
         named = ", ".join(self.named) or "nothing"
         if self.then:
@@ -156,7 +156,7 @@ class Atlas:
 
     @property
     def sentence(self) -> str:
-        """What came of it, in one sentence."""
+        """The result in one sentence."""
         named, held = sum(r.named_rightly for r in self.run), sum(r.held for r in self.run)
         numbered = [result for result in self.run if result.unit]
         text = f"{counted(len(self.run), 'limit')} broken: {named} named rightly, {held} held with the remedy"
@@ -166,7 +166,7 @@ class Atlas:
         return text + (f"; {skipped} skipped" if skipped else "")
 
     def save(self) -> None:
-        """Write the results into the folder, replacing what an earlier part of the same atlas has left."""
+        """Write the results into the folder, in the place of those of the same atlas that were written before."""
         path = self.folder / RESULTS
         part = path.with_suffix(".part")
         part.write_text(json.dumps(self.as_dict(), indent=2, default=str) + "\n", encoding="utf-8")
@@ -183,10 +183,7 @@ class Atlas:
 
     def text(self) -> str:
         """Return the atlas as a terminal shows it."""
-        rows = [HEADINGS, *(result.cells() for result in self.run)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines += [result.line for result in self.results if result.skipped]
+        lines = [_table(self.run).text(), *(result.line for result in self.results if result.skipped)]
         return "\n".join([*lines, "", self.sentence, str(self.folder)])
 
     def evidence(self) -> Proofs:
@@ -194,18 +191,8 @@ class Atlas:
         return Proofs(self.run)
 
     def _repr_html_(self) -> str:
-        style = 'style="text-align:left;padding:2px 14px 2px 0;vertical-align:top"'
-        head = "".join(f"<th {style}>{escape(text)}</th>" for text in HEADINGS)
-        body = "".join(
-            f"<tr>{''.join(f'<td {style}>{escape(cell)}</td>' for cell in result.cells())}</tr>"
-            for result in self.results
-        )
         machine = next((result.caption for result in self.run), "")
-        return (
-            f"<div><b>{escape(self.sentence)}.</b>"
-            f'<table style="border-collapse:collapse;margin:8px 0"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
-            f'</table><div style="opacity:.75;font-size:90%">{escape(machine)}</div></div>'
-        )
+        return card_html(f"<b>{escape(self.sentence)}.</b>", _table(self.results).html(), footer=machine)
 
 
 class Proofs:
@@ -222,11 +209,11 @@ class Proofs:
         return "\n".join(f"{name}: {finding['evidence']}" for name, findings in self.proofs for finding in findings)
 
     def _repr_html_(self) -> str:
-        return "".join(f"<h4>{escape(name)}</h4>{display.findings_html(findings)}" for name, findings in self.proofs)
+        return "".join(f"<h4>{escape(name)}</h4>{findings_html(findings)}" for name, findings in self.proofs)
 
 
-def _count(value: int | None) -> str:
-    return display.plain_text(None) if value is None else f"{value:,}"
+def _table(results: Sequence[BreakResult]) -> Table:
+    return Table(headings=HEADINGS, rows=[result.cells() for result in results], numbers=(2, 3, 4))
 
 
 def _result(row: Mapping[str, Any]) -> BreakResult:

@@ -1,12 +1,11 @@
-"""What a limit is broken in on purpose: an enclosure, so that nothing else on the machine notices.
+"""The namespace, cgroups, rlimits and user in which a limit is broken without affecting the machine.
 
 1. Whatever the kernel keeps per network namespace, control group, process or user is bound there, and needs no
    putting back: it ends with what it was bound to.
-2. Some limits exist once for the whole machine. Those whose use is counted apart, by namespace or by user, are lowered
-   there, and never below a floor that leaves the rest of the machine room.
-3. The others are shared: while one of them is lowered, everybody on the machine has it so. An enclosure says which
-   (`shared`), and whoever makes one has been asked for exactly that.
-4. An enclosure that makes no sense is refused when it is described, not when half of it has been made.
+2. Some limits exist once for the whole machine, also where their use is counted by user or by namespace: while such a
+   setting is lowered, everybody on the machine has it so. An enclosure says which (`shared`); it is made only when it
+   was asked for by name, and while nobody has more than the lowered value leaves room for.
+3. An enclosure that makes no sense is refused when it is described, not when half of it has been made.
 """
 
 from __future__ import annotations
@@ -17,23 +16,24 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from wslab.core.quantities import refuse
+from wslab.machine.sysctls import (
+    CONNTRACK_BUCKETS,
+    CONNTRACK_MAX,
+    DEVICE_BACKLOG,
+    EPOLL_WATCHES,
+    FILE_MAX,
+    NR_OPEN,
+    TCP_MEM,
+)
 
 ROLES = ("server", "swarm")
 
-CONNTRACK_MAX = "net.netfilter.nf_conntrack_max"
-EPOLL_WATCHES = "fs.epoll.max_user_watches"
-CONNTRACK_BUCKETS = "net.netfilter.nf_conntrack_buckets"
-NR_OPEN = "fs.nr_open"
-FILE_MAX = "fs.file-max"
-DEVICE_BACKLOG = "net.core.netdev_max_backlog"
-TCP_MEM = "net.ipv4.tcp_mem"
-
-# The least that each may be set to. Services hold few epoll watches each, but all of root's count together; entries of
-# connection tracking are counted per namespace, and how many this machine has itself is looked at before writing.
-GLOBAL_FLOORS: Mapping[str, int] = {CONNTRACK_MAX: 100, EPOLL_WATCHES: 4096}
-# Shared by all: entries of all namespaces are in one hash table, which is one page at least; a service has a few
-# hundred files open; and memory for TCP below these pages stops everybody's.
-SHARED_FLOORS: Mapping[str, int] = {
+# The least that each setting of the whole machine may be set to. Services hold few epoll watches each, but all of one
+# user's count together; the entries of all namespaces are in one hash table, which is one page at least; a service has
+# a few hundred files open; and memory for TCP below these pages stops everybody's.
+FLOORS: Mapping[str, int] = {
+    CONNTRACK_MAX: 100,
+    EPOLL_WATCHES: 4096,
     CONNTRACK_BUCKETS: 512,
     NR_OPEN: 2048,
     FILE_MAX: 4096,
@@ -59,15 +59,15 @@ _PER_ROLE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enclosure:
-    """The bounds that a load is put under; what is left out is as on the machine.
+    """The bounds of a load; what is left out is as on the machine.
 
     The mappings by role have the keys `server` and `swarm`, either or both.
 
     Attributes:
         netns: whether both ends run in a network namespace of their own, with nothing in it but loopback.
         sysctls: settings of that namespace by name, such as `net.core.somaxconn`.
-        global_sysctls: settings of the whole machine, for as long as the enclosure lasts; see `GLOBAL_FLOORS` and
-            `SHARED_FLOORS`. Where a setting has several numbers, all of them in one text.
+        global_sysctls: settings of the whole machine, for as long as the enclosure lasts; see `FLOORS`. Where a
+            setting has several numbers, all of them in one text.
         nft: rules for that namespace in the language of nftables.
         packet_cpu: the CPU that is handed all packets of that loopback, where they wait in its backlog (RPS);
             None where each CPU takes those that it sends.
@@ -115,13 +115,12 @@ class Enclosure:
         self._check_global()
 
     def _check_global(self) -> None:
-        floors = {**GLOBAL_FLOORS, **SHARED_FLOORS}
         for name, value in self.global_sysctls.items():
-            if name not in floors:
-                raise refuse("global_sysctls", name, "one of " + ", ".join(floors))
+            if name not in FLOORS:
+                raise refuse("global_sysctls", name, "one of " + ", ".join(FLOORS))
             words = str(value).split()
-            if not words or not all(word.isdigit() and int(word) >= floors[name] for word in words):
-                raise refuse(name, value, f"a number from {floors[name]:,}: it holds for the whole machine")
+            if not words or not all(word.isdigit() and int(word) >= FLOORS[name] for word in words):
+                raise refuse(name, value, f"a number from {FLOORS[name]:,}: it holds for the whole machine")
         if EPOLL_WATCHES in self.global_sysctls and not self.uid:
             raise refuse("uid", self.uid, f"a user other than root, whose {EPOLL_WATCHES} are counted apart")
         if CONNTRACK_MAX in self.global_sysctls and not self.netns:
@@ -130,13 +129,18 @@ class Enclosure:
     @property
     def shared(self) -> tuple[str, ...]:
         """The settings that everybody on the machine has changed while it lasts."""
-        return tuple(name for name in self.global_sysctls if name in SHARED_FLOORS)
+        return tuple(self.global_sysctls)
 
     @property
     def needs_root(self) -> bool:
-        """Whether it takes root to make it: descriptors, processes and CPUs anybody may bound for himself."""
-        groups = self.memory_bytes or self.processes or self.cpu_quota
+        """Whether it takes root to make it; to bound the descriptors, processes and CPUs of a process takes none."""
+        groups = any(self.group_bounds.values())
         return bool(self.netns or self.global_sysctls or groups or self.uid is not None)
+
+    @property
+    def group_bounds(self) -> dict[str, Mapping[str, float]]:
+        """What the control groups are bound to: controller, role and amount, see `wslab.machine.cgroup.groups_for`."""
+        return {"memory": self.memory_bytes, "pids": self.processes, "cpu": self.cpu_quota}
 
     @property
     def tracks_connections(self) -> bool:

@@ -1,12 +1,13 @@
 """Make an enclosure on this machine, say how to enter it, and take it down without a trace.
 
-1. Everything is in a log before it is made. On leaving it is undone in reverse order; after a death of the caller
-   by the supervisor, by the next isolation, or by `wslab clean`, whichever comes first.
-2. A setting of the whole machine is claimed first, so two isolations cannot take each other's value for the machine's.
-3. The limits that a run is judged by are those found inside, by a process that has entered.
-4. Memory is judged by the machine: an enclosure that is too small for a stage is there to be found too small. What is
-   `auto` is planned for the limits inside. Only the pace stays that of the machine: a swarm that spares the queue it is
-   to overrun would prove nothing.
+1. Every part is in the journal before it is made. On leaving, the parts are undone in reverse order; when the caller
+   has died, by the supervisor, by the next isolation, or by `wslab clean`, whichever comes first.
+2. A setting of the whole machine is claimed first, so two isolations cannot take each other's value for the machine's;
+   and it is lowered only while all others have room below the new value.
+3. The limits that a run is judged by are those that a process finds inside, once it has entered.
+4. The memory of the machine stays what the stage is judged by: an enclosure that is too small for a stage is made to be
+   too small. What is `auto` is planned for the limits inside. Only the pace stays that of the machine: a swarm that
+   spares the queue which it is to overrun would prove nothing.
 """
 
 from __future__ import annotations
@@ -14,23 +15,25 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from wslab.breaks.enclosure import CONNTRACK_MAX, ROLES, Enclosure
-from wslab.breaks.groups import Group, groups_of
+from wslab.breaks.enclosure import ROLES, Enclosure
 from wslab.breaks.netns import create_netns, find_nft, look_from_inside, netns_path
+from wslab.core.host import Host
 from wslab.core.quantities import BadInput
 from wslab.core.stage import Plan, Stage, resolve
 from wslab.lab.place import MakePlace, Place
+from wslab.machine.cgroup import Group, groups_for
+from wslab.machine.journal import CGROUP, ENCLOSURE, NETNS, Journal, undo_orphaned, unexpected
 from wslab.machine.procfs import read_status
-from wslab.machine.sysctls import claim_sysctl, read_sysctl, sysctl_path, write_sysctl
-from wslab.machine.undo import UndoLog, undo_orphaned
+from wslab.machine.sysctls import CONNTRACK_MAX, EPOLL_WATCHES, claim_sysctl, sysctl_path
+from wslab.machine.usage import epoll_watches_by_user, tracked_most
 
-# What a bound of one role is read along with; the tighter role's are shown.
+# A bound that each role may have of its own, and what is read along with it; the tighter role's are shown.
 _BOUNDS = (
     ("fd_hard", "fd_soft"),
     ("nproc_soft",),
@@ -39,9 +42,8 @@ _BOUNDS = (
     ("cpu_quota",),
 )
 _CAP_SETGID, _CAP_SETUID, _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 6, 7, 12, 21
-# The connections that this machine tracks itself must stay below this share of a lowered table.
-_TRACKED_SHARE = 0.5
-_CONNTRACK_COUNT = "net.netfilter.nf_conntrack_count"
+# What others use of a limit must stay below this share of the lowered value: they go on while it is lowered.
+_OTHERS_SHARE = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -68,16 +70,22 @@ def obstacle(enclosure: Enclosure) -> str:
         if not os.access(sysctl_path(name), os.W_OK):
             return f"{name} cannot be written from here"
     try:
-        groups_of(enclosure, "wslab")
+        groups_for(enclosure.group_bounds, "wslab")
+        return _no_room_for_others(enclosure)
     except OSError as problem:
         return str(problem)
-    return _too_much_tracked(enclosure)
 
 
-def _too_much_tracked(enclosure: Enclosure) -> str:
-    most = int(enclosure.global_sysctls.get(CONNTRACK_MAX, 0))
-    if most and (tracked := int(read_sysctl(_CONNTRACK_COUNT))) > _TRACKED_SHARE * most:
-        return f"{tracked:,} connections of this machine are tracked, too many for {CONNTRACK_MAX} {most:,}"
+def _no_room_for_others(enclosure: Enclosure) -> str:
+    """Return why others on the machine would meet a limit that is lowered for all; empty when they would not."""
+    if most := int(enclosure.global_sysctls.get(CONNTRACK_MAX, 0)):
+        tracked = tracked_most()
+        if tracked > _OTHERS_SHARE * most:
+            return f"a network namespace tracks {tracked:,} connections, too many for {CONNTRACK_MAX} {most:,}"
+    if most := int(enclosure.global_sysctls.get(EPOLL_WATCHES, 0)):
+        uid, held = max(epoll_watches_by_user().items(), key=lambda item: item[1], default=(0, 0))
+        if held > _OTHERS_SHARE * most:
+            return f"user {uid} holds {held:,} epoll watches, too many for {EPOLL_WATCHES} {most:,}"
     return ""
 
 
@@ -89,7 +97,7 @@ def enclosed(enclosure: Enclosure) -> MakePlace:
     """
 
     @contextmanager
-    def make(stage: Stage, host: Mapping[str, Any], plan: Plan) -> Iterator[Place]:
+    def make(stage: Stage, host: Host, plan: Plan) -> Iterator[Place]:
         with Isolation(enclosure) as isolation:
             inside = isolation.read_host()
             yield Place(
@@ -116,7 +124,7 @@ class Isolation:
     def __init__(self, enclosure: Enclosure, name: str = "") -> None:
         self.enclosure = enclosure
         self.name = name or f"wslab-{secrets.token_hex(4)}"
-        self._log = UndoLog(self.name)
+        self._journal = Journal(ENCLOSURE, self.name)
         self._groups: list[Group] = []
         self._claims: list[int] = []
 
@@ -161,7 +169,7 @@ class Isolation:
         }
         return {"enclosure": entry, "uid": self.enclosure.uid}
 
-    def read_host(self) -> dict[str, Any]:
+    def read_host(self) -> Host:
         """Return the limits as the load finds them, see `wslab.machine.procfs.read_host`.
 
         A process has entered and looked for each end. Where the ends are bound differently, the tighter bound is given.
@@ -187,15 +195,15 @@ class Isolation:
             raise BadInput(f"the enclosure cannot be entered: {problem}") from problem
         if self.enclosure.netns:
             host["conntrack_tracking"] = self.enclosure.tracks_connections
-        return host
+        return Host.from_record(host)
 
     def _make(self) -> None:
-        for group in groups_of(self.enclosure, self.name):
-            self._log.note("cgroup", path=str(group.path))
+        for group in groups_for(self.enclosure.group_bounds, self.name):
+            self._journal.note(CGROUP, group.path.name)
             group.make()
             self._groups.append(group)
         if self.enclosure.netns:
-            self._log.note("netns", name=self.name)
+            self._journal.note(NETNS, self.name)
             create_netns(self.name, self.enclosure.sysctls, self.enclosure.nft, self.enclosure.packet_cpu)
         # Last, and so the first to be undone: this is what others could notice.
         for name, value in self.enclosure.global_sysctls.items():
@@ -203,14 +211,14 @@ class Isolation:
                 self._claims.append(claim_sysctl(name))
             except BlockingIOError as problem:
                 raise OSError(f"another run has {name} changed at the moment") from problem
-            self._log.note("sysctl", name=name, before=read_sysctl(name), written=" ".join(str(value).split()))
-            write_sysctl(name, value)
-            self._log.amend(written=read_sysctl(name))  # Some are rounded by the kernel.
+            (change,) = self._journal.write({name: str(value)})
+            if not change.done:
+                raise OSError(f"{name} = {value}: {change.note}")
 
     def _take_down(self) -> None:
         while self._claims:
             os.close(self._claims.pop())
-        _say(self._log.undo())
+        _say(unexpected(self._journal.undo(lambda step: step.session == self.name)))
         self._groups.clear()
 
 

@@ -1,10 +1,10 @@
-"""A network namespace with nothing in it but loopback: made, set up and looked at from inside.
+"""Make a network namespace with nothing in it but loopback, and read the limits inside an enclosure.
 
-What enters a namespace never comes back, and the caller may have threads. So both is done by a process of its own,
-this module run as a program: it takes a JSON object on stdin and answers with one on stdout.
+A thread that enters a namespace does not come back, and the caller may have other threads. So both are done in a
+process of their own, this module run as a program: it takes a JSON object on stdin and answers with one on stdout.
 
 - `{"create": name, "sysctls": {...}, "nft": "...", "packet_cpu": ...}` makes the namespace, and answers `{}`.
-- `{"look": entry, "uid": ...}` enters what `wslab.machine.enter` takes, and answers with the limits found there.
+- `{"look": entry, "uid": ...}` enters an enclosure (see `wslab.machine.enter`), and answers with the limits inside.
 
 An answer with `error` is one line that says what went wrong.
 """
@@ -61,7 +61,7 @@ def create_netns(name: str, sysctls: Mapping[str, str | int], nft: str, packet_c
 
 
 def look_from_inside(entry: Mapping[str, Any], uid: int | None = None) -> dict[str, Any]:
-    """Return the limits of `read_host` as a process finds them that has entered.
+    """Return the limits of `read_host` as read by a process inside the enclosure.
 
     Raises:
         OSError: it cannot be entered.
@@ -150,7 +150,7 @@ def _look(question: Mapping[str, Any]) -> dict[str, Any]:
     enter(question["look"])
     if question["uid"] is not None:
         become(question["uid"])
-    return read_host()
+    return read_host().as_dict()
 
 
 def main() -> int:

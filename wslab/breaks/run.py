@@ -1,9 +1,9 @@
 """Break limits on purpose, one after the other: predict, break, name, remedy, and run the same load again.
 
-1. A ceiling is predicted from what the run read inside its enclosure before anything was started: it is the row of
-   that limit in the preflight of the broken run.
-2. What cannot be done here is skipped by name, with the reason; the others run. So is what changes a setting that all
-   of the machine shares, unless it was asked for by its name.
+1. A ceiling is predicted from the limits that the run read inside its enclosure before anything was started: it is the
+   row of that limit in the preflight of the broken run.
+2. A break that cannot be made here is skipped with the reason, and the others run. Machine-wide limits are broken only
+   when named.
 3. Results are written as they come; an interrupt ends the atlas and keeps what was measured.
 """
 
@@ -19,19 +19,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wslab.breaks.atlas import Atlas, BreakResult
-from wslab.breaks.enclosure import FILE_MAX, Enclosure
+from wslab.breaks.enclosure import Enclosure
 from wslab.breaks.isolation import enclosed, obstacle
 from wslab.breaks.table import find_breaks, split_names
 from wslab.breaks.trial import KILL_SHARD, STOP_SHARDS, Break, Trial
-from wslab.core.limit import processes_room
+from wslab.core.host import Host
+from wslab.core.limits import processes_room
 from wslab.core.quantities import BadInput
 from wslab.core.records import ABORTED
 from wslab.core.timeline import last_phase, timeline
 from wslab.lab import store
-from wslab.lab.display import seconds_text
 from wslab.lab.experiment import run_stage
 from wslab.lab.place import this_machine
+from wslab.lab.tables import seconds_text
 from wslab.machine.procfs import read_host
+from wslab.machine.sysctls import FILE_MAX
 
 if TYPE_CHECKING:
     from wslab.lab.runs import Run
@@ -45,7 +47,7 @@ def run_breaks(
     """Break limits on purpose and return what was predicted, measured and named.
 
     Args:
-        breaks: names, separated by commas, or `all` that leave the rest of the machine alone.
+        breaks: names, separated by commas; `all` skips those that lower a setting of the whole machine.
         data_dir: the data folder; empty for the project's own. The runs go to a folder of this atlas in `breaks` there.
         recorded: folder of an atlas to load instead of breaking anything.
         say: called with a line of progress at the begin and the end of each break.
@@ -129,13 +131,13 @@ def run_trial(trial: Trial, folder: Path, label: str) -> Run:
     """
     parameters = dict(trial.parameters)
     if trial.headroom_used_bytes:
-        parameters["memory_reserve"] = int(read_host()["memory_headroom_bytes"] or 0) - trial.headroom_used_bytes
+        parameters["memory_reserve"] = (read_host().memory_headroom_bytes or 0) - trial.headroom_used_bytes
     enclosure = _on_our_cpus(trial.enclosure)
     if trial.files_left and enclosure:
-        used = read_host()["file_used"]
+        used = read_host().file_used
         if used is None:
             raise BadInput("how many files are open on this machine is not known")
-        most = int(used) + trial.files_left
+        most = used + trial.files_left
         enclosure = replace(enclosure, global_sysctls={**enclosure.global_sysctls, FILE_MAX: most})
     run = run_stage(
         **parameters,
@@ -143,18 +145,18 @@ def run_trial(trial: Trial, folder: Path, label: str) -> Run:
         label=label,
         place=enclosed(enclosure) if enclosure else this_machine,
         specs=trial.specs,
-        on_event=Hand(trial.act) if trial.act else None,
+        on_event=ShardAct(trial.act) if trial.act else None,
     )
     if run.outcome == ABORTED:
         raise KeyboardInterrupt
     return run
 
 
-class Hand:
-    """Does to the shards of a server what a trial asks for, as soon as the connections are held.
+class ShardAct:
+    """Stops or kills server shards when the hold begins; called with each event of the run.
 
     Args:
-        act: what to do.
+        act: `STOP_SHARDS` stops all of them, `KILL_SHARD` kills one.
     """
 
     def __init__(self, act: str) -> None:
@@ -162,7 +164,7 @@ class Hand:
         self.shards: list[int] = []
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Take an event of the run."""
+        """Note the shards when they are ready, and act on them when the hold begins."""
         if event["event"] == "processes_ready" and event.get("role") == "server":
             _, *self.shards = event["pids"]
         elif event["event"] == "phase_started" and event.get("phase") == "hold":
@@ -171,9 +173,9 @@ class Hand:
 
 
 def predict(item: Break, run: Run) -> int | None:
-    """Return the count at which the limit was to be met, from what was read before the load was started."""
+    """Return the count at which the limit should bind, from the limits read before the load was started."""
     if item.unit == "processes":
-        return processes_room(run.limits)
+        return processes_room(Host.from_record(run.limits))
     limit = item.counted_by or item.limit
     named = [row for row in run.preflight if row["limit"] == limit and row["binding"]]
     # A limit of both ends has a row each; one of a control group has the side of those that are in it.
@@ -182,27 +184,28 @@ def predict(item: Break, run: Run) -> int | None:
 
 
 def measure(item: Break, run: Run) -> int | None:
-    """Return the count at which the limit was met."""
+    """Return the count at which the limit bound."""
     if item.unit == "processes":
-        # The one that could not be started makes room for the first one, which forks the others.
+        # Processes are counted from 0, and the master, which forks the others, is one more.
         told = [_FORKED.match(str(event.get("message"))) for event in run.events if event["event"] == "error"]
         return next((int(match[1]) for match in told if match), None)
     ramp = last_phase(timeline(run.events), "ramp")
-    # What was lost again, with a process that was killed, had been opened before.
+    # Connections that were lost with a process that was killed had been opened before.
     return ramp.end["connections_open"] + ramp.end["connections_closed"] if ramp and ramp.end else None
 
 
 def next_limit(item: Break, run: Run) -> str:
-    """Return the limit that was to come next, as the preflight had them in order."""
+    """Return the limit with the next ceiling, by the preflight of the broken run."""
     rows = [row for row in run.preflight if row["binding"] and row["limit"] != item.limit]
     return min(rows, key=lambda row: int(row["ceiling_connections"]))["limit"] if rows else ""
 
 
 def _reason_to_skip(item: Break, asked_for: bool) -> str:
-    reason = item.infeasible or next(filter(None, map(_in_the_way, item.trials)), "")
-    if not reason and item.shared and not asked_for:
-        reason = f"it lowers {', '.join(item.shared)} for everybody on this machine; it runs when it is named"
-    return reason
+    if item.infeasible:
+        return item.infeasible
+    if item.shared and not asked_for:
+        return f"it lowers {', '.join(item.shared)} for everybody on this machine; it runs when it is named"
+    return next(filter(None, map(_in_the_way, item.trials)), "")
 
 
 def _in_the_way(trial: Trial) -> str:
@@ -220,7 +223,7 @@ def _in_the_way(trial: Trial) -> str:
 
 
 def _on_our_cpus(enclosure: Enclosure | None) -> Enclosure | None:
-    """Return the enclosure with its CPUs, which are counted from 0, as they are numbered here."""
+    """Return the enclosure with its CPUs numbered as they are here; in the table they are counted from 0."""
     if enclosure is None or not _cpus_of(enclosure):
         return enclosure
     here = sorted(os.sched_getaffinity(0))

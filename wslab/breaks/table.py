@@ -1,28 +1,105 @@
-"""The break atlas as a table: each limit that can be lowered, how it is met, and what lifts it.
+"""The break table: each limit that can be lowered, how it is met, and what lifts it.
 
 1. Loads are a few thousand connections, more only where memory is what is counted: there the processes' own share must
    be small. Timeouts are short, so that a break takes seconds.
-2. Here is what is counted, with the number at which it is met; what is about a rate stands in a table of its own.
+2. `CAPACITY_BREAKS` have a number at which the limit is met. `RATE_BREAKS` have none: queues, buffers and CPU that are
+   too small for a rate, and a server that stops or dies.
 """
 
 from __future__ import annotations
 
-from wslab.breaks.enclosure import NR_OPEN, Enclosure
-from wslab.breaks.parts import (
-    EVERYWHERE,
-    MIB,
-    NOBODY,
-    TWO_DESTINATIONS,
-    UNTRACKED,
-    impatient,
-    inside,
-    load,
-    tracking,
-    watches,
-)
-from wslab.breaks.rate_table import RATE_BREAKS
-from wslab.breaks.trial import COUNTED, ESTIMATED, Break, Trial
+from typing import Any
+
+from wslab.breaks.enclosure import Enclosure
+from wslab.breaks.trial import COUNTED, ESTIMATED, KILL_SHARD, STOP_SHARDS, Break, Trial
 from wslab.core.quantities import refuse
+from wslab.machine.sysctls import (
+    CONNTRACK_BUCKETS,
+    CONNTRACK_MAX,
+    DEVICE_BACKLOG,
+    EPOLL_WATCHES,
+    NR_OPEN,
+    TCP_MEM,
+)
+
+_PORTS = "net.ipv4.ip_local_port_range"
+_SOMAXCONN = "net.core.somaxconn"
+NOBODY = 65534
+MIB = 1 << 20
+
+STATEFUL = "table inet wslab { chain in { type filter hook input priority 0; ct state invalid drop; }; }"
+UNTRACKED = f"{STATEFUL}\ntable inet untracked {{ chain out {{ type filter hook output priority raw; notrack; }}; }}"
+# The first answer to each SYN is lost, so that every handshake stays half open for a second, until the next answer.
+_SLOW_HANDSHAKES = """
+table inet wslab {
+    set seen { type inet_service; flags dynamic; timeout 60s; }
+    chain out {
+        type filter hook output priority 0;
+        tcp flags & (syn|ack) == syn|ack tcp dport != @seen add @seen { tcp dport } drop
+    }
+}
+"""
+
+
+def load(connections: int, shards: int = 1, workers: int = 1, **parameters: Any) -> dict[str, Any]:
+    """Return the parameters of a load, without messages unless they are asked for."""
+    fixed = {"server_shards": shards, "swarm_workers": workers, "hold_seconds": 0.3, "message_rate": 0.0}
+    return {"connections": connections, **fixed, **parameters}
+
+
+def impatient(seconds: float = 2.0) -> dict[str, dict[str, Any]]:
+    """Return overrides that shorten the swarm's timeouts of handshakes and echoes."""
+    return {"swarm": {"handshake_timeout_seconds": seconds, "echo_timeout_seconds": seconds}}
+
+
+def inside(ports: str = "", somaxconn: int = 0, sysctls: dict[str, int] | None = None, **bounds: Any) -> Enclosure:
+    """Return a network namespace with its own range of ports and accept queue."""
+    own = ({_PORTS: ports} if ports else {}) | ({_SOMAXCONN: somaxconn} if somaxconn else {}) | (sysctls or {})
+    return Enclosure(netns=True, sysctls=own, **bounds)
+
+
+def tracking(most: int, rules: str = STATEFUL, somaxconn: int = 0, ports: str = "") -> Enclosure:
+    """Return a namespace that tracks connections while `nf_conntrack_max` is `most`."""
+    return inside(ports=ports, somaxconn=somaxconn, nft=rules, global_sysctls={CONNTRACK_MAX: most})
+
+
+def half_open(most: int) -> Enclosure:
+    """Return a namespace in which each handshake takes a second and `most` may be half open."""
+    sysctls = {"net.ipv4.tcp_syncookies": 0, "net.ipv4.tcp_max_syn_backlog": 4096}
+    return inside(somaxconn=most, sysctls=sysctls, nft=_SLOW_HANDSHAKES)
+
+
+def hashing(buckets: int) -> Enclosure:
+    """Return a namespace that tracks connections in a hash table of `buckets` buckets."""
+    return inside(nft=STATEFUL, global_sysctls={CONNTRACK_BUCKETS: buckets})
+
+
+def waiting(packets: int) -> Enclosure:
+    """Return a namespace whose packets are all handled by one CPU, with a device backlog of `packets`."""
+    return inside(packet_cpu=1, global_sysctls={DEVICE_BACKLOG: packets})
+
+
+def buffered(pages: str) -> Enclosure:
+    """Return a namespace, with tcp_mem (low, pressure and high) set to `pages`."""
+    return inside(global_sysctls={TCP_MEM: pages})
+
+
+def watches(most: int) -> Enclosure:
+    """Return both ends as one user who may hold `most` epoll watches."""
+    return Enclosure(uid=NOBODY, global_sysctls={EPOLL_WATCHES: most})
+
+
+def on_quota(role: str, cpus: float) -> Enclosure:
+    """Return a CPU quota for one end.
+
+    The loads for it need about 0.3 of a core. A quota of 0.05 is too little also on a machine three times as fast, and
+    a quota of 1 enough also on one three times as slow.
+    """
+    return Enclosure(cpu_quota={role: cpus})
+
+
+EVERYWHERE = {"server": {"host": "0.0.0.0"}}
+TWO_DESTINATIONS = {"destination_addresses": ["127.0.0.1", "127.1.0.1"]}
 
 CAPACITY_BREAKS: tuple[Break, ...] = (
     Break(
@@ -192,6 +269,160 @@ CAPACITY_BREAKS: tuple[Break, ...] = (
         tolerance=COUNTED,
         then="ephemeral_ports",
         changes_first={"server_shards": 2},
+    ),
+    Break(
+        name="conntrack_before_ports",
+        limit="conntrack",
+        side="kernel",
+        title="a table of 3,000 entries, and 4,000 ports",
+        # Attempts that the full table has stopped hold their ports until they time out, so that ports run out as well.
+        broken=Trial(
+            parameters=load(6000, source_addresses=1),
+            enclosure=tracking(3000, ports="32768 36767"),
+            specs=impatient(),
+        ),
+        remedy="a rule that does not track, then a second source address",
+        changes={"enclosure": tracking(3000, UNTRACKED, ports="32768 36767"), "source_addresses": 2},
+        unit="connections",
+        tolerance=COUNTED,
+        then="ephemeral_ports",
+        changes_first={"enclosure": tracking(3000, UNTRACKED, ports="32768 36767")},
+    ),
+    Break(
+        name="ports_before_conntrack",
+        limit="ephemeral_ports",
+        side="swarm",
+        title="3,000 ports, and a table of 4,000 entries",
+        broken=Trial(
+            parameters=load(6000, source_addresses=1),
+            enclosure=tracking(4000, ports="32768 35767"),
+            specs=impatient(),
+        ),
+        remedy="more source addresses, then a rule that does not track",
+        changes={"enclosure": tracking(4000, UNTRACKED, ports="32768 35767"), "source_addresses": 3},
+        unit="connections",
+        tolerance=COUNTED,
+        then="conntrack",
+        changes_first={"source_addresses": 3},
+    ),
+)
+
+RATE_BREAKS: tuple[Break, ...] = (
+    Break(
+        name="accept_queue",
+        limit="accept_queue",
+        side="server",
+        title="an accept queue of 16",
+        broken=Trial(parameters=load(2000, workers=2), enclosure=inside(somaxconn=16), specs=impatient()),
+        remedy="an accept queue of 4,096",
+        changes={"enclosure": inside(somaxconn=4096)},
+    ),
+    Break(
+        name="syn_queue",
+        limit="syn_queue",
+        side="kernel",
+        title="a SYN queue of 64, where every handshake takes a second",
+        broken=Trial(parameters=load(1000), enclosure=half_open(64), specs=impatient(2.5)),
+        remedy="a SYN queue of 4,096",
+        changes={"enclosure": half_open(4096)},
+    ),
+    Break(
+        name="conntrack_buckets",
+        limit="conntrack_buckets",
+        side="kernel",
+        title="a stateful rule, and a table with 512 hash buckets",
+        broken=Trial(parameters=load(20_000, 2, 2), enclosure=hashing(512), specs=impatient()),
+        remedy="16,384 hash buckets",
+        changes={"enclosure": hashing(16_384)},
+    ),
+    Break(
+        name="conntrack_before_accept_queue",
+        limit="conntrack",
+        side="kernel",
+        title="a table of 1,500 entries, and an accept queue of 16",
+        broken=Trial(parameters=load(2500, workers=2), enclosure=tracking(1500, somaxconn=16), specs=impatient()),
+        remedy="a rule that does not track, then an accept queue of 4,096",
+        changes={"enclosure": tracking(1500, UNTRACKED, 4096)},
+        then="accept_queue",
+        changes_first={"enclosure": tracking(1500, UNTRACKED, 16)},
+    ),
+    Break(
+        name="device_backlog",
+        limit="device_backlog",
+        side="kernel",
+        title="one CPU is handed all packets, and lets one of them wait",
+        broken=Trial(parameters=load(2000, 2, 2), enclosure=waiting(1), specs=impatient()),
+        remedy="room for 1,000 packets",
+        changes={"enclosure": waiting(1000)},
+    ),
+    Break(
+        name="tcp_mem",
+        limit="tcp_mem",
+        side="kernel",
+        title="2 MiB for the buffers of all sockets, and messages of 1 MiB",
+        broken=Trial(
+            parameters=load(50, message_rate=1.0, message_bytes=1 << 20, hold_seconds=6),
+            enclosure=buffered("256 384 512"),
+        ),
+        remedy="256 MiB",
+        changes={"enclosure": buffered("32768 49152 65536")},
+    ),
+    Break(
+        name="server_cpu",
+        limit="server_cpu",
+        side="server",
+        title="a CPU quota of 0.05 for a server that needs 0.3",
+        broken=Trial(
+            # Large messages: to unmask them is dear for the server, and what it takes does not fall when they queue.
+            parameters=load(200, message_rate=4, message_bytes=64 << 10, hold_seconds=4),
+            enclosure=on_quota("server", 0.05),
+        ),
+        remedy="a CPU quota of 1",
+        changes={"enclosure": on_quota("server", 1.0)},
+    ),
+    Break(
+        name="generator",
+        limit="generator",
+        side="swarm",
+        title="a CPU quota of 0.05 for a swarm that needs 0.3",
+        broken=Trial(
+            # Small messages cost the swarm more than the server. When they queue, each costs less: hence so many.
+            parameters=load(200, message_rate=50, hold_seconds=4),
+            enclosure=on_quota("swarm", 0.05),
+        ),
+        remedy="a CPU quota of 1",
+        changes={"enclosure": on_quota("swarm", 1.0)},
+    ),
+    Break(
+        name="machine_cpu",
+        limit="machine_cpu",
+        side="machine",
+        title="more messages than both ends together have cores for",
+        broken=Trial(parameters=load(2000, 16, 16, message_rate=200, message_bytes=1024, hold_seconds=4), cpus_most=16),
+        remedy="fewer messages",
+        changes={"message_rate": 0.5},
+    ),
+    Break(
+        name="server_silent",
+        limit="server_silent",
+        side="server",
+        title="shards that are stopped while their connections are held",
+        broken=Trial(
+            parameters=load(300, 2, message_rate=1, hold_seconds=4),
+            specs={**impatient(1.5), "supervisor": {"no_progress_seconds": 4.0}},
+            act=STOP_SHARDS,
+        ),
+        remedy="shards that run",
+        changes={"act": ""},
+    ),
+    Break(
+        name="server_died",
+        limit="server_died",
+        side="server",
+        title="a shard that is killed while its connections are held",
+        broken=Trial(parameters=load(2000, 2, hold_seconds=1.5), act=KILL_SHARD),
+        remedy="shards that live",
+        changes={"act": ""},
     ),
 )
 

@@ -5,8 +5,7 @@
 2. No ceiling is written down: it is predicted from what is read inside the enclosure, by the table of limits.
 3. `unit` is what is counted when the limit is met. A break without one has no number that could be predicted: it is
    about a rate, a death or a silence.
-4. A limit that all of the machine shares is broken only when it is asked for by its name: `shared` says what others
-   notice meanwhile.
+4. Machine-wide limits are broken only when named: `shared` says which settings others have lowered meanwhile.
 5. A limit that cannot be lowered without harm to the rest of the machine has no trials, and says why.
 """
 
@@ -16,12 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from wslab.breaks.enclosure import FILE_MAX, Enclosure
+from wslab.breaks.enclosure import Enclosure
+from wslab.machine.sysctls import FILE_MAX
 
 # How far a measured break may be from its prediction: what is counted, and what is estimated from bytes.
 COUNTED, ESTIMATED = 0.02, 0.15
 
-# What a trial does to the server when the connections are held.
+# What a trial does to the server when the hold begins.
 STOP_SHARDS, KILL_SHARD = "stop the shards", "kill a shard"
 
 
@@ -32,11 +32,11 @@ class Trial:
     Attributes:
         parameters: fields of the stage.
         enclosure: what is bound; None for the machine as it is. CPUs are counted from 0 among those that can be used.
-        specs: what to change in the specifications of the processes, by role.
-        act: what is done to the server when the connections are held; empty for nothing.
-        headroom_used_bytes: the reserve is set so far below the present headroom; 0 to leave it.
+        specs: overrides for each process specification, by role.
+        act: what is done to the server when the hold begins; empty for nothing.
+        headroom_used_bytes: the memory reserve is the present headroom less this; 0 leaves the reserve as it is.
         cpus_most: CPUs that the load can fill; 0 where that does not matter.
-        files_left: fs.file-max is set so far above the files that are open on the machine; 0 to leave it.
+        files_left: fs.file-max is the number of files open on the machine plus this; 0 leaves it as it is.
     """
 
     parameters: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Trial:
 
     @property
     def shared(self) -> tuple[str, ...]:
-        """The settings that everybody on the machine has changed meanwhile."""
+        """The settings of the whole machine that it lowers."""
         return (*(self.enclosure.shared if self.enclosure else ()), *((FILE_MAX,) if self.files_left else ()))
 
     def changed(self, changes: Mapping[str, Any]) -> Trial:
@@ -97,7 +97,7 @@ class Break:
 
     @property
     def shared(self) -> tuple[str, ...]:
-        """The settings that everybody on the machine has changed while it runs, each once."""
+        """The settings of the whole machine that its trials lower, each once."""
         return tuple(dict.fromkeys(name for trial in self.trials for name in trial.shared))
 
     @property

@@ -1,28 +1,33 @@
 """From recorded evidence to findings: which limit broke, on whose side, with what proof, and what lifts it.
 
-The rules stand in a table in order of cause. Each has a rank: what is proved by the kernel's own word comes before
-what may only follow from it, and that before what is concluded from CPU time.
+The rules stand in a table. Each has a rank: what an errno or a counter of one limit proves comes before what may only
+follow from it, and that before what is concluded from CPU time.
 
 1. A run that reached all it asked for has no finding, whatever the counters say.
-2. All rules of the first rank that has an answer are told, and none of a later rank: a full accept queue is the
+2. All rules of the first rank that has an answer are reported, and none of a later rank: a full accept queue is the
    consequence of a shard without descriptors, and not a second cause.
-3. The generator is asked before the server.
-4. Every finding quotes the counter, errno or event that proves it. When no rule answers, "unknown" says what was ruled
+3. Of several findings, the limit that bound first is named first: the one whose evidence appeared first, and where the
+   times do not tell, the one with the lower ceiling. Attempts that one limit has stopped may go on to use up another.
+4. The generator is asked before the server.
+5. Every finding quotes the counter, errno or event that proves it. When no rule answers, "unknown" says what was ruled
    out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from wslab.core import rules_concluded as concluded
-from wslab.core import rules_proved as proved
+from wslab.core import rules
+from wslab.core.ceilings import ceiling_of
 from wslab.core.evidence import Evidence
 from wslab.core.records import Finding
-from wslab.core.rules_proved import Findings
+from wslab.core.rules import Findings
 
 __all__ = ["RULES", "Evidence", "Finding", "Rule", "diagnose"]
+
+# A process that died is the cause of what failed after it.
+ENDED_A_PROCESS = ("server_died", "generator", "process_limit")
 
 PROVED, COUNTED, SILENT, GENERATOR, SERVER, MACHINE, UNKNOWN = range(7)
 
@@ -43,37 +48,62 @@ class Rule:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(rank=PROVED, limits=("memory_machine", "memory_cgroup"), test=proved.out_of_memory),
-    Rule(rank=PROVED, limits=("memory_reserve",), test=proved.memory_reserve),
-    Rule(rank=PROVED, limits=("process_limit",), test=proved.process_limit),
-    Rule(rank=PROVED, limits=("server_died", "generator"), test=proved.died),
-    Rule(rank=PROVED, limits=("file_max",), test=proved.file_max),
-    Rule(rank=PROVED, limits=("fd_limit", "nr_open"), test=proved.descriptors),
-    Rule(rank=PROVED, limits=("epoll_watches",), test=proved.epoll_watches),
-    Rule(rank=PROVED, limits=("ephemeral_ports", "time_wait"), test=proved.ports),
-    Rule(rank=PROVED, limits=("bind_ports",), test=proved.bind_ports),
-    Rule(rank=PROVED, limits=("conntrack",), test=proved.conntrack),
-    Rule(rank=PROVED, limits=("conntrack_buckets",), test=proved.conntrack_chains),
-    Rule(rank=PROVED, limits=("server_protocol",), test=proved.server_protocol),
-    Rule(rank=COUNTED, limits=("accept_queue",), test=concluded.accept_queue),
-    Rule(rank=COUNTED, limits=("syn_queue",), test=concluded.syn_queue),
-    Rule(rank=COUNTED, limits=("tcp_mem",), test=concluded.tcp_memory),
-    Rule(rank=COUNTED, limits=("device_backlog",), test=concluded.device_backlog),
-    Rule(rank=COUNTED, limits=("conntrack_buckets",), test=concluded.conntrack_buckets),
-    Rule(rank=SILENT, limits=("server_silent",), test=concluded.server_silent),
-    Rule(rank=GENERATOR, limits=("generator",), test=concluded.generator),
-    Rule(rank=SERVER, limits=("server_cpu",), test=concluded.server_cpu),
-    Rule(rank=MACHINE, limits=("machine_cpu",), test=concluded.machine_cpu),
-    Rule(rank=UNKNOWN, limits=("unknown",), test=concluded.unknown),
+    Rule(rank=PROVED, limits=("memory_machine", "memory_cgroup"), test=rules.out_of_memory),
+    Rule(rank=PROVED, limits=("memory_reserve",), test=rules.memory_reserve),
+    Rule(rank=PROVED, limits=("process_limit",), test=rules.process_limit),
+    Rule(rank=PROVED, limits=("server_died", "generator"), test=rules.died),
+    Rule(rank=PROVED, limits=("file_max",), test=rules.file_max),
+    Rule(rank=PROVED, limits=("fd_limit", "nr_open"), test=rules.descriptors),
+    Rule(rank=PROVED, limits=("epoll_watches",), test=rules.epoll_watches),
+    Rule(rank=PROVED, limits=("ephemeral_ports", "time_wait"), test=rules.ports),
+    Rule(rank=PROVED, limits=("bind_ports",), test=rules.bind_ports),
+    Rule(rank=PROVED, limits=("conntrack",), test=rules.conntrack),
+    Rule(rank=PROVED, limits=("conntrack_buckets",), test=rules.conntrack_chains),
+    Rule(rank=PROVED, limits=("server_protocol",), test=rules.server_protocol),
+    Rule(rank=COUNTED, limits=("accept_queue",), test=rules.accept_queue),
+    Rule(rank=COUNTED, limits=("syn_queue",), test=rules.syn_queue),
+    Rule(rank=COUNTED, limits=("tcp_mem",), test=rules.tcp_memory),
+    Rule(rank=COUNTED, limits=("device_backlog",), test=rules.device_backlog),
+    Rule(rank=COUNTED, limits=("conntrack_buckets",), test=rules.conntrack_buckets),
+    Rule(rank=SILENT, limits=("server_silent",), test=rules.server_silent),
+    Rule(rank=GENERATOR, limits=("generator",), test=rules.generator),
+    Rule(rank=SERVER, limits=("server_cpu",), test=rules.server_cpu),
+    Rule(rank=MACHINE, limits=("machine_cpu",), test=rules.machine_cpu),
+    Rule(rank=UNKNOWN, limits=("unknown",), test=rules.unknown),
 )
 
 
 def diagnose(evidence: Evidence) -> list[Finding]:
-    """Return what broke, in order of cause; empty for a run that reached all it asked for."""
+    """Return what broke, what bound first coming first; empty for a run that reached all it asked for."""
     if not evidence.misses:
         return []
     for rank in sorted({rule.rank for rule in RULES}):
         findings = [finding for rule in RULES if rule.rank == rank for finding in rule.test(evidence)]
         if findings:
-            return findings
+            return in_order(evidence, findings)
     return []
+
+
+def in_order(evidence: Evidence, findings: Sequence[Finding]) -> list[Finding]:
+    """Return findings in the order in which their limits bound; see the rules of the module."""
+    left, ordered = list(findings), []
+    while left:
+        first = [one for one in left if not any(_before(other, one) for other in left)]
+        ordered.append(min(first, key=lambda finding: _bound_at(evidence, finding)))
+        left.remove(ordered[-1])
+    return ordered
+
+
+def _before(one: Finding, other: Finding) -> bool:
+    """Tell whether the evidence of one finding had appeared before that of another could."""
+    if one.first_seconds is None or other.first_seconds is None:
+        return False
+    return one.first_seconds[1] < other.first_seconds[0]
+
+
+def _bound_at(evidence: Evidence, finding: Finding) -> float:
+    """Return the connections at which a limit binds; what has no such number and ended a process comes first."""
+    if finding.limit in ENDED_A_PROCESS:
+        return -1.0
+    ceiling = ceiling_of(evidence.host, evidence.plan, finding.limit, finding.side)
+    return float("inf") if ceiling is None else float(ceiling)

@@ -1,7 +1,8 @@
-"""What a run recorded, as the rules of the diagnosis ask for it: counters before and after, errors, events, misses.
+"""What a run recorded, as the rules of the diagnosis ask for it, and what it missed of what was asked for.
 
-A counter of the kernel runs since boot and for the whole machine, so that only its change over the run says anything;
-it is always quoted with both values. Nothing here judges: `misses` states what was asked for and not reached.
+1. A counter of the kernel runs since boot and for the whole machine, so that only its change over the run says
+   anything; it is always quoted with both values.
+2. `misses` is the only place that decides what was asked for and not reached: outcome, findings and figures follow it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from wslab.core.plan import Plan
+from wslab.core.host import Host
+from wslab.core.plan import Plan, loopback_addresses
 from wslab.core.quantities import counted, parse_number
-from wslab.core.timeline import ACTIVE, Phase, Record, active, last_phase, messages_between, open_at_plateau, timeline
+from wslab.core.records import ABORTED, Span
+from wslab.core.timeline import (
+    ACTIVE,
+    Phase,
+    Record,
+    active,
+    count_before_drain,
+    last_phase,
+    messages_between,
+    open_at_plateau,
+    timeline,
+)
 
 # A rate counts as missed below this share of what was asked.
 RATE_KEPT = 0.90
@@ -21,6 +34,9 @@ RATE_KEPT = 0.90
 RAMP_GRACE_SECONDS = 1.0
 # Fewer messages than this are too few to judge a rate by.
 MESSAGES_JUDGED = 100
+# Messages that failed, or that nobody asked for, are a miss above this share of those that were sent: one in a
+# thousand.
+MESSAGES_SPOILED = 0.001
 
 # The kernel's own names of the counters, as its tools print them.
 COUNTERS = {
@@ -43,6 +59,7 @@ COUNTERS = {
     "server_cpu_throttled_total": "nr_throttled",
     "swarm_cpu_throttled_total": "nr_throttled",
     "memory_headroom_bytes": "memory headroom bytes",
+    "psi_memory_some_seconds": "pressure/memory some",
 }
 
 
@@ -52,19 +69,37 @@ class Evidence:
 
     Attributes:
         stage: the parameters asked for.
-        plan: shards, workers, source addresses and the rest of the layout.
-        limits: the host's limits as read before the run.
+        plan: the layout.
+        host: the limits as read before the run.
         samples: one mapping a second, None for what was not read.
         events: everything that happened, in order.
-        failures: rows `{phase, errno, name, count}` over the whole run.
+        aborted: whether the user ended it early, so that what was not tried is no miss.
     """
 
     stage: Mapping[str, Any]
-    plan: Mapping[str, Any] = field(default_factory=dict)
-    limits: Mapping[str, Any] = field(default_factory=dict)
+    plan: Plan
+    host: Host = field(default_factory=Host)
     samples: Sequence[Record] = ()
     events: Sequence[Record] = ()
-    failures: Sequence[Record] = ()
+    aborted: bool = False
+
+    @classmethod
+    def recorded(cls, manifest: Mapping[str, Any], samples: Sequence[Record], events: Sequence[Record]) -> Evidence:
+        """Return the evidence of a recorded run, from its manifest, samples and events."""
+        return cls(
+            stage=manifest["stage"]["asked"],
+            plan=plan_of(manifest),
+            host=Host.from_record(manifest.get("limits") or {}),
+            samples=samples,
+            events=events,
+            aborted=manifest.get("outcome") == ABORTED,
+        )
+
+    @cached_property
+    def failures(self) -> Sequence[Record]:
+        """Rows `{phase, errno, name, count, first_seconds}` over the whole run: the last table that was reported."""
+        tables = [event["table"] for event in self.events if event.get("event") == "failures"]
+        return tables[-1] if tables else []
 
     @cached_property
     def phases(self) -> list[Phase]:
@@ -101,23 +136,6 @@ class Evidence:
         """The samples taken while connections were opened or used."""
         return active(self.samples)
 
-    @cached_property
-    def layout(self) -> Plan:
-        """The plan as a record; what it does not hold is taken to be one."""
-        addresses = self.plan.get("source_addresses") or ("127.0.0.2",)
-        return Plan(
-            connections=self.asked,
-            shards=int(self.plan.get("shards") or 1),
-            workers=int(self.plan.get("workers") or 1),
-            connections_per_shard=int(self.plan.get("connections_per_shard") or self.asked),
-            connections_per_worker=int(self.plan.get("connections_per_worker") or self.asked),
-            source_addresses=tuple(addresses),
-            pending_max=int(self.plan.get("pending_max") or 1),
-            memory_reserve_bytes=int(self.plan.get("memory_reserve_bytes") or 0),
-            destinations=int(self.plan.get("destinations") or 1),
-            ports_at_bind=bool(self.plan.get("ports_at_bind")),
-        )
-
     def values(self, column: str) -> list[float]:
         """Return the values of a column over the run, without those that were not read."""
         return [sample[column] for sample in self.active if sample.get(column) is not None]
@@ -142,6 +160,26 @@ class Evidence:
             if any((sample.get(column) or 0) > (self.before(column) or 0) for column in columns):
                 return number
         return None
+
+    def rose_within(self, *columns: str) -> Span | None:
+        """Return the times of the last sample before one of these counters rose and of the first after it."""
+        number = self.rose_at(*columns)
+        return None if number is None else self._between(number)
+
+    def became_within(self, column: str, least: float) -> Span | None:
+        """Return the times of the samples between which a column came to be at least so much."""
+        numbers = [n for n, sample in enumerate(self.active) if (sample.get(column) or 0) >= least]
+        return self._between(numbers[0]) if numbers else None
+
+    def failed_within(self, phases: str = "", names: str = "") -> Span | None:
+        """Return when the first of these failures was counted; None where the run did not record it."""
+        times = [row.get("first_seconds") for row in self._errors(phases, names)]
+        known = [float(at) for at in times if at is not None]
+        return (min(known), min(known)) if known and len(known) == len(times) else None
+
+    def _between(self, number: int) -> Span:
+        at, before = self.active[number], self.active[max(0, number - 1)]
+        return float(before.get("elapsed_seconds") or 0.0), float(at.get("elapsed_seconds") or 0.0)
 
     def quote(self, column: str) -> str:
         """Return a counter with its kernel name and its value before and after: `ListenOverflows 3 → 412`."""
@@ -197,7 +235,12 @@ class Evidence:
     @cached_property
     def _missed(self) -> list[tuple[str, str]]:
         """What was missed, each with its phase."""
-        return [*self._missing_connections(), *self._missing_rates()]
+        return [*self._missing_connections(), *self._missing_rates(), *self._spoiled_messages()]
+
+    @property
+    def missed_beside_connections(self) -> list[str]:
+        """What was missed of rates and messages, in words."""
+        return [words for _, words in (*self._missing_rates(), *self._spoiled_messages())]
 
     def _errors(self, phases: str, names: str) -> list[Record]:
         return [
@@ -209,12 +252,17 @@ class Evidence:
     def _missing_connections(self) -> Iterator[tuple[str, str]]:
         if self.stopped_by == "caller":
             return
+        failed = self.counted("connections_failed")
         if self.opened < self.asked:
             yield "ramp", f"{self.opened:,} of {self.asked:,} connections opened"
+        elif failed:
+            yield "ramp", f"{failed:,} attempts failed"
         verify = last_phase(self.phases, "verify")
         verified = verify.end.get("connections_verified") if verify else None
         if verified is not None and verified < self.opened:
             yield "verify", f"{verified:,} of {self.opened:,} connections verified"
+        elif verified is None and not self.aborted:
+            yield "verify", "the connections were not verified"
         for phase in self.phases:
             if phase.name not in ("hold", "verify"):
                 continue
@@ -245,3 +293,42 @@ class Evidence:
         if answered is not None and due >= MESSAGES_JUDGED and answered < RATE_KEPT * due:
             text = f"{answered / hold.seconds:,.0f} of {due / hold.seconds:,.0f} messages a second answered"
             yield "hold", text
+
+    def _spoiled_messages(self) -> Iterator[tuple[str, str]]:
+        if self.spoiled("messages_failed"):
+            yield "hold", f"{self.counted('messages_failed'):,} of {self.counted('messages_sent'):,} messages failed"
+        if self.spoiled("messages_unasked"):
+            yield "hold", f"{self.counted('messages_unasked'):,} messages came that nobody had asked for"
+
+    def spoiled(self, key: str) -> bool:
+        """Tell whether more messages failed, or came unasked, than `MESSAGES_SPOILED` allows."""
+        return self.counted(key) > MESSAGES_SPOILED * self.counted("messages_sent")
+
+    def counted(self, key: str) -> int:
+        """Return a count of the swarm as the last phase before the drain left it, or as the last sample saw it."""
+        return count_before_drain(self.phases, self.samples, key) or 0
+
+
+def plan_of(manifest: Mapping[str, Any]) -> Plan:
+    """Return the layout of a recorded run; of one with schema version 1, what its stage and specifications tell."""
+    if manifest.get("plan"):
+        return Plan.from_record(manifest["plan"])
+    stage, swarm = manifest["stage"], (manifest.get("specs") or {}).get("swarm") or {}
+    asked, effective = stage["asked"], {**stage["asked"], **(stage.get("effective") or {})}
+    connections, shards, workers = (
+        int(effective[key]) if effective.get(key) not in (None, "auto") else 1
+        for key in ("connections", "server_shards", "swarm_workers")
+    )
+    addresses = effective.get("source_addresses")
+    return Plan(
+        connections=connections,
+        server_shards=shards,
+        swarm_workers=workers,
+        connections_per_shard=int(effective.get("connections_per_shard") or -(-connections // max(1, shards))),
+        connections_per_worker=int(effective.get("connections_per_worker") or -(-connections // workers)),
+        source_addresses=loopback_addresses(int(addresses) if addresses not in (None, "auto") else 1),
+        pending_max=int(effective.get("pending_max") or 1),
+        memory_reserve_bytes=int(asked.get("memory_reserve") or 0),
+        destinations=len(swarm.get("destination_addresses") or ()) or 1,
+        ports_at_bind=bool(swarm.get("bind_without_no_port")),
+    )

@@ -4,22 +4,29 @@ One host runs both ends. Every process of an end has its own descriptor limit, s
 processes as it takes for the limit to fit; beyond that more processes than half the cores only cost memory. All shards
 accept from one shared queue, so a shard that is full leaves the rest to the others.
 
-`host` is the flat mapping of limits that the machine layer reads; a missing or None value means "not known here".
+The plan has one form, from the stage to the run folder: `server_shards` and `swarm_workers` are there what they are
+among the parameters of a stage, with every `auto` made a number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from wslab.core.host import Host
 from wslab.core.quantities import about_count, format_bytes, format_count
 
 if TYPE_CHECKING:
     from wslab.core.stage import Stage
 
-# Descriptors that a process needs for itself: standard streams, listener, epoll, board, logs, with room to spare.
+# Descriptors that a process needs for itself: standard streams, listener, epoll, scoreboard, logs, with room to spare.
 FDS_RESERVED = 64
+# The recorder keeps two files open for each process that it watches, and needs so many for everything else.
+FDS_WATCHING = 2
+FDS_RECORDER = 24
+MASTERS = 2  # one forks the shards, one the workers
+FDS_LEAST = FDS_RECORDER + FDS_WATCHING * (MASTERS + 2)
 
 # What one connection costs on a host that runs both ends, measured on Linux 6.18 as a slope over 0.1M to 2.6M.
 KERNEL_BYTES_PER_CONNECTION = 8400
@@ -55,8 +62,8 @@ class Plan:
 
     Attributes:
         connections: connections asked for.
-        shards: server processes.
-        workers: swarm processes.
+        server_shards: server processes; 0 where the server is not ours.
+        swarm_workers: client processes.
         connections_per_shard: what a shard holds when all hold the same, rounded up.
         connections_per_worker: what the fullest worker opens.
         source_addresses: loopback addresses that the swarm dials from.
@@ -67,8 +74,8 @@ class Plan:
     """
 
     connections: int
-    shards: int
-    workers: int
+    server_shards: int
+    swarm_workers: int
     connections_per_shard: int
     connections_per_worker: int
     source_addresses: tuple[str, ...]
@@ -77,14 +84,24 @@ class Plan:
     destinations: int = 1
     ports_at_bind: bool = False
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as it is written to JSON."""
+        return asdict(self) | {"source_addresses": list(self.source_addresses)}
 
-def resolve(stage: Stage, host: Mapping[str, Any]) -> Plan:
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Plan:
+        """Return the plan that a run folder holds."""
+        return cls(**{**record, "source_addresses": tuple(record["source_addresses"])})
+
+
+def resolve(stage: Stage, host: Host) -> Plan:
     """Turn every `auto` of a stage into a number that fits this host; what was given is honoured.
 
     Only processes that would have no connection at all are left out.
     """
     connections = stage.connections
     least = max(cores(host) // 2, 1, -(-connections // process_capacity(host)))
+    least = min(least, processes_most(host) // 2)
     shards = least if stage.server_shards == "auto" else int(stage.server_shards)
     workers = least if stage.swarm_workers == "auto" else int(stage.swarm_workers)
     shards, workers = min(shards, connections), min(workers, connections)
@@ -92,11 +109,11 @@ def resolve(stage: Stage, host: Mapping[str, Any]) -> Plan:
         -(-connections // address_span(host)) if stage.source_addresses == "auto" else int(stage.source_addresses)
     )
     addresses = min(addresses, ADDRESSES_MOST)
-    queue = host.get("somaxconn") or 2 * PENDING_MOST
+    queue = host.somaxconn or 2 * PENDING_MOST
     return Plan(
         connections=connections,
-        shards=shards,
-        workers=workers,
+        server_shards=shards,
+        swarm_workers=workers,
         connections_per_shard=-(-connections // shards),
         connections_per_worker=-(-connections // workers),
         source_addresses=loopback_addresses(addresses),
@@ -105,29 +122,43 @@ def resolve(stage: Stage, host: Mapping[str, Any]) -> Plan:
     )
 
 
-def cores(host: Mapping[str, Any]) -> int:
+def left(limit: int | None, used: int | None) -> int | None:
+    """Return what is left of a capacity after what is in use already; None where the capacity is not known."""
+    return None if limit is None else max(0, limit - (used or 0))
+
+
+def cores(host: Host) -> int:
     """Return the number of CPUs that can be used: the affinity, or the quota of the control group if that is less."""
-    count = host.get("cpu_count") or 1
-    quota = host.get("cpu_quota")
+    count = host.cpu_count or 1
+    quota = host.cpu_quota
     return max(1, min(count, int(quota + 0.5))) if quota else int(count)
 
 
-def process_capacity(host: Mapping[str, Any]) -> int:
+def process_capacity(host: Host) -> int:
     """Return how many connections one process can hold: the hard fd limit, to which soft is raised, less its own."""
-    hard, most = host.get("fd_hard"), host.get("nr_open") or 1 << 20
-    limit = most if hard is None or hard < 0 else min(hard, most)
-    return max(1, int(limit) - FDS_RESERVED)
+    return max(1, fd_limit(host) - FDS_RESERVED)
 
 
-def ports_per_address(host: Mapping[str, Any]) -> int:
+def processes_most(host: Host) -> int:
+    """Return how many shards and workers together can be watched within the fd limit of one process; at least two."""
+    return max(2, (fd_limit(host) - FDS_RECORDER) // FDS_WATCHING - MASTERS)
+
+
+def fd_limit(host: Host) -> int:
+    """Return the hard fd limit of a process, to which the soft one is raised; `fs.nr_open` where there is none."""
+    hard, most = host.fd_hard, host.nr_open or 1 << 20
+    return int(most if hard is None or hard < 0 else min(hard, most))
+
+
+def ports_per_address(host: Host) -> int:
     """Return how many ports one source address has towards one destination."""
-    low, high = host.get("port_low"), host.get("port_high")
+    low, high = host.port_low, host.port_high
     if low is None or high is None:
         low, high = 32768, 60999
     return max(1, int(high) - int(low) + 1)
 
 
-def address_span(host: Mapping[str, Any]) -> int:
+def address_span(host: Host) -> int:
     """Return how many connections a source address is given: few of its ports, so that a free one is found at once."""
     return min(ADDRESS_SPAN, max(1, ports_per_address(host) // 2))
 
@@ -143,28 +174,38 @@ def estimate_bytes(connections: int) -> int:
     return connections * BYTES_PER_CONNECTION
 
 
-def memory_holds(host: Mapping[str, Any], reserve_bytes: int = 0) -> int | None:
+def memory_holds(host: Host, reserve_bytes: int = 0) -> int | None:
     """Return how many connections the memory of this host can hold, leaving a reserve; None when it is not known."""
     left = memory_left(host, reserve_bytes)
     return None if left is None else left // BYTES_PER_CONNECTION
 
 
-def memory_left(host: Mapping[str, Any], reserve_bytes: int = 0) -> int | None:
+def memory_left(host: Host, reserve_bytes: int = 0) -> int | None:
     """Return the memory of this host, or of the control group if that is less, above a reserve; None if not known."""
-    headroom = host.get("memory_headroom_bytes")
+    headroom = host.memory_headroom_bytes
     if headroom is None:
         return None
-    limit, used = host.get("memory_cgroup_limit_bytes"), host.get("memory_cgroup_used_bytes") or 0
-    if limit is not None:
-        headroom = min(headroom, limit - used)
+    group = left(host.memory_cgroup_limit_bytes, host.memory_cgroup_used_bytes)
+    if group is not None:
+        headroom = min(headroom, group)
     return max(0, int(headroom) - reserve_bytes)
 
 
-def refusal(stage: Stage, host: Mapping[str, Any]) -> str | None:
-    """Return one line that says why a stage is out of reach of this host's memory, or None when it may be tried.
+def refusal(stage: Stage, host: Host) -> str | None:
+    """Return one line that says why a stage is out of reach of this host, or None when it may be tried.
 
-    The reserve is left out: a stage that would eat into it is stopped by it, and that is a result.
+    That is for want of memory, or of the descriptors that its processes need before there is any connection. The
+    reserve is left out: a stage that would eat into it is stopped by it, and that is a result.
     """
+    limit, most = fd_limit(host), processes_most(host)
+    if limit < FDS_LEAST:
+        return f"the fd limit of {limit} (ulimit -Hn) is too low: the processes of a stage need {FDS_LEAST} each"
+    plan = resolve(stage, host)
+    if plan.server_shards + plan.swarm_workers > most:
+        return (
+            f"{plan.server_shards} server_shards and {plan.swarm_workers} swarm_workers cannot be watched within the "
+            f"fd limit of {limit} (ulimit -Hn): {most} processes can"
+        )
     holds = memory_holds(host)
     if holds is None:
         return None

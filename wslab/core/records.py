@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 Value = int | float | str | None
+# Two times on the run's clock, in seconds: something happened after the first and by the second.
+Span = tuple[float, float]
 
 RUNNING = "running"
 HELD = "held"
@@ -105,6 +107,7 @@ SAMPLE_COLUMNS: tuple[Column, ...] = (
             ("swarm_connections_pending", "count", "handshakes in flight"),
             ("swarm_connections_verified", "count", "connections whose own echo came back in the verify phase"),
             ("swarm_messages_failed", "count", "messages that were lost, late or came back changed, so far"),
+            ("swarm_messages_unasked", "count", "messages from the server that answer nothing, such as a second echo"),
             ("swarm_lag_seconds_max", "seconds", "largest lag behind the schedule over the last interval"),
             ("server_shards_at_limit", "count", "shards that do not accept because their descriptors are used up"),
             ("cpu_user_seconds", "seconds", "all CPUs in user mode, /proc/stat"),
@@ -196,6 +199,7 @@ class Finding:
         at_connections: connections that were open when it broke.
         evidence: the counter, errno or event that proves it, with its value before and after.
         remedy: what lifts the limit.
+        first_seconds: between which times its evidence first appeared; None where that was not recorded.
     """
 
     limit: str
@@ -203,6 +207,7 @@ class Finding:
     at_connections: int
     evidence: str
     remedy: str
+    first_seconds: Span | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as it is written to JSON."""

@@ -58,6 +58,18 @@ def throttled(samples: Sequence[Record], side: str, phases: Sequence[str] = ACTI
     return _holds(samples, phases, lambda pair: is_throttled(pair, side))
 
 
+def cpu_pressure(samples: Sequence[Record], phases: Sequence[str] = ACTIVE) -> float | None:
+    """Return the share of the time in which something waited for a CPU, at most of any phase; None if not read."""
+    shares = []
+    for phase in phases:
+        pairs = pairs_of(samples, phase)
+        waited = [part for pair in pairs if (part := _spent(pair, "psi_cpu_some_seconds")) is not None]
+        seconds = sum(_spent(pair, "elapsed_seconds") or 0.0 for pair in pairs)
+        if waited and seconds:
+            shares.append(min(1.0, sum(waited) / seconds))
+    return max(shares, default=None)
+
+
 def server_idle(samples: Sequence[Record], phase: str) -> bool:
     """Return whether the server did nothing but wait for work for at least half of a phase."""
     return _lasts(

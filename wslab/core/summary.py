@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from wslab.core.plan import Plan
 from wslab.core.saturation import generator_limited
 from wslab.core.timeline import (
     Phase,
     Record,
     active,
+    count_before_drain,
     last_phase,
     messages_between,
     open_at_plateau,
@@ -36,7 +38,7 @@ ROUNDING = 1e-6
 
 def summarize(
     stage: Mapping[str, Any],
-    plan: Mapping[str, Any],
+    plan: Plan,
     samples: Sequence[Record],
     latency: Iterable[Record],
     events: Sequence[Record],
@@ -45,7 +47,7 @@ def summarize(
 
     Args:
         stage: the parameters asked for.
-        plan: the layout, at least `shards` and `workers`.
+        plan: the layout.
         samples: one mapping a second.
         latency: rows `{elapsed_seconds, kind, bucket_seconds, count}`.
         events: everything that happened, in order.
@@ -62,19 +64,21 @@ def summarize(
     return {
         "connections": int(stage["connections"]),
         "connections_open": opened,
-        "connections_failed": _last_count(phases, samples, "connections_failed") or 0,
-        "connections_verified": _last_count(phases, samples, "connections_verified") or 0,
+        "connections_failed": count_before_drain(phases, samples, "connections_failed") or 0,
+        "connections_verified": count_before_drain(phases, samples, "connections_verified") or 0,
         "ramp_seconds": ramp_seconds,
         "connections_per_second": opened / ramp_seconds if ramp_seconds else None,
-        **_messages(stage, phases),
+        **_messages(stage, phases, opened),
+        "messages_failed": count_before_drain(phases, samples, "messages_failed") or 0,
+        "messages_unasked": count_before_drain(phases, samples, "messages_unasked") or 0,
         **_percentiles("roundtrip", _roundtrips(rows, phases)),
         **_percentiles("handshake", [row for row in rows if row["kind"] == "handshake"]),
         **_bytes_per_connection(samples, phases, opened),
         "memory_headroom_bytes_min": min(headrooms, default=None),
         **_cpu_per("connection", samples, ramp, opened),
         **_cpu_per("message", samples, verify, messages_between(phases, verify) if verify else None),
-        "server_shards": plan.get("shards"),
-        "swarm_workers": plan.get("workers"),
+        "server_shards": plan.server_shards,
+        "swarm_workers": plan.swarm_workers,
         "generator_limited": generator_limited(samples),
     }
 
@@ -106,8 +110,11 @@ def _roundtrips(rows: Sequence[Record], phases: Sequence[Phase]) -> list[Record]
     return [row for row in trips if hold.started_seconds < row["elapsed_seconds"] <= end] or trips
 
 
-def _messages(stage: Mapping[str, Any], phases: Sequence[Phase]) -> dict[str, float | None]:
-    """Return the rate of answered messages on schedule, or that of the verify phase when none were asked for."""
+def _messages(stage: Mapping[str, Any], phases: Sequence[Phase], opened: int) -> dict[str, float | None]:
+    """Return the rate of answered messages on schedule, or that of the verify phase when none were asked for.
+
+    What was offered is the rate that was due while the connections were held; None when none was.
+    """
     verify_rate = _message_rate(phases, "verify")
     hold = last_phase(phases, "hold")
     scheduled = (
@@ -116,6 +123,7 @@ def _messages(stage: Mapping[str, Any], phases: Sequence[Phase]) -> dict[str, fl
     hold_rate = _message_rate(phases, "hold") if scheduled else None
     return {
         "messages_per_second": verify_rate if hold_rate is None else hold_rate,
+        "messages_offered_per_second": float(stage["message_rate"]) * opened if scheduled else None,
         "verify_messages_per_second": verify_rate,
     }
 
@@ -124,13 +132,6 @@ def _message_rate(phases: Sequence[Phase], name: str) -> float | None:
     phase = last_phase(phases, name)
     answered = messages_between(phases, phase) if phase else None
     return answered / phase.seconds if phase and phase.seconds and answered is not None else None
-
-
-def _last_count(phases: Sequence[Phase], samples: Sequence[Record], key: str) -> int | None:
-    """Return a count as the last phase before the drain left it, or as the last sample saw it."""
-    counts = [phase.end[key] for phase in phases if phase.name != "drain" and key in phase.end]
-    counts = counts or [sample[f"swarm_{key}"] for sample in samples if sample.get(f"swarm_{key}") is not None]
-    return int(counts[-1]) if counts else None
 
 
 def _bytes_per_connection(samples: Sequence[Record], phases: Sequence[Phase], opened: int) -> dict[str, float | None]:

@@ -72,6 +72,13 @@ def open_at_plateau(phases: Sequence[Phase], samples: Sequence[Record]) -> int:
     return max((int(sample.get("swarm_connections_open") or 0) for sample in samples), default=0)
 
 
+def count_before_drain(phases: Sequence[Phase], samples: Sequence[Record], key: str) -> int | None:
+    """Return a count of the swarm as the last phase before the drain left it, or as the last sample saw it."""
+    counts = [phase.end[key] for phase in phases if phase.name != "drain" and key in phase.end]
+    counts = counts or [sample[f"swarm_{key}"] for sample in samples if sample.get(f"swarm_{key}") is not None]
+    return int(counts[-1]) if counts else None
+
+
 def active(samples: Iterable[Record]) -> list[Record]:
     """Return the samples that were taken while connections were opened or used."""
     return [sample for sample in samples if sample.get("phase") in ACTIVE]

@@ -1,7 +1,7 @@
 """`wslab bench`: what WebSocket costs over raw TCP, and whether the cost grows, as ratios within one run.
 
-Stages against the lean server and against the floor alternate, so that whatever else the machine does meets both.
-Each pair gives one ratio; reported are the median and the spread of the ratios, never an absolute time by itself.
+Stages against the lean server and against the floor alternate, so that other load on the machine affects both. Each
+pair gives one ratio; the median and the spread of the ratios are reported, never an absolute time alone.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any
 from wslab.core.quantities import BadInput, format_count
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.stage import Stage, refusal
-from wslab.lab.display import seconds_text
 from wslab.lab.experiment import run_stage
+from wslab.lab.tables import Table, seconds_text
 from wslab.machine.procfs import read_host
 
 LEAN, FLOOR = "lean", "tcp_floor"
 # The figures compared: key of the summary, words.
 RATE = ("connections_per_second", "connections/s")
 ECHOES = ("verify_messages_per_second", "echo messages/s")
-# Only told at the largest count: at a small one it is the kernel's spare slab pages that decide.
+# Reported at the largest count only: at a small one the spare pages in the kernel's slabs dominate.
 BYTES = ("total_bytes_per_connection", "bytes per connection")
 # CPU time of both ends, in seconds; told in µs beside the rates.
 CPU = {what: (f"server_cpu_seconds_per_{what}", f"swarm_cpu_seconds_per_{what}") for what in ("connection", "message")}
 HOLD_SECONDS = 2.0
-# A stage takes as long without connections as it takes to open and verify so many: starting, holding, stopping.
+# Starting, holding and stopping a stage takes about as long as opening and verifying so many connections.
 START_WEIGHT = 40_000
 
 
@@ -52,14 +52,11 @@ class Ratio:
         spread = {"median": median(self.values), "min": min(self.values), "max": max(self.values)}
         return {"title": self.title, **spread, "values": list(self.values), "medians": list(self.of)}
 
-    def text(self) -> str:
-        """Return the ratio as one line of the table."""
-        low, high = min(self.values), max(self.values)
+    def cells(self) -> tuple[str, ...]:
+        """Return the row of this ratio in a table: title, median, spread, and the medians that were divided."""
+        spread = f"{min(self.values):.2f}–{max(self.values):.2f}"
         numerator, denominator = self.of
-        return (
-            f"{self.title:<48} {median(self.values):5.2f}  ({low:.2f}–{high:.2f})"
-            f"   {figure_text(numerator):>10} : {figure_text(denominator)}"
-        )
+        return (self.title, f"{median(self.values):.2f}", spread, figure_text(numerator), figure_text(denominator))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +64,10 @@ class Bench:
     """All ratios of one bench.
 
     Attributes:
-        ratios: of the stages that held.
-        broken: those that did not, a line each.
+        ratios: the ratios of the stages that held.
+        broken: the stages that did not hold, a line each.
         outcome: the worst of all stages.
-        machine: what the figures hold for.
+        machine: CPU, kernel and date of the measurement.
         repetitions: how often each pair was measured.
     """
 
@@ -92,9 +89,9 @@ class Bench:
 
     def text(self) -> str:
         """Return the bench as a table."""
-        head = f"{'ratio':<48} {'median':>5}  (min–max)     medians"
-        lines = [f"{self.machine}, {self.repetitions} alternating repetitions", head]
-        lines += [ratio.text() for ratio in self.ratios]
+        headings = ("ratio", "median", "min–max", "median of", "to that of")
+        table = Table(headings=headings, rows=[ratio.cells() for ratio in self.ratios], numbers=(1, 2, 3, 4))
+        lines = [f"{self.machine}, {self.repetitions} alternating repetitions", table.text()]
         lines += [f"did not hold: {text}" for text in self.broken]
         return "\n".join(lines)
 
@@ -138,7 +135,7 @@ def bench(
             held = run.outcome == HELD
             if not held:
                 broken.append(f"{kind} at {format_count(count)}: {run.outcome}, {run.reason}")
-            # What did not hold has figures of something else; its place is kept, so that pairs stay pairs.
+            # Figures of a stage that did not hold cannot be compared; an empty entry keeps the repetitions paired.
             figures.setdefault((kind, count), []).append(run.summary if held else {})
             what = figures_text(run.summary) if held else broken[-1]
             left = seconds_left(clock() - started, steps, index + 1)
@@ -153,13 +150,13 @@ def bench(
 
 
 def schedule(counts: Sequence[int], repetitions: int) -> list[tuple[str, int]]:
-    """Return the stages in order: each repetition the other way round, so that nothing always comes second."""
+    """Return the stages in order, every second repetition reversed, so that neither server always runs second."""
     once = [(kind, count) for count in counts for kind in (FLOOR, LEAN)]
     return [step for repetition in range(repetitions) for step in (once[::-1] if repetition % 2 else once)]
 
 
 def seconds_left(elapsed_seconds: float, steps: Sequence[tuple[str, int]], done: int) -> str:
-    """Return how long the rest will take, as far as the stages that are through tell; nothing after the last."""
+    """Return how long the rest will take, estimated from the stages that are done; empty text after the last."""
     weights = [count + START_WEIGHT for _, count in steps]
     left = elapsed_seconds / sum(weights[:done]) * sum(weights[done:])
     return f"  {seconds_text(left)} left" if done < len(steps) else ""

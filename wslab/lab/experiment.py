@@ -11,24 +11,25 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wslab.core.diagnosis import Evidence, diagnose
-from wslab.core.records import ABORTED, CRASHED, Finding
+from wslab.core.ceilings import relaxed
+from wslab.core.evidence import Evidence
+from wslab.core.records import BROKE, CRASHED
 from wslab.core.stage import BadInput, Plan, Stage, refusal, resolve
 from wslab.core.summary import summarize
-from wslab.core.target import is_loopback, parse_url
+from wslab.core.target import check_target, is_loopback, parse_url
 from wslab.core.timeline import timeline
 from wslab.lab import store
 from wslab.lab.fleet import Fleet, FleetEnded
 from wslab.lab.manifest import new_manifest
 from wslab.lab.place import MakePlace, Place, this_machine
-from wslab.lab.targets import check_dialable
-from wslab.lab.verdict import verdict
+from wslab.lab.verdict import judge
 from wslab.machine.procfs import read_host
 
 if TYPE_CHECKING:
@@ -85,14 +86,14 @@ def run_stage(
     with place(stage, host, resolve(stage, host)) as here:
         own = {role: {"command": list(command)} for role, command in (commands or {}).items()}
         own |= {role: {**own.get(role, {}), **spec} for role, spec in (specs or {}).items()}
-        here = replace(here, plan=as_dialled(here.plan, own.get("swarm", {})))
+        here = replace(here, plan=as_dialled(here.plan, own.get("swarm", {}), target))
         experiment = Experiment(stage, here, data_dir, on_event=on_event, target=target, own=own)
         experiment.note("specs", specs or {})
         experiment.run()
 
     from wslab.lab.runs import Run  # It imports pandas, which takes longer than starting a fleet.
 
-    return Run.load(experiment.run_dir)
+    return Run.load(experiment.run_dir) if experiment.saved else Run(experiment.run_dir, experiment.manifest)
 
 
 class _Stopped(Exception):
@@ -126,12 +127,19 @@ class Experiment:
         self._on_event, self._target, self._own = on_event, target, own
         self._started = False
         self._seen: set[str] = set()
+        self._unwritten = ""  # the first file of the run that could not be written, and why
+        self.saved = True
         self._manifest = new_manifest(stage, self.plan, self.host, self.run_dir, target)
         self._manifest |= {"enclosure": {}, "tuning": [], **place.notes}
 
     def note(self, key: str, value: Any) -> None:
         """Have the manifest say something more about this run."""
         self._manifest[key] = value
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What `run.json` says, or would say if it could be written."""
+        return self._manifest
 
     def run(self) -> None:
         """Run the stage and save the outcome; see the rules of the module."""
@@ -155,10 +163,17 @@ class Experiment:
             crashed = str(problem)
         except Exception as problem:
             crashed, error = f"{type(problem).__name__}: {problem}", problem
+        crashed = crashed or self._unwritten
         try:
-            self._save(crashed, aborted)
-        except KeyboardInterrupt:  # Impatience must not leave a run that says it is running.
-            self._save(crashed, aborted)
+            try:
+                self._save(crashed, aborted)
+            except KeyboardInterrupt:  # Impatience must not leave a run that says it is running.
+                self._save(crashed, aborted)
+        except store.NotRecorded as problem:
+            self._manifest |= {"outcome": CRASHED, "reason": str(problem)}
+            self.saved = False
+        finally:
+            store.release(self.run_dir)
         if error is not None:
             raise error
 
@@ -201,6 +216,8 @@ class Experiment:
 
     def _tell(self, event: Event) -> None:
         self._seen.add(event["event"])
+        if event["event"] == "error" and event.get("file"):
+            self._unwritten = self._unwritten or str(event["message"])
         if self._on_event is not None:
             self._on_event(event)
 
@@ -209,33 +226,22 @@ class Experiment:
         events = store.read_events(self.run_dir)
         phases = [phase.as_dict() for phase in timeline(events)]
         self._manifest |= {"ended_at": store.utc_now(), "phases": phases}
-        self._close(events, [], crashed, aborted)
+        asked = self.stage.as_dict()
+        evidence = Evidence(stage=asked, plan=self.plan, host=self.host, events=events, aborted=bool(aborted))
+        self._close(evidence, crashed, aborted)
         try:
             samples = store.read_samples(self.run_dir)
-            asked = self.stage.as_dict()
-            plan = asdict(self.plan) | ({"shards": 0} if self._target else {})
-            self._manifest["summary"] = summarize(asked, plan, samples, store.read_latency(self.run_dir), events)
-            tables = [event["table"] for event in events if event["event"] == "failures"]
-            evidence = Evidence(
-                stage=asked,
-                plan=plan,
-                limits=self.host,
-                samples=samples,
-                events=events,
-                failures=tables[-1] if tables else [],
-            )
-            self._close(events, diagnose(evidence), crashed, aborted)
+            latency = store.read_latency(self.run_dir)
+            self._manifest["summary"] = summarize(asked, self.plan, samples, latency, events)
+            self._close(replace(evidence, samples=samples), crashed, aborted)
         except Exception as problem:
-            self._close(events, [], crashed or f"the figures cannot be computed: {problem!r}", aborted)
+            self._close(evidence, crashed or f"the figures cannot be computed: {problem!r}", aborted)
             raise
 
-    def _close(self, events: Sequence[Event], findings: Sequence[Finding], crashed: str, aborted: str) -> None:
-        outcome, reason = verdict(self.stage.connections, events, findings, crashed=crashed, aborted=aborted)
-        if outcome in (ABORTED, CRASHED):
-            # What was not tried cannot have been stopped by a limit that nobody saw.
-            findings = [finding for finding in findings if finding.limit != "unknown"]
-        rows = [finding.as_dict() for finding in findings]
-        self._manifest |= {"outcome": outcome, "reason": reason, "findings": rows}
+    def _close(self, evidence: Evidence, crashed: str, aborted: str) -> None:
+        verdict = judge(evidence, crashed=crashed, aborted=aborted)
+        findings = [finding.as_dict() for finding in verdict.findings]
+        self._manifest |= {"outcome": verdict.outcome, "reason": verdict.reason, "findings": findings}
         store.write_manifest(self.run_dir, self._manifest)
 
 
@@ -252,10 +258,10 @@ def start_command(
             of the built-in one; under `supervisor`, what the supervisor itself is told.
     """
     own = own or {}
-    server = {"kind": stage.server, "host": "127.0.0.1", "port": 0, "shards": plan.shards, "backlog": BACKLOG}
+    server = {"kind": stage.server, "host": "127.0.0.1", "port": 0, "shards": plan.server_shards, "backlog": BACKLOG}
     swarm = {
         "connections": stage.connections,
-        "workers": plan.workers,
+        "workers": plan.swarm_workers,
         "ramp_rate": None if stage.ramp_rate == "max" else stage.ramp_rate,
         "message_rate": stage.message_rate,
         "message_bytes": stage.message_bytes,
@@ -274,7 +280,47 @@ def start_command(
     }
 
 
-def as_dialled(plan: Plan, swarm: Mapping[str, Any]) -> Plan:
-    """Return the plan with what a swarm's specification changes about the ports that it takes."""
+def as_dialled(plan: Plan, swarm: Mapping[str, Any], target: str = "") -> Plan:
+    """Return the plan with the ports that a swarm's specification takes, and without shards where none are ours."""
     destinations = len(swarm.get("destination_addresses") or ()) or plan.destinations
-    return replace(plan, destinations=destinations, ports_at_bind=bool(swarm.get("bind_without_no_port")))
+    plan = replace(plan, destinations=destinations, ports_at_bind=bool(swarm.get("bind_without_no_port")))
+    return replace(plan, server_shards=0) if target else plan
+
+
+def check_dialable(target: str, consent: bool) -> None:
+    """Refuse a target that may not be loaded, or whose name cannot be resolved, before anything is started.
+
+    Args:
+        target: its URL.
+        consent: the caller's word that a target outside loopback is theirs to load.
+
+    Raises:
+        BadInput: one line says why not.
+    """
+    check_target(target, consent)
+    host, port, _, _ = parse_url(target)
+    try:
+        socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as problem:
+        raise BadInput(f"target {host} is not known here: {getattr(problem, 'strerror', None) or problem}") from problem
+
+
+def run_lifted(run: Run, *, on_event: Callable[[Event], None] | None = None) -> Run:
+    """Run a broken stage again with what lifts its limit and takes no root: more addresses, shards or workers.
+
+    Args:
+        run: a recorded run.
+        on_event: called with every event and sample as it comes, for a live view.
+
+    Returns:
+        The new run; the one given when it did not break, when no layout lifts what it broke at, or when it ran against
+        a server of the caller's or in an enclosure, which another run would not have.
+
+    Raises:
+        BadInput: the stage is out of reach of this machine's memory, or its data folder cannot be written.
+    """
+    changes = relaxed(run.findings, run.asked) if run.outcome == BROKE else {}
+    elsewhere = run.stage.get("target") or run.manifest.get("enclosure") or run.manifest.get("specs")
+    if elsewhere or not changes:
+        return run
+    return run_stage(on_event=on_event, **{**run.asked, **changes, "label": f"{run.run_id} lifted"})

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from wslab.core.json_lines import JsonLines
 from wslab.lab import registry
 
 STOP_SECONDS = 6.0
@@ -44,7 +45,7 @@ class Fleet:
         self._process: subprocess.Popen[bytes] | None = None
         self._registration: registry.Registration | None = None
         self._selector = selectors.DefaultSelector()
-        self._rest = b""
+        self._lines = JsonLines()
         self._events: list[dict[str, Any]] = []
 
     def __enter__(self) -> Fleet:
@@ -102,8 +103,7 @@ class Fleet:
             data = self._running.stdout.read(_READ_BYTES)
             if not data:
                 raise FleetEnded(self._how_it_ended())
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            self._events += [json.loads(line) for line in lines if line.strip()]
+            self._events += self._lines.feed(data)
         event = self._events.pop(0)
         if event["event"] in ("process_started", "processes_ready") and self._registration is not None:
             self._registration.add(event["role"], event.get("pids") or [event["pid"]])

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from wslab.core.limits import ceilings
+from wslab.core.ceilings import ceilings
+from wslab.core.host import Host
 from wslab.core.plan import Plan
 from wslab.core.records import RUNNING
 from wslab.core.stage import Stage
 from wslab.lab.store import utc_now
 from wslab.machine.process import start_ticks
 
-SCHEMA_VERSION = 1
+# 2: the plan is stored whole, as `plan`, and the limits are those of `Host`. Folders of version 1 still load.
+SCHEMA_VERSION = 2
 
 
-def new_manifest(stage: Stage, plan: Plan, host: Mapping[str, Any], run_dir: Path, target: str = "") -> dict[str, Any]:
+def new_manifest(stage: Stage, plan: Plan, host: Host, run_dir: Path, target: str = "") -> dict[str, Any]:
     """Return the manifest of a run that is about to start."""
     effective = stage.as_dict() | {
-        "server_shards": plan.shards,
-        "swarm_workers": plan.workers,
+        "server_shards": plan.server_shards,
+        "swarm_workers": plan.swarm_workers,
         "source_addresses": len(plan.source_addresses),
         "connections_per_shard": plan.connections_per_shard,
         "connections_per_worker": plan.connections_per_worker,
@@ -31,8 +32,13 @@ def new_manifest(stage: Stage, plan: Plan, host: Mapping[str, Any], run_dir: Pat
         "data_dir": str(run_dir.parents[1]),
     }
     if target:  # A server that runs already; nothing is known about its processes.
-        effective |= {"target": target, "server": target, "server_shards": 0}
-    machine = {key: host.get(key) for key in ("kernel", "cpu_model", "cpu_count", "memory_total_bytes")}
+        effective |= {"target": target, "server": target}
+    machine = {
+        "kernel": host.kernel,
+        "cpu_model": host.cpu_model,
+        "cpu_count": host.cpu_count,
+        "memory_total_bytes": host.memory_total_bytes,
+    }
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_dir.name,
@@ -44,7 +50,8 @@ def new_manifest(stage: Stage, plan: Plan, host: Mapping[str, Any], run_dir: Pat
         "caller": {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())},
         "stage": {"asked": stage.as_dict(), "effective": effective},
         "host": machine | {"python": platform.python_version(), "websockets": _version("websockets")},
-        "limits": dict(host),
+        "plan": plan.as_dict(),
+        "limits": host.as_dict(),
         "preflight": [row.as_dict() for row in ceilings(host, plan)],
         "phases": [],
         "summary": {},

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from wslab.core.host import Host
 from wslab.core.quantities import BadInput
 from wslab.core.stage import Plan, Stage
 
@@ -26,7 +27,7 @@ class Place:
         notes: what the manifest says of this place: `enclosure` and `tuning`.
     """
 
-    host: Mapping[str, Any]
+    host: Host
     plan: Plan
     specs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
@@ -37,11 +38,11 @@ class Place:
 
 
 # Makes the place for a stage, given the limits of this machine and the layout of the stage on it, and takes it down.
-MakePlace = Callable[[Stage, Mapping[str, Any], Plan], AbstractContextManager[Place]]
+MakePlace = Callable[[Stage, Host, Plan], AbstractContextManager[Place]]
 
 
 @contextmanager
-def this_machine(stage: Stage, host: Mapping[str, Any], plan: Plan) -> Iterator[Place]:
+def this_machine(stage: Stage, host: Host, plan: Plan) -> Iterator[Place]:
     """Run a stage on the machine as it is.
 
     Raises:

@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from wslab.core.limits import Ceiling, Fit, Host, ceilings, fits
+from wslab.core.ceilings import Ceiling, Fit, ceilings, fits
+from wslab.core.host import Host
 from wslab.core.plan import Plan, memory_holds, resolve
 from wslab.core.stage import Stage
-from wslab.lab.display import Machine, count_text
+from wslab.lab.tables import Machine, Table, card_html, count_text
 from wslab.machine.procfs import read_host
 
 if TYPE_CHECKING:
-    from wslab.lab.runs import Table
+    from wslab.lab.runs import DataFrame
 
 # Planned for when neither a number is asked for nor the memory is known.
 CONNECTIONS_DEFAULT = 1_000_000
-_HEADINGS = ("limit", "ceiling", "lift", "root")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    """The ceilings of this machine, as planned for one stage.
+    """The ceilings of this machine for one stage as it would be laid out here.
 
     Attributes:
         host: the limits as they were read.
@@ -50,7 +50,7 @@ class Preflight:
 
     @property
     def sentence(self) -> str:
-        """The answer in one sentence: whether what was asked for fits, or how far this machine goes."""
+        """The answer in one sentence: whether the stage fits, or how many connections this machine can hold."""
         if self.asked:
             return self.fit.sentence
         first = self.first
@@ -61,10 +61,10 @@ class Preflight:
 
     @property
     def machine(self) -> Machine:
-        """The machine that was looked at."""
-        return Machine.of(self.host)
+        """CPU, memory and kernel of this machine."""
+        return Machine.of(self.host.as_dict())
 
-    def table(self) -> Table:
+    def table(self) -> DataFrame:
         """Return one row a limit, those that bind here first."""
         from wslab.lab.runs import ceilings_table
 
@@ -79,55 +79,37 @@ class Preflight:
             "connections": self.stage.connections,
             "ceiling_connections": first.ceiling_connections if first else None,
             "first_limit": first.limit if first else None,
-            "server_shards": self.plan.shards,
-            "swarm_workers": self.plan.workers,
+            "server_shards": self.plan.server_shards,
+            "swarm_workers": self.plan.swarm_workers,
             "ceilings": [row.as_dict() for row in self.ceilings],
-            "limits": dict(self.host),
+            "limits": self.host.as_dict(),
         }
 
     def text(self) -> str:
         """Return the preflight as a terminal shows it."""
-        rows = [_HEADINGS, *self._rows()]
-        widths = [max(len(row[column]) for row in rows) for column in range(2)]
-        lines = [f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]}{_root(row[3])}" for row in rows]
-        return "\n".join([self.sentence, "", *lines, "", self.machine.line])
+        return "\n".join([self.sentence, "", self._shown().text(), "", self.machine.line])
 
-    def _rows(self) -> list[tuple[str, str, str, str]]:
-        """Return name, ceiling, what lifts it, and whether that takes root, for each limit with a number."""
+    def _shown(self) -> Table:
+        """Return name, ceiling, whether root is needed to lift it, and what lifts it, for each limit with a number."""
         rows = []
         for row in sorted(self.ceilings, key=lambda row: not row.binding):
             if row.ceiling_connections is None:
                 continue
             name = f"{row.limit} ({', '.join(filter(None, (row.side, row.scope)))})"
             lift = row.lift if row.binding else f"does not bind here: {row.note}"
-            rows.append((name, count_text(row.ceiling_connections), lift, "yes" if row.needs_root else ""))
-        return rows
+            rows.append((name, count_text(row.ceiling_connections), "root" if row.needs_root else "", lift))
+        return Table(headings=("limit", "ceiling", "needs", "lifted by"), rows=rows, numbers=(1,))
 
     def _repr_html_(self) -> str:
-        style = 'style="text-align:left;padding:2px 14px 2px 0;vertical-align:top"'
-        number = 'style="text-align:right;padding:2px 14px 2px 0;vertical-align:top;font-weight:600"'
-        head = "".join(f"<th {style}>{escape(text)}</th>" for text in _HEADINGS)
-        body = "".join(
-            f"<tr><td {style}>{escape(name)}</td><td {number}>{escape(ceiling)}</td>"
-            f"<td {style}>{escape(lift)}</td><td {style}>{escape(root)}</td></tr>"
-            for name, ceiling, lift, root in self._rows()
-        )
-        return (
-            f"<div><b>{escape(self.sentence[:1].upper() + self.sentence[1:])}.</b>"
-            f'<table style="border-collapse:collapse;margin:8px 0"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
-            f'</table><div style="opacity:.75;font-size:90%">{escape(self.machine.line)}</div></div>'
-        )
-
-
-def _root(cell: str) -> str:
-    return "  (root)" if cell == "yes" else ""
+        sentence = f"<b>{escape(self.sentence[:1].upper() + self.sentence[1:])}.</b>"
+        return card_html(sentence, self._shown().html(), footer=self.machine.line)
 
 
 def preflight(connections: int | str | None = None, **parameters: Any) -> Preflight:
     """Look at what this machine allows; nothing is started and nothing is changed.
 
     Args:
-        connections: say whether so many fit, such as `"700k"`; None asks how far this machine goes.
+        connections: answer whether so many fit, such as `"700k"`; None asks how many this machine can hold.
         **parameters: further fields of `Stage`, such as `server_shards`.
 
     Raises:

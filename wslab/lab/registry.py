@@ -1,12 +1,14 @@
-"""What runs on this machine because wslab started it: a small file for each group of processes, and a way to end them.
+"""The processes that wslab has started on this machine: a small file for each group of them, and a way to end them.
 
-A group is a supervisor with its server, swarm and recorder, or a server or a swarm that was started by itself. Its
-file stands in `$XDG_STATE_HOME/wslab/processes`, from the start of the first process to a clean end.
+A group is a supervisor with its server, swarm and recorder, or a server that was started by itself. Its file stands in
+the folder `processes` of the state folder, from the start of the first process to a clean end.
 
-1. A process is named by its pid and its start time, never by its command. A file tells about processes that have
-   long ended just as well as about living ones, so entries are believed only while both agree.
-2. The files are a convenience. When the folder cannot be written, that is logged and the run goes on.
-3. Files without a living process are swept away whenever they are met.
+1. A process is named by its pid, its start time and its user, never by its command. A file tells about processes that
+   have ended long ago just as well as about living ones, so entries are believed only while all three agree.
+2. A process is ended through a pidfd, and only when it is this user's, or has become the user that it was recorded as.
+3. The files are a convenience. When the folder cannot be written, that is logged and the run goes on.
+4. A file that cannot be trusted, see `wslab.machine.state`, or is no record, is named and left alone. Files without a
+   living process are removed.
 """
 
 from __future__ import annotations
@@ -22,8 +24,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wslab.machine.process import alive, start_ticks
-from wslab.machine.undo import undo_orphaned
+from wslab.machine.journal import undo_orphaned
+from wslab.machine.process import alive, start_ticks, user_of
+from wslab.machine.state import StateFolder
+
+FOLDER = "processes"
 
 TERM_SECONDS = 3.0
 KILL_SECONDS = 2.0
@@ -60,21 +65,23 @@ class Registration:
     def __init__(self, role: str, pid: int, run_dir: str = "") -> None:
         caller = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())}
         self._record: dict[str, Any] = {"run_dir": run_dir, "caller": caller, "processes": []}
-        self._path = processes_folder() / f"{pid}-{start_ticks(pid)}.json"
+        self._name = f"{pid}-{start_ticks(pid)}.json"
         self.add(role, [pid])
 
     def add(self, role: str, pids: Iterable[int]) -> None:
         """Add processes of a role; those that are gone already or known are left out."""
-        known = {entry["pid"] for entry in self._record["processes"]}
+        processes = self._record["processes"]
+        known = {entry["pid"] for entry in processes}
         for pid in dict.fromkeys(pids):
             ticks = start_ticks(pid)
             if ticks is not None and pid not in known:
-                self._record["processes"].append({"pid": pid, "start_ticks": ticks, "role": role})
+                processes.append({"pid": pid, "start_ticks": ticks, "role": role})
+        for entry in processes:  # One that was recorded when it started may have become another user since.
+            if alive(entry["pid"], entry["start_ticks"]):
+                entry["uid"] = user_of(entry["pid"])
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            part = self._path.with_suffix(".part")
-            part.write_text(json.dumps(self._record), encoding="utf-8")
-            part.replace(self._path)
+            with StateFolder(FOLDER, create=True) as folder:
+                folder.replace(self._name, json.dumps(self._record))
         except OSError as problem:
             _log.warning("the processes of this run are not registered: %s", problem)
 
@@ -85,15 +92,12 @@ class Registration:
     def remove(self) -> None:
         """Forget the group, after it has ended."""
         try:
-            self._path.unlink(missing_ok=True)
+            with StateFolder(FOLDER) as folder:
+                folder.remove(self._name)
+        except FileNotFoundError:
+            pass
         except OSError as problem:
             _log.warning("the record of this run's processes stays behind: %s", problem)
-
-
-def processes_folder() -> Path:
-    """Return the folder of the files."""
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(os.path.expanduser(state)) / "wslab" / "processes"
 
 
 def register(role: str, pid: int, run_dir: str | Path = "") -> Registration:
@@ -110,15 +114,14 @@ def register(role: str, pid: int, run_dir: str | Path = "") -> Registration:
 def list_processes() -> list[ProcessEntry]:
     """Return every process that wslab started and that is alive, in the order in which they started."""
     found: list[ProcessEntry] = []
-    for path in sorted(processes_folder().glob("*.json")):
-        try:
-            entries = _entries(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as problem:
-            _log.warning("%s is not a record of processes: %s", path, problem)
-            continue
-        found += entries
-        if not entries:
-            _sweep(path)
+    try:
+        with StateFolder(FOLDER) as folder:
+            for name in folder.names(".json"):
+                found += _read(folder, name)
+    except FileNotFoundError:
+        pass  # Nothing was ever started.
+    except OSError as problem:
+        _log.warning("the records of processes cannot be read: %s", problem)
     return sorted(found, key=lambda entry: (entry.start_ticks, entry.pid))
 
 
@@ -139,7 +142,7 @@ def clean(entries: Iterable[ProcessEntry] | None = None) -> list[ProcessEntry]:
         Those that were alive and have been ended.
     """
     ended = end_processes(leftovers() if entries is None else entries)
-    list_processes()  # sweeps the files that are done with
+    list_processes()  # Removes the files that are done with.
     for line in undo_orphaned():
         _log.warning("%s", line)
     return ended
@@ -198,18 +201,30 @@ def _await(pidfds: Iterable[int], seconds: float) -> set[int]:
     return gone
 
 
+def _read(folder: StateFolder, name: str) -> list[ProcessEntry]:
+    """Return the living processes of a file, and remove it when there is none."""
+    try:
+        entries = _entries(json.loads(folder.read(name)))
+        if not entries:
+            folder.remove(name)
+    except FileNotFoundError:
+        return []  # Its group has just ended.
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        _log.warning("%s is not a record of processes: %s", folder.path / name, problem)
+        return []
+    return entries
+
+
 def _entries(record: dict[str, Any]) -> list[ProcessEntry]:
     caller = record["caller"]
     orphaned = not alive(caller["pid"], caller["start_ticks"])
-    return [
-        ProcessEntry(**process, run_dir=record["run_dir"], orphaned=orphaned)
-        for process in record["processes"]
-        if alive(process["pid"], process["start_ticks"])
-    ]
-
-
-def _sweep(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as problem:
-        _log.debug("%s stays behind: %s", path, problem)
+    found: list[ProcessEntry] = []
+    for process in record["processes"]:
+        pid, ticks, role = int(process["pid"]), int(process["start_ticks"]), str(process["role"])
+        if not alive(pid, ticks):
+            continue
+        if user_of(pid) not in (os.geteuid(), process.get("uid")):
+            _log.warning("process %d is left alone: it is another user's than was recorded", pid)
+            continue
+        found.append(ProcessEntry(pid=pid, start_ticks=ticks, role=role, run_dir=record["run_dir"], orphaned=orphaned))
+    return found

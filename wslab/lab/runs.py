@@ -1,16 +1,13 @@
 """Recorded runs as tables and with a rich display: everything that works from a run folder, without load.
 
-A run folder is written line by line while the run goes on, and may be read at any moment and after any accident.
-
-1. `run.json` is replaced atomically, so it is whole whenever it is there; a folder without one is not a run.
-2. The other files are appended to. A last line without its line end was torn by a death and is left out.
-3. Nothing here writes. What was left half-written shows what there is of it.
+A run folder may be read while it is being written and after any accident; `wslab.lab.store` says what is left out then.
+Nothing here writes.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -18,15 +15,42 @@ from typing import Any
 
 import pandas as pd
 
-from wslab.core.quantities import format_count
-from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, header
+from wslab.core.ceilings import walls
+from wslab.core.evidence import Evidence, plan_of
+from wslab.core.host import Host
+from wslab.core.quantities import BadInput, format_count
+from wslab.core.records import (
+    ABORTED,
+    CRASHED,
+    FLOAT_UNITS,
+    HELD,
+    LATENCY_COLUMNS,
+    SAMPLE_COLUMNS,
+    Column,
+    Finding,
+    Value,
+)
 from wslab.core.timeline import timeline
-from wslab.core.walls import walls
-from wslab.lab import display, store
-from wslab.lab.display import bytes_text, plain_text, rate_text, seconds_text, whole_text
+from wslab.lab import store
+from wslab.lab.tables import (
+    MISSING,
+    Machine,
+    Table,
+    bytes_text,
+    card_html,
+    findings_html,
+    outcome_badge,
+    pairs_html,
+    rate_text,
+    seconds_text,
+    whole_text,
+)
+from wslab.lab.verdict import judge
 
-# What a table is, for modules that only pass one on.
-Table = pd.DataFrame
+_log = logging.getLogger(__name__)
+
+# For modules that only pass one on and do not import pandas.
+DataFrame = pd.DataFrame
 
 # The summary's figures in reading order: key of the summary, words, format.
 FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
@@ -37,6 +61,9 @@ FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("ramp_seconds", "time to open them", seconds_text),
     ("connections_per_second", "connections opened", rate_text),
     ("messages_per_second", "messages echoed", rate_text),
+    ("messages_offered_per_second", "messages due", rate_text),
+    ("messages_failed", "messages lost, late or changed", whole_text),
+    ("messages_unasked", "messages that nobody asked for", whole_text),
     ("verify_messages_per_second", "messages echoed while verifying", rate_text),
     ("handshake_seconds_p50", "handshake, median", seconds_text),
     ("handshake_seconds_p99", "handshake, 99 %", seconds_text),
@@ -48,9 +75,10 @@ FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("kernel_bytes_per_connection", "kernel memory a connection", bytes_text),
     ("total_bytes_per_connection", "all memory a connection", bytes_text),
     ("memory_headroom_bytes_min", "memory left at the worst", bytes_text),
-    ("server_shards", "server shards", plain_text),
-    ("swarm_workers", "swarm workers", plain_text),
+    ("server_shards", "server shards", whole_text),
+    ("swarm_workers", "swarm workers", whole_text),
 )
+FORMATS = {key: form for key, _, form in FIGURES}
 MAIN_FIGURES = ("connections_open", "connections_per_second", "total_bytes_per_connection")
 
 
@@ -83,11 +111,16 @@ class Run:
 
         Raises:
             FileNotFoundError: the folder holds no `run.json`.
+            BadInput: its `run.json` is damaged.
         """
         folder = Path(run_dir)
         if not (folder / store.MANIFEST).is_file():
             raise FileNotFoundError(f"{folder} is not a run folder: it holds no {store.MANIFEST}")
-        return cls(folder, store.read_manifest(folder))
+        run = cls(folder, store.read_manifest(folder))
+        for key in FORMATS:
+            if not isinstance(run.summary.get(key, 0), int | float | None):
+                raise BadInput(f"{folder / store.MANIFEST} is damaged: summary.{key} is no number")
+        return run
 
     @property
     def connections(self) -> int:
@@ -105,9 +138,19 @@ class Run:
         return format_count(self.connections)
 
     @property
-    def machine(self) -> display.Machine:
+    def machine(self) -> Machine:
         """The machine that it ran on."""
-        return display.Machine.of(self.host)
+        return Machine.of(self.host)
+
+    @property
+    def breaks(self) -> list[dict[str, Any]]:
+        """The findings that kept it from holding; none when it held, whatever was remarked on."""
+        return [] if self.outcome == HELD else self.findings
+
+    @property
+    def broken_limits(self) -> str:
+        """The names of the limits that kept it from holding, each once, first cause first; empty when it held."""
+        return ", ".join(dict.fromkeys(str(finding.get("limit")) for finding in self.breaks))
 
     @property
     def caption(self) -> str:
@@ -117,13 +160,12 @@ class Run:
     @cached_property
     def samples(self) -> pd.DataFrame:
         """One row a second, columns as documented in `wslab.core.records`, indexed by `elapsed_seconds`."""
-        table = _read_csv(self.run_dir / store.SAMPLES, header(SAMPLE_COLUMNS))
-        return table.set_index("elapsed_seconds")
+        return _frame(store.read_samples(self.run_dir), SAMPLE_COLUMNS).set_index("elapsed_seconds")
 
     @cached_property
     def latency(self) -> pd.DataFrame:
         """Histogram increments: `elapsed_seconds`, `kind` (handshake or roundtrip), `bucket_seconds`, `count`."""
-        return _read_csv(self.run_dir / store.LATENCY, header(LATENCY_COLUMNS))
+        return _frame(store.read_latency(self.run_dir), LATENCY_COLUMNS)
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:
@@ -133,14 +175,19 @@ class Run:
     @cached_property
     def phases(self) -> list[dict[str, Any]]:
         """Phases as `{name, started_seconds, ended_seconds}`; taken from the events where the manifest has none yet."""
-        recorded = self.manifest.get("phases")
+        recorded = [phase for phase in self.manifest.get("phases") or () if {"name", "started_seconds"} <= phase.keys()]
         if recorded:
-            return list(recorded)
+            return recorded
         return [phase.as_dict() for phase in timeline(self.events)]
 
     def figures(self) -> list[tuple[str, str]]:
         """Return the summary's figures as (words, formatted value), in reading order; absent ones are left out."""
-        return [(words, form(self.summary[key])) for key, words, form in FIGURES if self.summary.get(key) is not None]
+        return [(words, self.figure(key)) for key, words, _ in FIGURES if self.summary.get(key) is not None]
+
+    def figure(self, key: str) -> str:
+        """Return one figure of the summary with its unit, such as `8.1 KiB`; an en dash where it was not measured."""
+        value = self.summary.get(key)
+        return MISSING if value is None else FORMATS[key](value)
 
     def table(self) -> pd.DataFrame:
         """Return the summary's figures as a table: index the words, column `value` as text with its unit."""
@@ -148,14 +195,25 @@ class Run:
         return pd.DataFrame({"value": [value for _, value in figures]}, index=[words for words, _ in figures])
 
     def walls(self) -> pd.DataFrame:
-        """Return the walls on the road of this run, the nearest first: where a plain set-up meets each, and this run.
+        """Return the limits that a plain set-up would meet, the nearest first, and how this run passed each.
 
         Columns: `what runs out`, `here` and `stock machine` in connections as text, and `this run`; index the limit.
         """
-        found = walls(self.limits, self.stage, self.summary, self.findings)
+        found = walls(Host.from_record(self.limits), plan_of(self.manifest), self.summary, self.breaks)
         rows = [(wall.limit, wall.title, whole_text(wall.here), whole_text(wall.stock), wall.told) for wall in found]
         columns = ["limit", "what runs out", "here", "stock machine", "this run"]
         return pd.DataFrame(rows, columns=columns).set_index("limit")
+
+    def diagnose(self) -> list[Finding]:
+        """Judge the recorded run with today's rules; nothing is changed on disk.
+
+        Returns:
+            The findings, the limit that bound first coming first; empty for a run that reached all it asked for.
+        """
+        events, samples = store.read_events(self.run_dir), store.read_samples(self.run_dir)
+        evidence = Evidence.recorded(self.manifest, samples, events)
+        crashed = self.reason if self.outcome == CRASHED else ""
+        return list(judge(evidence, crashed=crashed, aborted=self.reason if self.outcome == ABORTED else "").findings)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `wslab stage --json` prints: outcome, all figures, findings and where the run is."""
@@ -166,25 +224,25 @@ class Run:
         """Return the run as a terminal shows it."""
         lines = [f"{self.outcome}: {self.name} connections, server {self.server}"]
         lines += [self.reason] if self.reason else []
+        remark = "remark: " if self.outcome == HELD else ""
         for finding in self.findings:
-            lines.append(f"  {finding.get('limit')} ({finding.get('side')}): {finding.get('evidence')}")
+            lines.append(f"  {remark}{finding.get('limit')} ({finding.get('side')}): {finding.get('evidence')}")
             lines.append(f"    remedy: {finding.get('remedy')}")
-        lines += [f"  {words:<36}{value:>14}" for words, value in self.figures()]
+        figures = self.figures()
+        lines += [Table(rows=figures, numbers=(1,)).text(indent=2)] if figures else []
         return "\n".join([*lines, self.machine.line, str(self.run_dir)])
 
     def __repr__(self) -> str:
-        limits = ", ".join(str(finding.get("limit")) for finding in self.findings)
-        return f"Run({self.run_id}: {self.outcome}{' by ' + limits if limits else ''})"
+        return f"Run({self.run_id}: {self.outcome}{' by ' + self.broken_limits if self.breaks else ''})"
 
     def _repr_html_(self) -> str:
-        reason = f"<div>{escape(self.reason)}</div>" if self.reason else ""
-        versions = f" · {self.machine.versions}" if self.machine.versions else ""
-        return (
-            f'<div style="line-height:1.5"><div>{display.outcome_badge(self.outcome)} '
-            f"<b>{self.name} connections</b> · server <b>{escape(self.server)}</b> · "
-            f'<span style="opacity:.75">{escape(self.run_id)}</span></div>{reason}'
-            f"{display.findings_html(self.findings)}{display.pairs_html(self.figures())}"
-            f'<div style="opacity:.75;font-size:90%">{escape(self.machine.line + versions)}</div></div>'
+        return card_html(
+            f"{outcome_badge(self.outcome)} <b>{self.name} connections</b> · server <b>{escape(self.server)}</b> · "
+            f'<span style="opacity:.75">{escape(self.run_id)}</span>',
+            f"<div>{escape(self.reason)}</div>" if self.reason else "",
+            findings_html(self.findings, self.outcome),
+            pairs_html(self.figures()),
+            footer=" · ".join(filter(None, (self.machine.line, self.machine.versions))),
         )
 
 
@@ -196,7 +254,8 @@ def list_runs(data_dir: str | Path | None = None, *, or_reference: bool = False)
         or_reference: fall back to the reference runs that come with the project when nothing was recorded yet.
 
     Returns:
-        The runs, newest last; folders without a manifest are left out.
+        The runs, newest last. Folders without a manifest are left out, and those with a damaged one are logged by
+        name and left out.
     """
     folder = store.data_folder(data_dir or "")
     runs = _runs_in(folder / "runs")
@@ -208,6 +267,7 @@ def load_run(run: str | Path, data_dir: str | Path | None = None) -> Run:
 
     Raises:
         FileNotFoundError: there is no such run.
+        BadInput: its `run.json` is damaged.
     """
     if Path(run).is_dir():
         return Run.load(run)
@@ -215,7 +275,7 @@ def load_run(run: str | Path, data_dir: str | Path | None = None) -> Run:
 
 
 def runs_table(runs: Iterable[Run], *, full: bool = False) -> pd.DataFrame:
-    """Return one row a run, index `run_id`: stage, outcome, first finding and the summary's figures as numbers.
+    """Return one row a run, index `run_id`: stage, outcome, what broke first and the summary's figures as numbers.
 
     Args:
         runs: the runs, in the order of the rows.
@@ -225,7 +285,7 @@ def runs_table(runs: Iterable[Run], *, full: bool = False) -> pd.DataFrame:
     columns = ["run_id", "created_at", "stage", "server", "outcome", "finding", *keys]
     rows = []
     for run in runs:
-        first = run.findings[0].get("limit") if run.findings else ""
+        first = run.breaks[0].get("limit") if run.breaks else ""
         about = (run.run_id, run.created_at, run.name, run.server, run.outcome, first)
         rows.append([*about, *(run.summary.get(key) for key in keys)])
     table = pd.DataFrame(rows, columns=columns).set_index("run_id")
@@ -245,12 +305,21 @@ def ceilings_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _runs_in(folder: Path) -> list[Run]:
-    manifests = folder.glob(f"*/{store.MANIFEST}") if folder.is_dir() else ()
-    runs = [Run.load(path.parent) for path in manifests if not path.parent.name.startswith(".")]
+    manifests = sorted(folder.glob(f"*/{store.MANIFEST}")) if folder.is_dir() else ()
+    runs = []
+    for run_dir in (path.parent for path in manifests if not path.parent.name.startswith(".")):
+        try:
+            runs.append(Run.load(run_dir))
+        except (BadInput, OSError) as problem:
+            _log.warning("left out: %s", problem)
     return sorted(runs, key=lambda run: (run.created_at, run.run_id))
 
 
-def _read_csv(path: Path, columns: Iterable[str]) -> pd.DataFrame:
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    whole = text[: text.rfind("\n") + 1]
-    return pd.read_csv(io.StringIO(whole)) if whole else pd.DataFrame(columns=list(columns))
+def _frame(rows: Sequence[Mapping[str, Value]], columns: Sequence[Column]) -> pd.DataFrame:
+    """Return rows as a table of numbers and text; what was not read is NaN."""
+    frame = pd.DataFrame(rows, columns=[column.name for column in columns])
+    for column in columns:
+        # pandas makes a column without a single number one of objects, with which figures cannot calculate.
+        if column.unit in FLOAT_UNITS or (column.unit != "text" and frame[column.name].dtype == object):
+            frame[column.name] = frame[column.name].astype(float)
+    return frame

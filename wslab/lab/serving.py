@@ -13,9 +13,11 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from wslab.core.json_lines import JsonLines
 from wslab.core.quantities import BadInput, parse_count, refuse
 from wslab.core.stage import SERVER_KINDS
 from wslab.lab import registry
@@ -63,6 +65,7 @@ class Serving:
         self._module = SERVER_KINDS[kind].module
         self._process: subprocess.Popen[bytes] | None = None
         self._registration: registry.Registration | None = None
+        self._lines = JsonLines()
         self.url = ""
         self.pids: list[int] = []
 
@@ -79,11 +82,24 @@ class Serving:
     ) -> None:
         self.stop()
 
-    def wait(self) -> str:
-        """Wait until the server ends by itself, which it does only when it is killed, and say how it ended."""
+    def wait(self, say: Callable[[str], object] = lambda line: None) -> str:
+        """Wait until the server ends by itself, which it does only when it is killed, and return how it ended.
+
+        Args:
+            say: called with one line for each shard that dies.
+        """
         assert self._process is not None
+        assert self._process.stdout is not None
+        shards = set(self.pids[1:])
+        while part := self._process.stdout.read(1 << 16):
+            for event in self._lines.feed(part):
+                if event.get("event") == "process_exited":
+                    shards.discard(event["pid"])
+                    how = _how_it_ended(event.get("exit_code"), event.get("signal"))
+                    say(f"a shard has died (pid {event['pid']}, {how}); {len(shards)} of {len(self.pids) - 1} are left")
         code = self._process.wait()
-        return f"the server ended by itself ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
+        how = _how_it_ended(code, -code if code < 0 else None)
+        return "all shards of the server have died" if code == 0 else f"the server ended by itself ({how})"
 
     def stop(self) -> None:
         """End the server and wait until it is gone; does nothing the second time."""
@@ -126,13 +142,15 @@ class Serving:
     def _first_event(self) -> dict[str, Any]:
         assert self._process is not None
         assert self._process.stdout is not None
-        line = b""
-        while not line.endswith(b"\n"):
+        while True:
             if not select.select([self._process.stdout], [], [], START_SECONDS)[0]:
                 raise ServerDied(f"the server has said nothing for {START_SECONDS:.0f} s")
             part = self._process.stdout.read(1 << 16)
             if not part:
                 raise ServerDied(f"the server did not start (exit code {self._process.wait()})")
-            line += part
-        event: dict[str, Any] = json.loads(line.splitlines()[0])
-        return event
+            for event in self._lines.feed(part):
+                return event
+
+
+def _how_it_ended(exit_code: int | None, ended_by: int | None) -> str:
+    return f"signal {ended_by}" if ended_by is not None else f"exit code {exit_code}"

@@ -1,28 +1,34 @@
 """The run folder on disk: where it is, how it is created, how its files are written and read back.
 
 1. `run.json` is replaced as a whole and on the disk before it counts, so a reader finds the old one or the new one.
-2. The other files grow line by line. A last line without its line end was torn by a death and is left out.
-3. A manifest that says `running` while its caller is gone is told as `crashed`; the file itself stays as it was.
-4. Whether a data folder can be written is asked before anything is started.
+2. The other files grow line by line and may be read at any moment. A last line without its line end was cut off by
+   the death of its writer; it is left out, as is a line that is no event or no row of its table.
+3. A damaged manifest is refused with one line that names it.
+4. A manifest that says `running` while its caller is gone is read as `crashed`; the file itself is not changed.
+5. Whether a data folder can be written is checked before anything is started, and the space of the manifest is
+   reserved then: a disk that becomes full during the run cannot keep it from saying how it ended.
 
 The data folder is the one that was asked for, else `WSLAB_DATA_DIR`, else `data/` of the project, else `data/` of the
-current folder. A relative path counts from the project, because the current folder is an accident in a notebook.
+current folder. A relative path is relative to the project, because the current folder of a notebook depends on how it
+was started.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import secrets
+import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any
 
 from wslab.core.quantities import BadInput
-from wslab.core.records import CRASHED, LATENCY_COLUMNS, RUNNING, SAMPLE_COLUMNS, Column, Value, from_cells
+from wslab.core.records import CRASHED, LATENCY_COLUMNS, RUNNING, SAMPLE_COLUMNS, Column, Value, from_cells, header
+from wslab.machine.line_file import why_not_written
 from wslab.machine.process import alive
 
 DATA_DIR_VARIABLE = "WSLAB_DATA_DIR"
@@ -30,6 +36,31 @@ MANIFEST = "run.json"
 SAMPLES = "samples.csv"
 LATENCY = "latency.csv"
 EVENTS = "events.jsonl"
+# The type of each part of a manifest that readers rely on, where it is present; `[]` stands for each item of a list.
+MANIFEST_KINDS: dict[str, type | UnionType] = {
+    **dict.fromkeys(("run_id", "reason", "created_at"), str),
+    **dict.fromkeys(("stage", "stage.asked", "stage.effective", "host", "limits", "caller", "summary"), dict),
+    **dict.fromkeys(("caller.pid", "caller.start_ticks"), int),
+    **dict.fromkeys(("stage.asked.connections", "stage.effective.connections"), int),
+    **dict.fromkeys(("host.cpu_count", "host.memory_total_bytes"), int),
+    **dict.fromkeys(("limits.cpu_count", "limits.memory_total_bytes"), int),
+    **dict.fromkeys(("findings", "preflight", "phases"), list),
+    **dict.fromkeys(("findings.[]", "preflight.[]", "phases.[]"), dict),
+    **dict.fromkeys(("findings.[].limit", "findings.[].side", "phases.[].name"), str),
+    **dict.fromkeys(("findings.[].at_connections", "preflight.[].ceiling_connections"), int | float),
+    **dict.fromkeys(("phases.[].started_seconds", "phases.[].ended_seconds"), int | float),
+}
+
+RESERVE = ".run.json.reserve"
+RESERVED_BYTES = 256 << 10  # a manifest takes about 16 KB; with many findings some more
+
+
+class NotRecorded(OSError):
+    """A file of the run cannot be written; the text names the file and says why."""
+
+    def __str__(self) -> str:
+        """Return both in one line."""
+        return why_not_written(self)
 
 
 def project_folder() -> Path | None:
@@ -71,16 +102,39 @@ def check_writable(data_dir: Path) -> None:
 
 
 def create_run(data_dir: Path, stage_name: str) -> Path:
-    """Create the folder of a new run, named `<UTC>-<stage>-<hex>`, and return it."""
+    """Create the folder of a new run, named `<UTC>-<stage>-<hex>`, and return it.
+
+    Space for its manifest is set aside in it, so that a run can say how it ended also when the disk has become full.
+
+    Raises:
+        BadInput: it cannot be created, or there is not even the space for a manifest.
+    """
     while True:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         run_dir = data_dir / "runs" / f"{stamp}-{stage_name}-{secrets.token_hex(2)}"
         try:
             run_dir.mkdir(parents=True)
+            (run_dir / "logs").mkdir()
+            _set_aside(run_dir, RESERVED_BYTES)
         except FileExistsError:
             continue
-        (run_dir / "logs").mkdir()
+        except OSError as problem:
+            shutil.rmtree(run_dir, ignore_errors=True)
+            raise BadInput(f"data_dir={data_dir} cannot take a run: {problem.strerror}") from problem
         return run_dir
+
+
+def _set_aside(run_dir: Path, size: int) -> None:
+    """Take an inode and `size` bytes for the next manifest.
+
+    Raises:
+        OSError: there is not enough.
+    """
+    descriptor = os.open(run_dir / RESERVE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
 
 
 def utc_now() -> str:
@@ -89,19 +143,47 @@ def utc_now() -> str:
 
 
 def write_manifest(run_dir: Path, manifest: Mapping[str, Any]) -> None:
-    """Replace `run.json`; after a crash at any moment there is the old one or the new one."""
-    text = json.dumps(manifest, indent=2, default=str)
-    descriptor, name = tempfile.mkstemp(dir=run_dir, prefix=".run-", suffix=".json")
+    """Replace `run.json`; after a crash at any moment there is the old one or the new one.
+
+    The new one is written into the file that `create_run` has set aside, which needs neither space nor an inode; then
+    another one is set aside.
+
+    Raises:
+        NotRecorded: it cannot be written; the old one is still there.
+    """
+    data = json.dumps(manifest, indent=2, default=str).encode() + b"\n"
+    reserve = run_dir / RESERVE
+    has_reserve = reserve.exists()
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        os.replace(name, run_dir / MANIFEST)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        descriptor = os.open(reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            left = data
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.ftruncate(descriptor, len(data))
+            os.fsync(descriptor)
+            os.fchmod(descriptor, 0o644)
+        finally:
+            os.close(descriptor)
+        os.replace(reserve, run_dir / MANIFEST)
+    except OSError as problem:
+        if not has_reserve:
+            release(run_dir)
+        raise NotRecorded(problem.errno, problem.strerror, str(run_dir / MANIFEST)) from problem
+    for parts in (1, 2, 4, 8) if has_reserve else ():
+        try:
+            _set_aside(run_dir, RESERVED_BYTES // parts)
+            break
+        except OSError:
+            pass  # On a full disk there is what the last manifest has left of it.
+
+
+def release(run_dir: Path) -> None:
+    """Remove the file that was set aside for the manifest: the run is over."""
+    try:
+        (run_dir / RESERVE).unlink(missing_ok=True)
+    except OSError:
+        pass  # A disk that was full may be read-only by now.
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:
@@ -109,8 +191,16 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the folder holds no `run.json`.
+        BadInput: `run.json` is damaged; the text names it and says what is wrong.
     """
-    manifest: dict[str, Any] = json.loads((run_dir / MANIFEST).read_text(encoding="utf-8"))
+    path = run_dir / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        damage = _damage(manifest)
+    except (ValueError, RecursionError) as problem:
+        damage = str(problem)
+    if damage:
+        raise BadInput(f"{path} is damaged: {damage}")
     caller = manifest.get("caller") or {}
     if manifest.get("outcome") == RUNNING and not alive(caller.get("pid", 0), caller.get("start_ticks", 0)):
         gone = [event["elapsed_seconds"] for event in read_events(run_dir) if event.get("event") == "caller_gone"]
@@ -119,39 +209,123 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
     return manifest
 
 
-def append_event(run_dir: Path, event: Mapping[str, Any]) -> None:
-    """Append one event to `events.jsonl`, in one write, so that it does not mix with those of the supervisor."""
-    descriptor = os.open(run_dir / EVENTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(descriptor, json.dumps(event).encode() + b"\n")
-    finally:
-        os.close(descriptor)
+def _damage(manifest: Any) -> str:
+    """Return what keeps a manifest from being read as one; empty text when nothing does."""
+    if not isinstance(manifest, dict):
+        return f"it holds {_json_kind(manifest)} where an object belongs"
+    if not isinstance(manifest.get("outcome"), str):
+        return "it names no outcome"
+    for path, kind in MANIFEST_KINDS.items():
+        for value in _values(manifest, path.split(".")):
+            if not isinstance(value, kind):
+                return f"{path} is {_json_kind(value)}"
+    return ""
+
+
+def _values(value: Any, path: Sequence[str]) -> Iterator[Any]:
+    """Yield what stands at a path, once for each item of a list on it; what is absent or null yields nothing."""
+    if value is None:
+        return
+    if not path:
+        yield value
+    elif path[0] == "[]":
+        for item in value:
+            yield from _values(item, path[1:])
+    else:
+        yield from _values(value.get(path[0]), path[1:])
+
+
+def _json_kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", NoneType: "null"}
+    return names.get(type(value), "a number")
+
+
+class Tail:
+    """The lines that a file has gained since the last look; a last line without its line end is left for the next.
+
+    Args:
+        path: a file that another process may be appending to; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+
+    def lines(self) -> list[str]:
+        """Return the new whole lines that are not empty."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [line for line in whole.decode("utf-8", errors="replace").split("\n") if line.strip()]
+
+
+class EventReader:
+    """Reads the events that a run folder has gained since the last look."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._tail = Tail(run_dir / EVENTS)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the new events, in order; a line that is no event is left out."""
+        return [event for line in self._tail.lines() if (event := _event(line))]
+
+
+class TableReader:
+    """Reads the rows that a recorded table has gained since the last look.
+
+    Args:
+        path: a CSV file whose cells hold no commas and no quotes.
+        columns: the table that it follows.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[Column]) -> None:
+        self._tail, self._columns = Tail(path), columns
+        self._names: list[str] = []
+
+    def read(self) -> list[dict[str, Value]]:
+        """Return the new rows, each with every documented column; a line that is no row is left out."""
+        lines = self._tail.lines()
+        if lines and not self._names:
+            first = lines.pop(0).split(",")
+            # A damaged first line costs the names that it held; files of this version can be read without them.
+            self._names = first if self._columns[0].name in first else header(self._columns)
+        return [row for line in lines if (row := self._row(line))]
+
+    def _row(self, line: str) -> dict[str, Value] | None:
+        cells = line.split(",")
+        if len(cells) != len(self._names):
+            return None
+        try:
+            row = from_cells(cells, self._names, self._columns)
+        except ValueError:
+            return None
+        return row if row[self._columns[0].name] is not None else None
 
 
 def read_events(run_dir: Path) -> list[dict[str, Any]]:
     """Return everything that happened, in order."""
-    return [json.loads(line) for line in _whole_lines(run_dir / EVENTS) if line.strip()]
+    return EventReader(run_dir).read()
 
 
 def read_samples(run_dir: Path) -> list[dict[str, Value]]:
     """Return the samples, one mapping a second with every documented column."""
-    return _read_table(run_dir / SAMPLES, SAMPLE_COLUMNS)
+    return TableReader(run_dir / SAMPLES, SAMPLE_COLUMNS).read()
 
 
 def read_latency(run_dir: Path) -> list[dict[str, Value]]:
     """Return the rows of the latency histograms."""
-    return _read_table(run_dir / LATENCY, LATENCY_COLUMNS)
+    return TableReader(run_dir / LATENCY, LATENCY_COLUMNS).read()
 
 
-def _read_table(path: Path, columns: Sequence[Column]) -> list[dict[str, Value]]:
-    names, *rows = csv.reader(_whole_lines(path) or [""])
-    return [from_cells(row, names, columns) for row in rows if row]
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """Return the lines of a file that were written to their end; none when there is no file."""
+def _event(line: str) -> dict[str, Any] | None:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    return text[: text.rfind("\n") + 1].splitlines()
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(event, dict) and isinstance(event.get("event"), str)
+    return event if whole and isinstance(event.get("elapsed_seconds", 0.0), int | float) else None

@@ -1,18 +1,22 @@
-"""How a run ended, in one word and one sentence, from its events and findings.
+"""How a run ended: its outcome, the reason in one sentence, and what the diagnosis found.
 
-The questions are asked in this order, because a later one makes no sense once an earlier one has its answer:
+`wslab.core.evidence` decides what was asked for and missed. The questions here are asked in this order, because a later
+one makes no sense once an earlier one has its answer:
 
 1. Did something of ours fail, and no limit of the machine explains it? Then it crashed.
 2. Did the user end it? Then it was aborted.
-3. Is everything open and verified that was asked for, with no failure? Then it held.
+3. Was nothing missed? Then it held, and has no findings.
 4. Else it broke.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from wslab.core.diagnosis import diagnose
+from wslab.core.evidence import Evidence
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD, Finding
 from wslab.core.timeline import last_phase, timeline
 
@@ -21,47 +25,52 @@ DEADLY_LIMITS = ("memory_machine", "memory_cgroup", "process_limit")
 OWN_ROLES = ("supervisor", "swarm", "recorder")
 
 
-def verdict(
-    asked: int,
-    events: Sequence[Mapping[str, Any]],
-    findings: Sequence[Finding] = (),
-    *,
-    crashed: str = "",
-    aborted: str = "",
-) -> tuple[str, str]:
-    """Return the outcome of a run and its reason.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The end of a run: `held`, `broke`, `aborted` or `crashed`, why, and what was found."""
+
+    outcome: str
+    reason: str
+    findings: tuple[Finding, ...] = ()
+
+
+def judge(evidence: Evidence, *, crashed: str = "", aborted: str = "") -> Verdict:
+    """Judge a run by what it recorded.
 
     Args:
-        asked: connections asked for.
-        events: everything that happened.
-        findings: what the diagnosis found.
+        evidence: what was recorded.
         crashed: what went wrong on the caller's side, empty if nothing did.
         aborted: who ended the run early, empty if nobody did.
     """
+    findings = tuple(diagnose(evidence))
+    outcome, reason = _outcome(evidence, findings, crashed, aborted)
+    if outcome in (ABORTED, CRASHED):
+        # What was not tried cannot have been stopped by a limit that nobody saw.
+        findings = tuple(finding for finding in findings if finding.limit != "unknown")
+    return Verdict(outcome=outcome, reason=reason, findings=findings)
+
+
+def _outcome(evidence: Evidence, findings: Sequence[Finding], crashed: str, aborted: str) -> tuple[str, str]:
     explained = any(finding.limit in DEADLY_LIMITS for finding in findings)
-    crash = crashed or _error(events) or _death(events, OWN_ROLES)
+    crash = crashed or _error(evidence.events) or _death(evidence.events, OWN_ROLES)
     if crash and not explained:
         return CRASHED, crash
-    where = reached(asked, events)
+    where = reached(evidence)
     if aborted:
         return ABORTED, f"{aborted}; {where}"
-    verify = last_phase(timeline(events), "verify")
-    end = verify.end if verify else {}
-    complete = end.get("connections_open") == end.get("connections_verified") == asked
-    spotless = not (end.get("connections_failed") or end.get("stopped_by") or _death(events, ("server", *OWN_ROLES)))
-    if complete and spotless:
+    if not evidence.misses:
         return HELD, ""
     names = ", ".join(dict.fromkeys(finding.limit for finding in findings))
     return BROKE, f"{names}: {where}" if names else where
 
 
-def reached(asked: int, events: Sequence[Mapping[str, Any]]) -> str:
-    """Return in words how far a run came."""
-    phases = timeline(events)
+def reached(evidence: Evidence) -> str:
+    """Return in words how far a run came, and what it missed beside connections."""
+    phases = timeline(evidence.events)
     ramp, verify = last_phase(phases, "ramp"), last_phase(phases, "verify")
     if ramp is None:
-        return f"none of {asked:,} connections was tried"
-    parts = [f"{ramp.end.get('connections_open', 0):,} of {asked:,} connections opened"]
+        return f"none of {evidence.asked:,} connections was tried"
+    parts = [f"{ramp.end.get('connections_open', 0):,} of {evidence.asked:,} connections opened"]
     ends = [phase.end for phase in phases if phase.end and phase.name != "drain"]
     if ends and ends[-1].get("connections_failed"):
         parts.append(f"{ends[-1]['connections_failed']:,} failed")
@@ -69,7 +78,7 @@ def reached(asked: int, events: Sequence[Mapping[str, Any]]) -> str:
         parts.append(f"{ends[-1]['connections_closed']:,} lost")
     if verify and verify.end:
         parts.append(f"{verify.end.get('connections_verified', 0):,} verified")
-    return ", ".join(parts)
+    return ", ".join([*parts, *evidence.missed_beside_connections])
 
 
 def _error(events: Sequence[Mapping[str, Any]]) -> str:

@@ -17,36 +17,16 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wslab.core.json_lines import JsonLines
 from wslab.machine.enter import enter
 from wslab.machine.process import start_ticks
 
 _READ_BYTES = 1 << 16
-
-
-class Lines:
-    """Cut a stream of bytes into JSON objects, one a line; what is not one is kept aside in `rejected`."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self.rejected: list[str] = []
-
-    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
-        """Yield the objects that are complete now."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            try:
-                value = json.loads(line)
-            except ValueError:
-                value = None
-            if isinstance(value, dict):
-                yield value
-            elif line.strip():
-                self.rejected.append(line.decode(errors="replace"))
 
 
 class Child:
@@ -92,7 +72,7 @@ class Child:
         assert self._popen.stdout is not None
         self._stdin, self.stdout = self._popen.stdin, self._popen.stdout
         os.set_blocking(self.stdout.fileno(), False)
-        self._lines = Lines()
+        self._lines = JsonLines()
         self.pid = self._popen.pid
         self.pidfd = os.pidfd_open(self.pid)
         self._born = start_ticks(self.pid) or 0
@@ -113,8 +93,11 @@ class Child:
             if not data:
                 break
         if self._lines.rejected:
-            with open(self.log, "a", encoding="utf-8") as log:
-                log.writelines(f"not an event: {line}\n" for line in self._lines.rejected)
+            try:
+                with open(self.log, "a", encoding="utf-8") as log:
+                    log.writelines(f"not an event: {line}\n" for line in self._lines.rejected)
+            except OSError:
+                pass  # A full disk must not end the run before it is drained.
             self._lines.rejected.clear()
         return found, data is None
 

@@ -1,9 +1,11 @@
-"""What the supervisor tells: events on stdout for the caller, and in `events.jsonl` for whoever comes later.
+"""Events of the supervisor: on stdout for the caller, and in `events.jsonl` for the record.
 
-1. Telling never blocks. A caller that does not read (a stopped notebook, a debugger) must not stop the guard that
-   keeps the machine alive: what does not fit the pipe waits here, and when too much waits, figures are dropped first.
-2. The file is written and flushed before the caller hears of an event, so what a caller knows is also on disk.
-3. A caller that is gone is not an error: its lifeline tells, and the file still takes everything.
+1. Sending never blocks. A caller that does not read (a stopped notebook, a debugger) must not stop the watch over
+   memory: what does not fit into the pipe is kept here, and when too much is kept, figures are dropped first.
+2. The file is written before the caller is sent an event, so what a caller knows is also on disk.
+3. A caller that is gone is not an error: end of file on stdin tells, and the file still takes everything.
+4. A file that cannot be written, on a full disk for one, does not end a run before it is drained: the caller is told
+   once, with an `error` event that names the file.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ import select
 import stat
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from wslab.machine.line_file import LineFile, why_not_written
 
 # About a minute of samples and live figures: enough for a busy caller, nothing to worry about in memory.
 WAITING_BYTES_MAX = 1 << 18
 
 
 class Reports:
-    """The way out for events.
+    """Records events and sends them to the caller.
 
     Args:
         fd: descriptor of the caller's end.
@@ -33,27 +37,34 @@ class Reports:
         self.fd = fd
         self.epoch = epoch
         self._waiting = bytearray()
-        self._file: TextIO | None = None
+        self._file: LineFile | None = None
+        self._unwritten = False
         if stat.S_ISFIFO(os.fstat(fd).st_mode):  # Never a terminal: the shell shares its flags.
             os.set_blocking(fd, False)
 
     def open_file(self, path: Path) -> None:
-        """Append events to `path` from now on."""
-        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - kept for the life of the process
+        """Append events to `path` from now on.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        self._file = LineFile(path)
 
     def event(self, name: str, **fields: Any) -> None:
-        """Record an event and tell the caller."""
+        """Record an event and send it to the caller."""
         line = self._line(name, fields)
         if self._file is not None:
             try:
-                self._file.write(line)
-            except OSError:  # A full disk must not end the run before it is drained.
-                pass
+                self._file.append([line])
+            except OSError as problem:
+                if not self._unwritten:
+                    self._unwritten = True
+                    self._waiting += self._line("error", unwritten_fields(problem, role="supervisor")).encode()
         self._waiting += line.encode()
         self.flush()
 
     def figure(self, name: str, **fields: Any) -> None:
-        """Tell the caller something that is recorded elsewhere or not at all; dropped when the caller is behind."""
+        """Send the caller what is recorded elsewhere or not at all; dropped when too much is waiting already."""
         if len(self._waiting) < WAITING_BYTES_MAX:
             self._waiting += self._line(name, fields).encode()
         self.flush()
@@ -88,3 +99,8 @@ class Reports:
         if elapsed is None:
             elapsed = round(time.monotonic() - self.epoch, 6)
         return json.dumps({"elapsed_seconds": elapsed, "event": name, **fields}) + "\n"
+
+
+def unwritten_fields(problem: OSError, **fields: Any) -> dict[str, Any]:
+    """Return the fields of the `error` event about a file of the run that cannot be written."""
+    return {"message": why_not_written(problem), "file": problem.filename, "errno": problem.errno, **fields}

@@ -1,27 +1,35 @@
 """The phases of a run as the supervisor conducts them: ramp, hold, verify, drain.
 
-1. A phase always ends: by the swarm's word, by a bound of memory, by the death of a process, or because nothing has
-   moved for too long. `stopped_by` in `phase_ended` says which; null is the swarm's word, or the caller's in a hold.
+1. A phase always ends: because the swarm says that it is done, by a bound of memory, by the death of a process, or
+   because no counter has moved for too long. `stopped_by` in `phase_ended` says which; null is the swarm, or the caller
+   in a hold.
 2. A ramp that is cut short is halted: what is open stays open, what is in flight settles, then the swarm says so.
 3. Once a process has died unexpectedly, no later phase puts load on; draining is always possible.
+4. The memory reserve is compared with the headroom (free memory and file cache), because MemAvailable counts what open
+   sockets pin.
+5. While connections are still being opened, too little memory halts the ramp and what is open stays open, so that it
+   can be measured. In later phases there is nothing left to halt: at half the reserve everything stops, before the
+   kernel chooses what to kill.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from errno import errorcode
 from typing import Any
 
 from wslab.load import scoreboard as words
 from wslab.load.children import Child
-from wslab.load.guard import MemoryGuard, Patience, read_headroom
 from wslab.load.messages import Reports
 from wslab.load.scoreboard import ROLE_SWARM, Scoreboard
+from wslab.machine import procfs
 
 GUARD_SECONDS = 0.2
 PROGRESS_SECONDS = 0.25
 NO_PROGRESS_SECONDS = 60.0
 HALT_SECONDS = 15.0  # longer than a handshake in flight may take
+EMERGENCY_FRACTION = 0.5  # of the reserve
 DRAIN_SECONDS = 30.0  # a million resets take seconds
 
 LOADED = ("ramp", "hold", "verify")
@@ -29,21 +37,77 @@ PHASES = (*LOADED, "drain")
 _NEVER = float("inf")
 
 
+def read_headroom() -> int:
+    """Return the memory that can still be had, in bytes."""
+    return procfs.read_headroom() or 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breach:
+    """A memory bound that was reached: the event to report and why the phase ends."""
+
+    event: str
+    stopped_by: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryGuard:
+    """The bounds on the machine's memory.
+
+    Attributes:
+        reserve_bytes: headroom that the load must leave.
+        cap_bytes: memory that the load may use; None for no cap.
+        baseline_bytes: headroom before the load began.
+    """
+
+    reserve_bytes: int
+    cap_bytes: int | None
+    baseline_bytes: int
+
+    def check(self, headroom_bytes: int, *, ramping: bool) -> Breach | None:
+        """Return the bound that is breached, the reserve first because it protects others."""
+        reserve = self.reserve_bytes if ramping else self.reserve_bytes * EMERGENCY_FRACTION
+        if headroom_bytes < reserve:
+            fields = {"headroom_bytes": headroom_bytes, "reserve_bytes": self.reserve_bytes}
+            return Breach(event="memory_reserve_reached", stopped_by="memory_reserve", fields=fields)
+        used_bytes = self.baseline_bytes - headroom_bytes
+        if ramping and self.cap_bytes is not None and used_bytes >= self.cap_bytes:
+            fields = {"used_bytes": used_bytes, "cap_bytes": self.cap_bytes}
+            return Breach(event="memory_cap_reached", stopped_by="memory_cap", fields=fields)
+        return None
+
+
+@dataclass(slots=True, kw_only=True)
+class Patience:
+    """Tell when a counter has stood still for too long."""
+
+    seconds: float
+    since: float
+    _last: int = field(default=-1)
+
+    def over(self, counter: int, now: float) -> bool:
+        """Note the counter and tell whether it has not moved for `seconds`."""
+        if counter != self._last:
+            self._last, self.since = counter, now
+        return now - self.since >= self.seconds
+
+
 class Phases:
     """Conducts the phases of one run; made before the load starts, because it notes how much memory there is then.
 
     Args:
         reports: where events go.
-        board: the counters of the load.
+        scoreboard: the counters of the load.
         start: the command that started the run: `swarm` for its `ramp_rate`, `memory_reserve_bytes`, `memory_cap_bytes`
             and `no_progress_seconds`.
     """
 
-    def __init__(self, reports: Reports, board: Scoreboard, start: Mapping[str, Any]) -> None:
+    def __init__(self, reports: Reports, scoreboard: Scoreboard, start: Mapping[str, Any]) -> None:
         self.name = "start"
         self.active = False
         self.swarm: Child | None = None  # there is no phase before it is ready
-        self._reports, self._board = reports, board
+        self._reports, self._scoreboard = reports, scoreboard
         self._guard = MemoryGuard(
             reserve_bytes=start["memory_reserve_bytes"],
             cap_bytes=start.get("memory_cap_bytes"),
@@ -72,7 +136,7 @@ class Phases:
         """Begin a phase; one that is still running ends first."""
         if self.active:
             self.end(None if self.name == "hold" else "caller")
-        self.name = self._board.phase = name
+        self.name = self._scoreboard.phase = name
         self.active, self._stopped_by = True, None
         self._patience = Patience(seconds=self._patience_seconds, since=now)
         self._deadline = now + DRAIN_SECONDS if name == "drain" else _NEVER
@@ -95,7 +159,7 @@ class Phases:
             self.end(stopped_by)
 
     def swarm_says_done(self, name: str) -> None:
-        """Take the swarm's word that it has done what a phase asked for; a late word is ignored."""
+        """End the phase that the swarm says it has completed; one that has ended already is ignored."""
         if self.active and name == self.name:
             self.end(self._stopped_by)
 
@@ -113,15 +177,22 @@ class Phases:
     def end(self, stopped_by: str | None) -> None:
         """Report the end of the running phase, with what failed so far and the counts."""
         self.active, self._deadline = False, _NEVER
+        firsts = self._scoreboard.first_failures()
         table = [
-            {"phase": phase, "errno": number, "name": errorcode.get(number, str(number)), "count": count}
-            for (phase, number), count in sorted(self._board.failures().items())
+            {
+                "phase": phase,
+                "errno": number,
+                "name": errorcode.get(number, str(number)),
+                "count": count,
+                "first_seconds": self._elapsed(firsts.get((phase, number))),
+            }
+            for (phase, number), count in sorted(self._scoreboard.failures().items())
         ]
         if table:
             self._reports.event("failures", table=table)
         self._reports.event("phase_ended", phase=self.name, stopped_by=stopped_by, **self.counts())
         if self.name == "drain":
-            self.name = self._board.phase = "done"
+            self.name = self._scoreboard.phase = "done"
 
     def tick(self, now: float) -> bool:
         """Do what is due; False when memory is so short that everything has to stop at once."""
@@ -143,19 +214,19 @@ class Phases:
         ramping = self.name == "ramp"
         breach = None if self._stopped_by else self._guard.check(read_headroom(), ramping=ramping)
         if breach is not None:
-            open_now = self._board.total(words.OPEN, ROLE_SWARM)
+            open_now = self._scoreboard.total(words.OPEN, ROLE_SWARM)
             self._reports.event(breach.event, **breach.fields, connections_open=open_now)
             self.cut(breach.stopped_by, now)
             return ramping
         # A ramp that only fails does not move either: it is the opened connections that count.
         moving = {"ramp": words.OPENED, "verify": words.VERIFIED}.get(self.name)
-        if moving is not None and self._patience.over(self._board.total(moving, ROLE_SWARM), now):
+        if moving is not None and self._patience.over(self._scoreboard.total(moving, ROLE_SWARM), now):
             self.cut("no_progress", now)
         return True
 
     def counts(self) -> dict[str, int]:
         """Return the connections and messages as the swarm counts them."""
-        rows = self._board.of(ROLE_SWARM)
+        rows = self._scoreboard.of(ROLE_SWARM)
         return {
             "connections_open": sum(row[words.OPEN] for row in rows),
             "connections_failed": sum(row[words.FAILED] for row in rows),
@@ -163,4 +234,10 @@ class Phases:
             "connections_verified": sum(row[words.VERIFIED] for row in rows),
             "messages_sent": sum(row[words.SENT] for row in rows),
             "messages_received": sum(row[words.RECEIVED] for row in rows),
+            "messages_failed": sum(row[words.MESSAGES_FAILED] for row in rows),
+            "messages_unasked": sum(row[words.MESSAGES_UNASKED] for row in rows),
         }
+
+    def _elapsed(self, monotonic_ns: int | None) -> float | None:
+        """Return seconds on the run's clock for a reading of CLOCK_MONOTONIC, None for none."""
+        return round(monotonic_ns / 1e9 - self._reports.epoch, 6) if monotonic_ns else None

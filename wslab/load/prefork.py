@@ -6,7 +6,7 @@ of the crew costs the few pages it writes to. The theory of operation:
 1. Standard input carries JSON commands, and its end means that the owner is gone: everything stops at once.
 2. Each member reads its commands from a pipe of its own whose only writer is the master, so the end of the master,
    however it came, is the end of the crew.
-3. Events leave as JSON lines on standard output. Counters never do: they are on the board.
+3. Events leave as JSON lines on standard output. Counters never do: they are on the scoreboard.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import select
 import signal
 import sys
 
+from wslab.core.json_lines import JsonLines
 from wslab.machine.process import lower_priority, prefer_as_oom_victim, raise_fd_limit
 
 TYPE_CHECKING = False
@@ -130,7 +131,7 @@ class Crew:
             on_command: called with each command from standard input.
             on_tick: called on every round; returns the seconds after which it wants to be called again, or None.
         """
-        pending = b""
+        commands = JsonLines()
         os.set_blocking(STDIN, False)
         self.epoll.register(STDIN, select.EPOLLIN)
         while self.watched:
@@ -142,9 +143,8 @@ class Crew:
                 data = os.read(STDIN, 65536)
                 if not data:
                     return
-                *lines, pending = (pending + data).split(b"\n")
-                for line in lines:
-                    on_command(json.loads(line))
+                for command in commands.feed(data):
+                    on_command(command)
 
     def _bury(self, pidfd: int) -> None:
         self.epoll.unregister(pidfd)

@@ -1,18 +1,20 @@
-"""The recorder: writes what the board, the processes and the kernel count, once a second.
+"""The recorder: writes what the scoreboard, the processes and the kernel count, once a second.
 
-Started by the supervisor as `python -m wslab.load.recorder SPEC_JSON`, with the board's descriptor inherited. It
+Started by the supervisor as `python -m wslab.load.recorder SPEC_JSON`, with the scoreboard's descriptor inherited. It
 writes `samples.csv` and `latency.csv` into the run folder, a row at a time, and each sample to stdout as a JSON line.
 
 1. Samples are due at whole multiples of the interval since the epoch of the run. A late wake-up does not shift the
    ones after it, a missed one is skipped, and `recorder_late_seconds` tells how late each was.
-2. Samples besides the schedule: one at once at the start, one whenever the board's phase changes (seen within
+2. Samples besides the schedule: one at once at the start, one whenever the scoreboard's phase changes (seen within
    `POLL_SECONDS`, and labelled with the phase that begins), one at the end. A ramp of half a second is thus bounded
    by samples, and two rows may be close together: rates are for the reader to take over windows that are long enough.
 3. PSS is dear, so its cells are empty but for: once before the ramp for each set of processes, at once on entering
    hold and verify, and every `PSS_SECONDS` during these.
 4. End of file on stdin is the end: one last sample, exit 0. Nothing else is: SIGINT belongs to the caller, and a
    reader of stdout that is slow or gone does not keep a row from the disk.
-5. `swarm_lag_seconds_max` is taken from the board and set back to zero, so each row has the maximum since the last.
+5. A file that cannot be written, on a full disk for one, is told once in an `error` event that names it. Recording goes
+   on: the caller still gets the samples, and rows are kept again as soon as there is space.
+6. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ from typing import Any
 from wslab.core.histogram import BUCKETS, bucket_seconds
 from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, Column, header, to_cells
 from wslab.load import scoreboard as words
-from wslab.load.messages import Reports
+from wslab.load.messages import Reports, unwritten_fields
 from wslab.load.scoreboard import Scoreboard
 from wslab.machine.counters import Counters
+from wslab.machine.line_file import LineFile
 from wslab.machine.process import raise_fd_limit
 from wslab.machine.processes import Group
 from wslab.machine.procfs import read_rss
@@ -54,39 +57,41 @@ _HISTOGRAMS = {"handshake": words.HANDSHAKE, "roundtrip": words.ROUNDTRIP}
 _PSS_PHASES = ("hold", "verify")
 
 
-class Table:
-    """A CSV file that takes whole rows: each is on its way to the disk before the next is made.
+class Table(LineFile):
+    """A CSV file that takes whole rows.
 
     Args:
         path: the file, replaced if it exists.
         columns: its columns; the header is written at once.
+
+    Raises:
+        OSError: it cannot be opened or written; the error names the file.
     """
 
     def __init__(self, path: Path, columns: tuple[Column, ...]) -> None:
+        super().__init__(path, replace=True)
         self.columns = columns
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self._write([header(columns)])
+        self.append([",".join(header(columns)) + "\n"])
 
-    def append(self, *records: dict[str, Any]) -> None:
-        """Write records as rows; none of the values holds a comma or a quote."""
-        self._write([to_cells(record, self.columns) for record in records])
+    def append_records(self, records: list[dict[str, Any]]) -> None:
+        """Append records as rows; none of the values holds a comma or a quote.
 
-    def _write(self, rows: list[list[str]]) -> None:
-        data = "".join(",".join(cells) + "\n" for cells in rows).encode()
-        while data:  # A disk that is nearly full takes a part first and then refuses, which is raised.
-            data = data[os.write(self._fd, data) :]
+        Raises:
+            OSError: not all of them could be written; the error names the file.
+        """
+        self.append(",".join(to_cells(record, self.columns)) + "\n" for record in records)
 
 
 class Recorder:
     """Takes samples of one run.
 
     Args:
-        board: the counters of the load.
+        scoreboard: the counters of the load.
         epoch: monotonic time that `elapsed_seconds` counts from.
     """
 
-    def __init__(self, board: Scoreboard, epoch: float) -> None:
-        self._board = board
+    def __init__(self, scoreboard: Scoreboard, epoch: float) -> None:
+        self._scoreboard = scoreboard
         self._epoch = epoch
         self._counters = Counters()
         self._groups = {side: Group() for side in _ROLES}
@@ -104,7 +109,7 @@ class Recorder:
             due: monotonic time at which it was due; None for one besides the schedule.
         """
         now = time.monotonic()
-        phase = self._board.phase
+        phase = self._scoreboard.phase
         record: dict[str, Any] = {
             "elapsed_seconds": round(now - self._epoch, 6),
             "unix_seconds": round(time.time(), 6),
@@ -125,7 +130,7 @@ class Recorder:
         """Return what was added to each latency bucket since the last call, buckets without additions left out."""
         records = []
         for kind, first_word in _HISTOGRAMS.items():
-            counts = self._board.histogram(first_word)
+            counts = self._scoreboard.histogram(first_word)
             before, self._buckets[kind] = self._buckets[kind], counts
             records += [
                 {
@@ -140,7 +145,7 @@ class Recorder:
         return records
 
     def _side(self, side: str, role: int, now: float) -> dict[str, Any]:
-        counts = [_take(row) for row in self._board.of(role)]
+        counts = [_take(row) for row in self._scoreboard.of(role)]
         values: dict[str, Any] = {**self._groups[side].read([row[words.PID] for row in counts if row[words.PID]], now)}
         values |= {name: sum(row[word] for row in counts) for name, word in _ROLE_WORDS.items()}
         values["pss_bytes"] = None
@@ -150,6 +155,7 @@ class Recorder:
         values["connections_pending"] = sum(row[words.PENDING] for row in counts)
         values["connections_verified"] = sum(row[words.VERIFIED] for row in counts)
         values["messages_failed"] = sum(row[words.MESSAGES_FAILED] for row in counts)
+        values["messages_unasked"] = sum(row[words.MESSAGES_UNASKED] for row in counts)
         values["lag_seconds_max"] = max((row[words.LAG_US] for row in counts), default=0) / 1e6
         return {f"swarm_{name}": value for name, value in values.items()}
 
@@ -178,17 +184,34 @@ def main(argv: list[str]) -> int:
     raise_fd_limit()
     spec = json.loads(argv[1])
     epoch, interval = float(spec["epoch_monotonic"]), float(spec.get("interval_seconds", 1.0))
-    board = Scoreboard.attach(spec["board_fd"])
-    recorder = Recorder(board, epoch)
+    scoreboard = Scoreboard.attach(spec["board_fd"])
+    recorder = Recorder(scoreboard, epoch)
     reports = Reports(sys.stdout.fileno(), epoch)
-    samples = Table(Path(spec["run_dir"]) / "samples.csv", SAMPLE_COLUMNS)
-    latency = Table(Path(spec["run_dir"]) / "latency.csv", LATENCY_COLUMNS)
+    unwritten: set[str] = set()
+
+    def report(problem: OSError) -> None:
+        if problem.filename not in unwritten:
+            unwritten.add(problem.filename)
+            reports.event("error", **unwritten_fields(problem))
+
+    try:
+        samples = Table(Path(spec["run_dir"]) / "samples.csv", SAMPLE_COLUMNS)
+        latency = Table(Path(spec["run_dir"]) / "latency.csv", LATENCY_COLUMNS)
+    except OSError as problem:
+        report(problem)
+        return 1
+
+    def keep(table: Table, records: list[dict[str, Any]]) -> None:
+        try:
+            table.append_records(records)
+        except OSError as problem:
+            report(problem)
 
     def record(due: float | None = None) -> str:
         sample = recorder.sample(due)
-        samples.append(sample)
+        keep(samples, [sample])
         reports.figure("sample", **sample)
-        latency.append(*recorder.latencies(sample["elapsed_seconds"]))
+        keep(latency, recorder.latencies(sample["elapsed_seconds"]))
         return str(sample["phase"])
 
     phase = record()
@@ -197,7 +220,7 @@ def main(argv: list[str]) -> int:
         if time.monotonic() >= due:
             phase = record(due)
             due = next_due(time.monotonic(), epoch, interval)
-        elif board.phase != phase:
+        elif scoreboard.phase != phase:
             phase = record()
     record()
     reports.flush(seconds=1.0)

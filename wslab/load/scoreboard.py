@@ -1,14 +1,14 @@
-"""The scoreboard: one piece of shared memory on which every process of a run keeps its counters.
+"""The scoreboard: one piece of shared memory in which every process of a run keeps its counters.
 
 The supervisor creates it as a memfd, so that it has no name, needs no clean-up and vanishes with the last process
-that holds it. Server, swarm and recorder inherit its descriptor. Each process writes its own row and only its own;
-a word is 64 bits and aligned, so a reader sees the old value or the new one and never half of each. One exception:
-the row of a process that died is put right by its master.
+that holds it. Server, swarm and recorder inherit its descriptor. Each process writes its own row only; a word is 64
+bits and aligned, so a reader sees the old value or the new one and never half of each. One exception: the row of a
+process that died is corrected by its master.
 
-1. A row is `ROW_WORDS` words: the named counters, the failure table (phase x errno), when each failure was
-   first counted, then two latency histograms.
+1. A row is `ROW_WORDS` words: the named counters, two tables of failures (phase x errno: how many, and when first),
+   then two latency histograms.
 2. Pages of a row that nobody touches cost nothing, so all rows have the same shape whatever their role.
-3. Imported by every shard and worker: it pulls in `os`, `mmap` and nothing else.
+3. Imported by every shard and worker: it pulls in `os`, `mmap`, `time` and nothing else.
 """
 
 from __future__ import annotations
@@ -43,15 +43,14 @@ HEADER_WORDS = 8
     VERIFIED,  # connections whose own echo came back in the verify phase
     SENT,  # messages sent
     RECEIVED,  # messages received, each checked
-    MESSAGES_FAILED,
+    MESSAGES_FAILED,  # messages that were lost, late or came back changed
+    MESSAGES_UNASKED,  # messages from the server that answer nothing: a second echo, a greeting
     LAG_US,  # largest lag behind the schedule since the recorder last took it
     AT_LIMIT,  # 1 while a shard does not accept because its descriptors are used up
     PHASE_DONE,  # the last command that this worker has completed, as an index of PHASES
-    MESSAGES_UNASKED,  # messages that the server sent and nobody asked for
 ) = range(17)
-FAILURES = 17
-# When each failure was first counted by this process, ns of the monotonic clock; 0 = never.
-FIRST_FAILURES = FAILURES + len(FAILURE_PHASES) * ERRNOS
+FAILURES = 17  # how many, by phase and errno
+FIRST_FAILURES = FAILURES + len(FAILURE_PHASES) * ERRNOS  # CLOCK_MONOTONIC of the first of each in ns, 0 = none yet
 HANDSHAKE = FIRST_FAILURES + len(FAILURE_PHASES) * ERRNOS
 ROUNDTRIP = HANDSHAKE + BUCKETS
 ROW_WORDS = ROUNDTRIP + BUCKETS
@@ -61,7 +60,7 @@ class Scoreboard:
     """Counters shared by the processes of one run.
 
     Args:
-        fd: a memfd of the right size; the board keeps the mapping, not the descriptor.
+        fd: a memfd of the right size; the scoreboard keeps the mapping, not the descriptor.
         rows: number of process rows.
     """
 
@@ -72,14 +71,14 @@ class Scoreboard:
 
     @classmethod
     def create(cls, rows: int) -> Scoreboard:
-        """Create a board of `rows` rows in a new, inheritable memfd."""
-        fd = os.memfd_create("wslab-board", 0)
+        """Create a scoreboard of `rows` rows in a new, inheritable memfd."""
+        fd = os.memfd_create("wslab-scoreboard", 0)
         os.ftruncate(fd, _size(rows))
         return cls(fd, rows)
 
     @classmethod
     def attach(cls, fd: int) -> Scoreboard:
-        """Map the board that an inherited descriptor refers to."""
+        """Map the scoreboard that an inherited descriptor refers to."""
         return cls(fd, (os.fstat(fd).st_size // 8 - HEADER_WORDS) // ROW_WORDS)
 
     def row(self, index: int) -> memoryview[int]:
@@ -97,7 +96,7 @@ class Scoreboard:
         self.words[PHASE] = PHASES.index(name)
 
     def enter(self, index: int, role: int) -> memoryview[int]:
-        """Put this process on row `index` and return the row."""
+        """Claim row `index` for this process and return the row."""
         row = self.row(index)
         row[PID], row[ROLE] = os.getpid(), role
         return row
@@ -111,16 +110,28 @@ class Scoreboard:
         return [row for row in map(self.row, range(self.rows)) if row[ROLE] == role]
 
     def failures(self) -> dict[tuple[str, int], int]:
-        """Return how often each (phase, errno) ended a connection or an attempt, over all processes."""
-        table: dict[tuple[str, int], int] = {}
-        for row in map(self.row, range(self.rows)):
-            if not row[ROLE]:
-                continue
-            for offset, count in enumerate(row[FAILURES:FIRST_FAILURES]):
-                if count:
-                    key = (FAILURE_PHASES[offset // ERRNOS], offset % ERRNOS)
-                    table[key] = table.get(key, 0) + count
-        return table
+        """Return how many connections or attempts each (phase, errno) ended, over all processes."""
+        counts: dict[tuple[str, int], int] = {}
+        for key, count in self._entries(FAILURES):
+            counts[key] = counts.get(key, 0) + count
+        return counts
+
+    def first_failures(self) -> dict[tuple[str, int], int]:
+        """Return when each (phase, errno) was first counted by any process: CLOCK_MONOTONIC, in nanoseconds."""
+        firsts: dict[tuple[str, int], int] = {}
+        for key, at in self._entries(FIRST_FAILURES):
+            firsts[key] = min(at, firsts.get(key, at))
+        return firsts
+
+    def _entries(self, table: int) -> list[tuple[tuple[str, int], int]]:
+        """Return what is not zero in a table of failures, one entry a process."""
+        return [
+            ((FAILURE_PHASES[offset // ERRNOS], offset % ERRNOS), value)
+            for row in map(self.row, range(self.rows))
+            if row[ROLE]
+            for offset, value in enumerate(row[table : table + len(FAILURE_PHASES) * ERRNOS])
+            if value
+        ]
 
     def histogram(self, kind: int) -> list[int]:
         """Return one latency histogram (`HANDSHAKE` or `ROUNDTRIP`) summed over the swarm, shape `(BUCKETS,)`."""
@@ -129,17 +140,23 @@ class Scoreboard:
 
 
 def count_failure(row: memoryview[int], phase: int, error: int) -> bool:
-    """Count a failure by phase and errno; tell whether it is the first of its kind in this process."""
+    """Count a failure in the row of this process, and tell whether it is the first of its kind there.
+
+    Args:
+        row: the row of this process.
+        phase: index in FAILURE_PHASES.
+        error: the errno; one that Linux does not know counts as the last of the table.
+    """
     offset = phase * ERRNOS + min(error, ERRNOS - 1)
     row[FAILURES + offset] += 1
-    if row[FAILURES + offset] > 1:
+    if row[FIRST_FAILURES + offset]:
         return False
     row[FIRST_FAILURES + offset] = monotonic_ns()
     return True
 
 
 def vacate(row: memoryview[int]) -> None:
-    """Take the connections of a process that has died off its row: they are lost, not open."""
+    """Correct the row of a process that has died: its connections are lost, not open."""
     row[CLOSED] += row[OPEN]
     row[FAILED] += row[PENDING]
     row[OPEN] = row[PENDING] = row[VERIFIED] = row[AT_LIMIT] = 0

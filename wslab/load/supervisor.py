@@ -7,7 +7,7 @@ children's stdout and for the children's pidfds at once.
 1. End of file on stdin means that the caller is gone, however it died: everything stops within five seconds.
 2. The recorder starts first and the load only after its first sample, so every run has a baseline.
 3. Ctrl-C in a terminal or a notebook is the caller's to handle, so SIGINT is ignored here and in all children.
-   SIGTERM is a stop.
+   SIGTERM and SIGHUP stop everything in good order.
 4. A child gets its specification as JSON in its first argument. A specification may bring a `command` of its own,
    which is then started instead of the built-in module and speaks the same protocol.
 """
@@ -24,12 +24,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wslab.core.json_lines import JsonLines
 from wslab.core.stage import DEFAULT_SERVER, SERVER_KINDS
-from wslab.load.children import Child, Lines
+from wslab.load.children import Child
 from wslab.load.messages import Reports
 from wslab.load.phases import PHASES, Phases
 from wslab.load.scoreboard import PID, ROLE_SERVER, ROLE_SWARM, Scoreboard
-from wslab.machine.undo import undo_orphaned
+from wslab.machine.journal import undo_orphaned
+from wslab.machine.line_file import why_not_written
+from wslab.machine.process import raise_fd_limit
 
 TICK_SECONDS = 0.1
 START_SECONDS = 30.0
@@ -38,7 +41,7 @@ STOP_SECONDS = 3.0  # from closing the lifelines to SIGKILL
 MASTERS = 2  # of the server and of the swarm; each has the row behind those that it forked
 GIVE_UP_SECONDS = 30.0  # the kernel may need seconds to close the sockets of what was killed
 
-_BOARD_ROLES = {"server": ROLE_SERVER, "swarm": ROLE_SWARM}
+_SCOREBOARD_ROLES = {"server": ROLE_SERVER, "swarm": ROLE_SWARM}
 _NEVER = float("inf")
 
 
@@ -53,13 +56,13 @@ class Supervisor:
     def __init__(self, commands_fd: int, reports_fd: int) -> None:
         self._commands_fd = commands_fd
         self._reports = Reports(reports_fd, time.monotonic())
-        self._lines = Lines()
+        self._lines = JsonLines()
         self._selector = selectors.DefaultSelector()
         self._selector.register(commands_fd, selectors.EVENT_READ, self._read_commands)
         self._children: dict[str, Child] = {}
         self._ready: set[str] = set()
-        self._start: dict[str, Any] = {}  # the command; board and phases are there once it is
-        self._board: Scoreboard
+        self._start: dict[str, Any] = {}  # the command; scoreboard and phases are there once it is
+        self._scoreboard: Scoreboard
         self._phases: Phases
         self._shards = 0
         self._deadline = _NEVER  # of starting, of being stopped, of being killed
@@ -71,7 +74,9 @@ class Supervisor:
         wake, alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(alarm)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: None)  # what counts is the byte that it writes to `alarm`
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, lambda *_: None)  # what counts is the byte that it writes to `alarm`
         self._selector.register(wake, selectors.EVENT_READ, lambda: self._stop() if os.read(wake, 64) else None)
         while not (self._stopping and all(child.gone() for child in self._children.values())):
             for key, _ in self._selector.select(TICK_SECONDS):
@@ -79,7 +84,11 @@ class Supervisor:
             self._reports.flush()
             if not self._tick(time.monotonic()):
                 break
-        sys.stderr.writelines(f"{line}\n" for line in undo_orphaned())  # A caller that lives does it itself.
+        for line in undo_orphaned():  # A caller that lives does it itself.
+            try:
+                print(line, file=sys.stderr, flush=True)
+            except OSError:
+                pass  # The disk that the log is on may be full.
         self._reports.event("stopped")
         self._reports.flush(1.0)
         self._reports.close()
@@ -109,7 +118,9 @@ class Supervisor:
         for command in self._lines.feed(data):
             try:
                 self._command(command)
-            except (KeyError, TypeError, ValueError, OSError) as problem:
+            except OSError as problem:
+                self._fail(why_not_written(problem), file=problem.filename, errno=problem.errno)
+            except (KeyError, TypeError, ValueError) as problem:
                 self._fail(f"command {command.get('cmd')} failed: {problem!r}")
         if not data:
             self._selector.unregister(self._commands_fd)
@@ -141,8 +152,8 @@ class Supervisor:
         self._reports.open_file(run_dir / "events.jsonl")
         self._shards = start["server"]["shards"] if start.get("server") else 0
         processes = self._shards + start["swarm"]["workers"]
-        self._board = Scoreboard.create(processes + MASTERS)
-        self._phases = Phases(self._reports, self._board, start)
+        self._scoreboard = Scoreboard.create(processes + MASTERS)
+        self._phases = Phases(self._reports, self._scoreboard, start)
         self._start = start
         self._deadline = time.monotonic() + START_SECONDS + START_SECONDS_PER_PROCESS * processes
         recorder = {"run_dir": start["run_dir"], "interval_seconds": 1.0, **start.get("recorder", {})}
@@ -150,13 +161,14 @@ class Supervisor:
 
     def _start_child(self, role: str, module: str, spec: dict[str, Any]) -> None:
         command = spec.pop("command", None) or [sys.executable, "-m", module]
-        spec |= {"board_fd": self._board.fd, "epoch_monotonic": self._reports.epoch}
+        spec |= {"board_fd": self._scoreboard.fd, "epoch_monotonic": self._reports.epoch}
         log = Path(self._start["run_dir"]) / "logs" / f"{role}.log"
         try:
-            fds, enclosure = (self._board.fd,), spec.pop("enclosure", None)
+            fds, enclosure = (self._scoreboard.fd,), spec.pop("enclosure", None)
             child = Child(role, [*command, json.dumps(spec)], log=log, pass_fds=fds, enclosure=enclosure)
         except OSError as problem:
-            self._fail(f"the {role} cannot be started: {problem.strerror}", role=role, errno=problem.errno)
+            why = why_not_written(problem) if problem.filename == str(log) else problem.strerror
+            self._fail(f"the {role} cannot be started: {why}", role=role, errno=problem.errno)
             return
         self._children[role] = child
         self._selector.register(child.stdout, selectors.EVENT_READ, lambda: self._read_events(child))
@@ -202,11 +214,12 @@ class Supervisor:
         elif name == "failure":
             self._reports.event("failure", **{**fields, "role": child.role})
         elif name == "error":
-            message = str(fields.get("message", ""))
+            fields = {**fields, "message": str(fields.get("message", "")), "role": child.role}
+            fields.pop("elapsed_seconds", None)
             if self._phases.started:
-                self._reports.event("error", message=message, role=child.role)
+                self._reports.event("error", **fields)
             else:
-                self._fail(message, role=child.role)
+                self._fail(**fields)
 
     def _bury(self, child: Child) -> None:
         """Take the last words and the exit status of a child that has ended."""
@@ -245,12 +258,13 @@ class Supervisor:
             return
         if self._phases.active:
             self._phases.end(None if self._phases.name == "hold" and cut_by == "caller" else cut_by)
-        self._board.phase = "done"
+        self._scoreboard.phase = "done"
         for role, child in self._children.items():
-            if role in _BOARD_ROLES:  # What was forked before it could be announced is on the board already.
-                child.adopt(row[PID] for row in self._board.of(_BOARD_ROLES[role]))
+            if role in _SCOREBOARD_ROLES:  # What was forked before it could be announced is on the scoreboard already.
+                child.adopt(row[PID] for row in self._scoreboard.of(_SCOREBOARD_ROLES[role]))
             child.close_stdin()
 
 
 if __name__ == "__main__":
+    raise_fd_limit()  # It holds a pidfd of every process of the load.
     sys.exit(Supervisor(sys.stdin.fileno(), sys.stdout.fileno()).run())

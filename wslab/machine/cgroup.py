@@ -1,4 +1,6 @@
-"""What the cgroups of a process allow it: memory, processes and CPU.
+"""Control groups: what those of a process allow it, and groups of our own, made and removed.
+
+Reading:
 
 1. A group is bound by all groups above it, so each limit is looked for from the process's own group up to the mount.
 2. The ancestor that counts is the one with the least room left, not the one with the smallest limit.
@@ -6,17 +8,40 @@
    looked for in its own tree first, then in the unified one.
 4. In a container the path in `/proc/self/cgroup` may be the host's, and the mount may start at the container's own
    group. The walk upwards then passes folders that are not there and finds the limits at the mount.
+
+Making:
+
+5. Groups are made directly below the mount of each controller, beside the groups of the machine. So a name is enough
+   to find one again.
+6. Version 1 has a tree a controller, so that a role may get two groups; version 2 has one tree.
+7. In version 2 the mount must have handed the controllers down. That is never changed here: to take it back later
+   could lift the bounds of groups that are not ours.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from wslab.machine.files import read_text
 from wslab.machine.formats import naming, parse_cgroup
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
 CGROUPS = Path("/sys/fs/cgroup")
+
+# What a quota is given for. The kernel's own choice is 100 ms, for most of which a small quota stops everything: echoes
+# come in bursts, and a window of 0.2 s sees two periods. With 20 ms it sees ten, and 0.05 CPUs are still the 1 ms that
+# the kernel takes for the least quota.
+CPU_PERIOD_US = 20_000
+
+# A process that was killed leaves its control group when the kernel has torn it down, sockets first.
+REMOVE_SECONDS = 3.0
+_POLL_SECONDS = 0.02
 
 # Version 1 has no word for "unlimited": it shows the largest page-aligned number that fits.
 _V1_UNLIMITED = 1 << 62
@@ -56,7 +81,7 @@ class CpuQuota:
     Attributes:
         folder: the group.
         cpus: CPU time a second, in CPUs.
-        period_seconds: what the quota is given for; who has used it up waits for the next one.
+        period_seconds: how often the quota is given; a group that has used it waits for the next period.
     """
 
     folder: Path
@@ -154,3 +179,126 @@ def _number(path: Path) -> int | None:
 
 def _or_unlimited(text: str) -> int | None:
     return None if text.strip() == "max" else int(text)
+
+
+# A file of a group, and what is written to it.
+Bound = tuple[str, int | str]
+
+
+def _number_to(file: str) -> Callable[[float], tuple[Bound, ...]]:
+    return lambda value: ((file, int(value)),)
+
+
+def _quota_1(cpus: float) -> tuple[Bound, ...]:
+    return (("cpu.cfs_period_us", CPU_PERIOD_US), ("cpu.cfs_quota_us", round(cpus * CPU_PERIOD_US)))
+
+
+def _quota_2(cpus: float) -> tuple[Bound, ...]:
+    return (("cpu.max", f"{round(cpus * CPU_PERIOD_US)} {CPU_PERIOD_US}"),)
+
+
+# The controllers that groups are made of: how a bound is written in version 1, and in version 2.
+_CONTROLLERS = {
+    "memory": (_number_to("memory.limit_in_bytes"), _number_to("memory.max")),
+    "pids": (_number_to("pids.max"), _number_to("pids.max")),
+    "cpu": (_quota_1, _quota_2),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A control group to be made.
+
+    Attributes:
+        role: the processes that are put into it, such as `server`.
+        path: its folder.
+        bounds: files in it and what is written to them, in this order.
+    """
+
+    role: str
+    path: Path
+    bounds: tuple[Bound, ...]
+
+    def make(self) -> None:
+        """Make the group and bind it.
+
+        Raises:
+            OSError: the kernel refuses; the text says what.
+        """
+        self.path.mkdir()
+        for name, value in self.bounds:
+            # An existing file of the kernel's only: in a wrong place this must fail, not create.
+            descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, str(value).encode())
+            except OSError as problem:
+                raise OSError(f"{self.path / name} = {value} is refused by the kernel: {problem.strerror}") from problem
+            finally:
+                os.close(descriptor)
+
+
+def groups_for(bounds: Mapping[str, Mapping[str, float]], name: str, cgroups: Path = CGROUPS) -> list[Group]:
+    """Return the groups that bounds take; none of them is made yet.
+
+    Args:
+        bounds: controller (`memory` in bytes, `pids`, `cpu` in CPUs), role, and the most that it may have.
+        name: what the names of the groups begin with.
+        cgroups: where the cgroup trees are mounted.
+
+    Raises:
+        OSError: this machine has no place for them; the text says why in one line.
+    """
+    groups: dict[tuple[str, Path], list[Bound]] = {}
+    for controller, wanted in bounds.items():
+        for role in sorted(wanted):
+            tree, version = _tree(controller, cgroups)
+            written = _CONTROLLERS[controller][version - 1]
+            groups.setdefault((role, tree / f"{name}-{role}"), []).extend(written(wanted[role]))
+    return [Group(role=role, path=path, bounds=tuple(bounds)) for (role, path), bounds in groups.items()]
+
+
+def remove_groups(name: str, cgroups: Path | None = None) -> None:
+    """Remove the groups of this name in every tree that groups are made in; those that are not there are no error.
+
+    Args:
+        name: their name.
+        cgroups: where the cgroup trees are mounted; None for this machine's.
+
+    Raises:
+        OSError: one has not become empty in time.
+    """
+    root = cgroups or CGROUPS
+    deadline = time.monotonic() + REMOVE_SECONDS
+    for tree in (*_CONTROLLERS, "unified", ""):
+        while (root / tree / name).is_dir():
+            try:
+                os.rmdir(root / tree / name)
+            except FileNotFoundError:
+                break
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_POLL_SECONDS)
+
+
+def _tree(controller: str, cgroups: Path) -> tuple[Path, int]:
+    """Return where groups with this controller are made, and the version."""
+    own = cgroups / controller
+    if (own / "cgroup.procs").exists():
+        return _writable(own), 1
+    unified = cgroups / "unified" if (cgroups / "unified").is_dir() else cgroups
+    offered = (read_text(unified / "cgroup.controllers") or "").split()
+    if controller not in offered:
+        raise FileNotFoundError(f"the {controller} controller of control groups is not there, see {unified}")
+    if controller not in (read_text(unified / "cgroup.subtree_control") or "").split():
+        raise PermissionError(
+            f"the {controller} controller is not handed down by {unified}; "
+            f"if its groups are yours: echo +{controller} | sudo tee {unified}/cgroup.subtree_control"
+        )
+    return _writable(unified), 2
+
+
+def _writable(tree: Path) -> Path:
+    if not os.access(tree, os.W_OK):
+        raise PermissionError(f"no control group can be made in {tree}")
+    return tree

@@ -1,11 +1,12 @@
-"""How a process enters the enclosure that it is to run in.
+"""Put a process into the enclosure that it runs in.
 
 There are two steps, because Python may be installed where only root can read it:
 
-1. `enter` is called between fork and exec: network namespace, control groups, limits and CPUs are inherited from there.
-2. `become` is called when everything is imported and before anything is forked: from then on nothing can be loaded.
+1. `enter` is called between fork and exec. Network namespace, control groups, limits and CPUs are inherited from there.
+2. `become` is called when everything is imported and before anything is forked. Another user may not be able to import
+   anything after that.
 
-Imported by load processes, so it pulls in little.
+Load processes import this, so it imports little itself.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _CLONE_NEWNET = 0x40000000
 
 
 def enter(entry: Mapping[str, Any]) -> None:
-    """Put the calling process under the bounds of an enclosure.
+    """Move the calling process into the namespace and groups of an enclosure, and set its limits and CPUs.
 
     Args:
         entry: `netns` (path or None), `cgroups` (folders), `fd_limit`, `processes_limit` and `cpus`; none is needed.

@@ -1,8 +1,8 @@
-"""What a process asks of the kernel about itself, and how it tells another process from its successor.
+"""A process's own limits and priority, and how a process is told from a later one with the same pid.
 
 1. Imported by every load process: it pulls in `os` and `resource` and nothing else.
 2. Nothing here fails because a privilege is missing: the caller gets what the kernel grants and reads how much that is.
-3. A pid alone names nobody, because the kernel uses it again; a pid together with its start time names one process.
+3. The kernel uses pids again, so a process is named by its pid and its start time together.
 """
 
 from __future__ import annotations
@@ -70,6 +70,19 @@ def alive(pid: int, ticks: int) -> bool:
     """Tell whether the process that had this pid and start time still runs; a zombie does not."""
     fields = _stat_fields(pid)
     return bool(fields) and int(fields[_START_TICKS]) == ticks and fields[_STATE] not in _DEAD_STATES
+
+
+def user_of(pid: int) -> int | None:
+    """Return the real uid of a process, or None when there is no such process.
+
+    The owner of /proc/PID is not it: that is root for every process which has changed its user.
+    """
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            text = file.read(4096)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(text[text.index(b"\nUid:") :].split(None, 2)[1])
 
 
 def _stat_fields(pid: int) -> list[bytes]:

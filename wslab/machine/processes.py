@@ -1,9 +1,18 @@
-"""Processes watched from outside: their CPU, the quota of it, memory and descriptors.
+"""Processes watched from outside: their CPU, the quotas that throttle them, memory and descriptors.
 
 1. A process that has ended keeps its last CPU time, so that the sum over a group never runs backwards.
 2. The files of a process stay open. They belong to that process alone, so a pid that the kernel gives out again is
    never mistaken for it, and a reading costs half.
 3. PSS is read only when asked for: the kernel walks every page of every process for it.
+
+CPU quotas:
+
+4. A quota is CPU time for a period. A group that has used its quota waits for the next period, and the kernel counts
+   each period that ended with a process waiting (`nr_throttled` in cpu.stat).
+5. The share is taken of all periods that have gone by. The kernel's own count, `nr_periods`, leaves out those in which
+   the group was idle: a group that works for 30 ms a second, and waits in most of these, would seem to wait always.
+6. A quota of any group above binds as well, so the one that throttled most counts.
+7. The groups of a process are looked up once. A sample is one small file a quota, and none without.
 """
 
 from __future__ import annotations
@@ -11,10 +20,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from wslab.machine import formats
-from wslab.machine.cgroup import CGROUPS
+from wslab.machine.cgroup import CGROUPS, CpuQuota, read_quotas
 from wslab.machine.files import OpenFile
 from wslab.machine.procfs import PROC, read_fd_count, read_pss
-from wslab.machine.throttle import Throttle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +32,8 @@ if TYPE_CHECKING:
 
 # CPU times come in ticks of 10 ms: over a shorter window than this the share of one CPU would be mostly rounding.
 FRACTION_WINDOW_SECONDS = 0.2
+# Fewer periods than this window has say little: they take 0.1 s where nobody has chosen otherwise.
+THROTTLE_WINDOW_SECONDS = 0.2
 
 _ENDED_STATES = frozenset("ZXx")
 
@@ -132,3 +142,70 @@ class Group:
         if now - before < FRACTION_WINDOW_SECONDS:
             return None
         return max(((used[pid] - base[pid]) / (now - before) for pid in base), default=None)
+
+
+class Throttle:
+    """The CPU quotas of the processes of one end.
+
+    Args:
+        root: where /proc is.
+        cgroups: where the cgroup trees are mounted.
+    """
+
+    def __init__(self, root: Path = PROC, cgroups: Path = CGROUPS) -> None:
+        self._root, self._cgroups = root, cgroups
+        self._quotas: dict[Path, _Counted] = {}
+
+    def add(self, pid: int) -> None:
+        """Watch the quotas that bind a process, too."""
+        for quota in read_quotas(pid, self._root, self._cgroups):
+            if quota.folder not in self._quotas:
+                self._quotas[quota.folder] = _Counted(quota)
+
+    def read(self, now: float) -> Values:
+        """Return how the quotas bind.
+
+        Args:
+            now: monotonic time in seconds.
+
+        Returns:
+            `cpu_quota_fraction` (1.0 is one core), `cpu_throttled_total` and `cpu_throttled_fraction` (None without a
+            past of `THROTTLE_WINDOW_SECONDS`); all None without a quota.
+        """
+        shares = [quota.read(now) for quota in self._quotas.values()]
+        return {
+            "cpu_quota_fraction": min((quota.cpus for quota in self._quotas.values()), default=None),
+            "cpu_throttled_fraction": max((share for share in shares if share is not None), default=None),
+            "cpu_throttled_total": sum(quota.throttled for quota in self._quotas.values()) if shares else None,
+        }
+
+
+class _Counted:
+    """One quota, and the periods in which it was used up."""
+
+    def __init__(self, quota: CpuQuota) -> None:
+        self.cpus = quota.cpus
+        self._period_seconds = quota.period_seconds
+        self._stat = OpenFile(quota.folder / "cpu.stat")
+        # What was before belongs to nobody of ours: a group that comes later must not look like a jump.
+        self._first = self._count() or 0
+        self.throttled = 0
+        self._past: list[tuple[float, int]] = []
+
+    def read(self, now: float) -> float | None:
+        """Return the share of throttled periods since the last reading that is old enough."""
+        count = self._count()
+        if count is not None:  # A group that is gone keeps its count.
+            self.throttled = count - self._first
+        while len(self._past) > 1 and now - self._past[1][0] >= THROTTLE_WINDOW_SECONDS:
+            del self._past[0]
+        at, before = self._past[0] if self._past else (now, 0)
+        self._past.append((now, self.throttled))
+        if now - at < THROTTLE_WINDOW_SECONDS:
+            return None
+        # Periods are not in step with samples, so that one more than fits may have ended.
+        return min(1.0, (self.throttled - before) * self._period_seconds / (now - at))
+
+    def _count(self) -> int | None:
+        text = self._stat.read()
+        return None if text is None else formats.parse_cpu_stat(text).get("nr_throttled", 0)

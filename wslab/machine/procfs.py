@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from wslab.core.host import Host
 from wslab.machine import formats
 from wslab.machine.cgroup import CGROUPS, read_cgroup
 from wslab.machine.files import read_text
@@ -17,6 +18,7 @@ from wslab.machine.files import read_text
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 PROC = Path("/proc")
 
@@ -24,11 +26,6 @@ PROC = Path("/proc")
 def _read(path: Path, parse: Callable[[str], formats.T]) -> formats.T | None:
     text = read_text(path)
     return None if text is None else parse(text)
-
-
-def read_stat(root: Path = PROC) -> dict[str, float] | None:
-    """Return the CPU seconds by kind, and the number of `cpus`."""
-    return _read(root / "stat", formats.parse_stat)
 
 
 def read_meminfo(root: Path = PROC) -> dict[str, int] | None:
@@ -64,11 +61,6 @@ def read_vmstat(root: Path = PROC) -> dict[str, int] | None:
     return _read(root / "vmstat", formats.parse_vmstat)
 
 
-def read_pressure(kind: str, root: Path = PROC) -> dict[str, float] | None:
-    """Return the seconds that tasks waited for `kind`: cpu, memory or io."""
-    return _read(root / "pressure" / kind, formats.parse_pressure)
-
-
 def read_file_nr(root: Path = PROC) -> tuple[int, int] | None:
     """Return the file handles in use on the machine, and the most there may be."""
     return _read(root / "sys/fs/file-nr", formats.parse_file_nr)
@@ -77,31 +69,6 @@ def read_file_nr(root: Path = PROC) -> tuple[int, int] | None:
 def read_sockstat(root: Path = PROC) -> dict[str, dict[str, int]] | None:
     """Return the socket counts of this network namespace by protocol."""
     return _read(root / "net/sockstat", formats.parse_sockstat)
-
-
-def read_netstat(root: Path = PROC) -> dict[str, int] | None:
-    """Return the extended counters of TCP and IP."""
-    return _read(root / "net/netstat", formats.parse_netstat)
-
-
-def read_snmp(root: Path = PROC) -> dict[str, int] | None:
-    """Return the standard counters of TCP, UDP and IP."""
-    return _read(root / "net/snmp", formats.parse_netstat)
-
-
-def read_conntrack_stat(root: Path = PROC) -> dict[str, int] | None:
-    """Return the counters of connection tracking over all CPUs."""
-    return _read(root / "net/stat/nf_conntrack", formats.parse_conntrack_stat)
-
-
-def read_softnet_stat(root: Path = PROC) -> tuple[int, int] | None:
-    """Return the drops of the device backlog, and how often it ran out of time."""
-    return _read(root / "net/softnet_stat", formats.parse_softnet_stat)
-
-
-def read_pid_stat(pid: int | str, root: Path = PROC) -> tuple[str, float, float, int] | None:
-    """Return state, CPU seconds in user and system mode, and start ticks of a process."""
-    return _read(root / str(pid) / "stat", formats.parse_pid_stat)
 
 
 def read_rss(pid: int | str, root: Path = PROC) -> int | None:
@@ -151,8 +118,8 @@ def read_ints(name: str, count: int, root: Path = PROC) -> tuple[int, ...] | tup
     return _read(root / name, parse) or (None,) * count
 
 
-def read_host(root: Path = PROC, cgroups: Path = CGROUPS) -> dict[str, int | float | str | None]:
-    """Return the limits of this machine and process as one flat table, None for what is not there.
+def read_host(root: Path = PROC, cgroups: Path = CGROUPS) -> Host:
+    """Return the limits of this machine and process, None for what is not there.
 
     They are effective values: what a process started from here gets. Takes a few milliseconds.
 
@@ -160,10 +127,11 @@ def read_host(root: Path = PROC, cgroups: Path = CGROUPS) -> dict[str, int | flo
         root: where /proc is.
         cgroups: where the cgroup trees are mounted.
     """
-    return _process_limits(root) | _kernel_limits(root) | _network_limits(root) | _cgroup_limits(root, cgroups)
+    found = _process_limits(root) | _kernel_limits(root) | _network_limits(root) | _cgroup_limits(root, cgroups)
+    return Host(**found)
 
 
-def _process_limits(root: Path) -> dict[str, int | float | str | None]:
+def _process_limits(root: Path) -> dict[str, Any]:
     limits = read_limits(root=root) or {}
     status = read_status(root=root) or {}
     cpus = status.get("Cpus_allowed_list")
@@ -179,7 +147,7 @@ def _process_limits(root: Path) -> dict[str, int | float | str | None]:
     }
 
 
-def _kernel_limits(root: Path) -> dict[str, int | float | str | None]:
+def _kernel_limits(root: Path) -> dict[str, Any]:
     meminfo = read_meminfo(root)
     file_used, file_max = read_file_nr(root) or (None, None)
     models = [line for line in (read_text(root / "cpuinfo") or "").splitlines() if line.startswith("model name")]
@@ -198,7 +166,7 @@ def _kernel_limits(root: Path) -> dict[str, int | float | str | None]:
     }
 
 
-def _network_limits(root: Path) -> dict[str, int | float | str | None]:
+def _network_limits(root: Path) -> dict[str, Any]:
     ports = read_ints("sys/net/ipv4/ip_local_port_range", 2, root)
     tcp_mem = read_ints("sys/net/ipv4/tcp_mem", 3, root)
     tcp = (read_sockstat(root) or {}).get("TCP")
@@ -221,7 +189,7 @@ def _network_limits(root: Path) -> dict[str, int | float | str | None]:
     }
 
 
-def _cgroup_limits(root: Path, cgroups: Path) -> dict[str, int | float | str | None]:
+def _cgroup_limits(root: Path, cgroups: Path) -> dict[str, Any]:
     found = read_cgroup(root, cgroups)
     return {
         "cgroup_version": found.version,

@@ -1,7 +1,7 @@
-"""How settings are written down: as commands, as files to keep, and as flags of a container.
+"""Settings as text: files to keep, and flags of a container.
 
-1. A file holds the settings alone, each below a comment that says what takes it; a file without one is left out.
-2. Names of files are relative to `/etc`, where a person may put them; nothing here writes them anywhere.
+1. Each setting in a file stands below a comment that says what needs it. A file without a setting is left out.
+2. Names of files are relative to `/etc`, where the user may put them; nothing is written there.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from wslab.core.remedy import CGROUP, RECOMMENDED, RLIMIT, SYSCTL, Setting
+from wslab.core.settings import CGROUP, CGROUP_PROPERTIES, RECOMMENDED, RLIMIT, SYSCTL, Setting, assignment
 
 SYSCTL_FILE = "sysctl.d/90-wslab.conf"
 LIMITS_FILE = "security/limits.d/90-wslab.conf"
@@ -19,6 +19,7 @@ SERVICE_FILE = "systemd/system/user@.service.d/90-wslab.conf"
 SLICE_FILE = "systemd/system/user-.slice.d/90-wslab.conf"
 
 SERVICE_KEYS = {"nofile": "LimitNOFILE", "nproc": "LimitNPROC"}
+DOCKER_OPTIONS = {"pids.max": "--pids-limit", "memory.max": "--memory"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,16 +28,6 @@ class DockerFlags:
 
     flags: tuple[str, ...]
     host_only: tuple[str, ...]
-
-
-def command(setting: Setting) -> str:
-    """Return the command that makes a setting now, until the next boot or for this shell."""
-    if setting.kind == SYSCTL:
-        assignment = f"{setting.key}={setting.needed}"
-        return f"sudo sysctl -w {_quoted(assignment)}"
-    if setting.kind == RLIMIT:
-        return f"sudo prlimit --pid $$ --{setting.key}={setting.needed}:{setting.needed}"
-    return f'sudo systemctl set-property --runtime "user-$(id -u).slice" TasksMax={setting.needed}'
 
 
 def files(settings: Sequence[Setting], target: str) -> dict[str, str]:
@@ -54,7 +45,11 @@ def files(settings: Sequence[Setting], target: str) -> dict[str, str]:
         SYSCTL_FILE: _file(target, "", [(item, [f"{item.key} = {item.needed}"]) for item in _of(SYSCTL, settings)]),
         LIMITS_FILE: _file(target, "", limits),
         SERVICE_FILE: _file(target, "[Service]", service),
-        SLICE_FILE: _file(target, "[Slice]", [(item, [f"TasksMax={item.needed}"]) for item in _of(CGROUP, settings)]),
+        SLICE_FILE: _file(
+            target,
+            "[Slice]",
+            [(item, [f"{CGROUP_PROPERTIES[item.key]}={item.needed}"]) for item in _of(CGROUP, settings)],
+        ),
     }
     return {name: text for name, text in found.items() if text}
 
@@ -69,15 +64,10 @@ def docker(settings: Iterable[Setting]) -> DockerFlags:
         elif setting.kind == RLIMIT:
             flags.append(f"--ulimit {setting.key}={setting.needed}:{setting.needed}")
         elif setting.kind == CGROUP:
-            flags.append(f"--pids-limit {setting.needed}")
+            flags.append(f"{DOCKER_OPTIONS[setting.key]} {setting.needed}")
         else:
-            assignment = f"{setting.key}={setting.needed}"
-            flags.append(f"--sysctl {_quoted(assignment)}")
+            flags.append(f"--sysctl {assignment(setting.key, setting.needed)}")
     return DockerFlags(flags=tuple(flags), host_only=tuple(host_only))
-
-
-def _quoted(assignment: str) -> str:
-    return f'"{assignment}"' if " " in assignment else assignment
 
 
 def _of(kind: str, settings: Iterable[Setting]) -> list[Setting]:

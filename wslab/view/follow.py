@@ -1,44 +1,22 @@
-"""Follows a run from outside, through its folder, and feeds a live view with what it finds there.
+"""Follows a run through its folder and passes its events and samples to a live view.
 
-The run may be in another process, such as a notebook's kernel; all that is shared is the disk.
+The run may be in another process, such as a notebook's kernel: only files are shared.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wslab.core.records import from_cells
+from wslab.core.records import SAMPLE_COLUMNS
 from wslab.lab import store
 
 POLL_SECONDS = 0.5
 
 View = Callable[[Mapping[str, Any]], None]
-
-
-class Tail:
-    """The lines that were added to a file since the last look; a line without its end is left for the next."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._offset = 0
-
-    def lines(self) -> list[str]:
-        """Return the new whole lines; none when there is no file yet."""
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return whole.decode("utf-8", errors="replace").splitlines()
 
 
 class Follower:
@@ -49,22 +27,18 @@ class Follower:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._events, self._samples = Tail(run_dir / store.EVENTS), Tail(run_dir / store.SAMPLES)
-        self._names: list[str] = []
+        self._events = store.EventReader(run_dir)
+        self._samples = store.TableReader(run_dir / store.SAMPLES, SAMPLE_COLUMNS)
 
     def news(self) -> list[dict[str, Any]]:
         """Return what was added since the last call, as events."""
-        events = [json.loads(line) for line in self._events.lines() if line.strip()]
-        rows = list(csv.reader(self._samples.lines()))
-        if rows and not self._names:
-            self._names = rows.pop(0)
-        events += [{"event": "sample", **from_cells(row, self._names)} for row in rows]
-        return sorted(events, key=lambda event: event.get("elapsed_seconds") or 0.0)
+        samples = [{"event": "sample", **row} for row in self._samples.read()]
+        return sorted([*self._events.read(), *samples], key=lambda event: event.get("elapsed_seconds") or 0.0)
 
 
 @contextmanager
 def follow(find: Callable[[], Path | None], view: View, target: int) -> Iterator[None]:
-    """Feed a view with a run for as long as the context lasts; it gets `run_created` first and `stopped` last.
+    """Pass a run to a view for as long as the context lasts: `run_created` first, `stopped` last.
 
     Args:
         find: returns the run folder as soon as there is one.

@@ -1,4 +1,4 @@
-"""The kernel of an executed notebook: which one is started, where an interrupt goes, and what ended it."""
+"""The Jupyter kernel of an executed notebook: how it is started, how it is interrupted, and why it ended."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpec
@@ -17,25 +19,36 @@ from jupyter_client.manager import AsyncKernelManager
 
 from wslab.machine.procfs import read_vmstat
 
-# A notebook finds the package that executes it, installed or not.
+# Put on the path of the kernel, so that the notebook imports this package also where it is not installed.
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+
+# A kernel attends to interrupts while it executes a cell; one that comes while it starts would end it with a traceback.
+IGNORING_INTERRUPTS = ("/bin/sh", "-c", 'trap "" INT; exec "$0" "$@"')
+# An interrupt that a kernel may not have noticed is sent again after so long.
+REPEAT_SECONDS = 0.5
+# What a kernel gets to drain and save its stage before further interrupts kill it.
+PATIENCE_SECONDS = 3.0
 
 Kernels = list[subprocess.Popen[bytes]]
 
 
 def this_interpreter(kernels: Kernels) -> type[AsyncKernelManager]:
-    """Return a kernel manager that starts this interpreter, whatever kernels are registered under a notebook's name.
+    """Return a kernel manager that starts this interpreter, whatever kernel the notebook names.
 
     Args:
-        kernels: gets the process of each kernel that is started.
+        kernels: the process of each kernel that is started is appended to it.
     """
 
     class ThisInterpreter(AsyncKernelManager):
         @property
         def kernel_spec(self) -> KernelSpec:
-            # ipykernel and its debugger would warn in the midst of the progress of what does not matter here.
+            # Without these, warnings of ipykernel and its debugger would be printed between the lines of progress.
             arguments = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "--log-level=ERROR"]
-            return KernelSpec(argv=[*arguments, "-f", "{connection_file}"], display_name="Python 3", language="python")
+            return KernelSpec(
+                argv=[*IGNORING_INTERRUPTS, *arguments, "-f", "{connection_file}"],
+                display_name="Python 3",
+                language="python",
+            )
 
         async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
             paths = [PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -49,35 +62,55 @@ def this_interpreter(kernels: Kernels) -> type[AsyncKernelManager]:
 
 
 @contextmanager
-def interrupts_go_to(kernels: Kernels) -> Iterator[list[int]]:
-    """Send the first interrupt to the kernel, which has a session of its own; yield the list of those that came.
+def interrupts_go_to(kernels: Kernels, recording: Callable[[], bool] = lambda: True) -> Iterator[list[float]]:
+    """Send interrupts to the kernel, which has a session of its own; yield the list of when they came.
 
-    A second one, or one while no kernel runs, raises `KeyboardInterrupt` here.
+    1. The first is sent until the kernel records a run: one that starts, or is between two cells, does not notice it.
+       The stage then drains and is saved.
+    2. The second is sent as well, and the stage skips the draining.
+    3. Further ones kill the kernel once it has had `PATIENCE_SECONDS` since the first. What belongs to the stage ends
+       with it.
+    4. Nothing is raised here while there is a kernel, or one may still start: what executes the notebook is not left
+       half done. Only when there has been none for `PATIENCE_SECONDS` do further ones raise `KeyboardInterrupt`.
+
+    Args:
+        kernels: the processes of the kernels that were started so far.
+        recording: tells whether the kernel has begun to record a run.
     """
-    came: list[int] = []
+    came: list[float] = []
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
 
-    def pass_on(number: int, _: Any) -> None:
-        came.append(number)
-        if len(came) > 1 or not kernels or kernels[-1].poll() is not None:
-            raise KeyboardInterrupt
-        kernels[-1].send_signal(signal.SIGINT)
+    def pass_on(number: int, _: FrameType | None) -> None:
+        repeated = number == signal.SIGALRM and came
+        if not repeated:
+            came.append(time.monotonic())
+        kernel = kernels[-1] if kernels and kernels[-1].poll() is None else None
+        if len(came) > 2 and came[-1] - came[0] > PATIENCE_SECONDS:
+            if kernel is None:
+                raise KeyboardInterrupt
+            kernel.kill()
+        elif kernel is not None and (repeated or len(came) <= 2):
+            kernel.send_signal(signal.SIGINT)
+        if not kernels or (kernel is not None and not recording()):
+            signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
 
-    before = signal.signal(signal.SIGINT, pass_on)
+    before = [(number, signal.signal(number, pass_on)) for number in (signal.SIGINT, signal.SIGALRM)]
     try:
         yield came
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 def how_it_died(returncode: int | None, oom_kills: int) -> str:
-    """Say in one sentence what ended a kernel; empty text when it ended as it should.
+    """Return in one sentence why a kernel ended; empty text when it ended normally.
 
     Args:
         returncode: exit status as subprocess has it, negative for a signal; None while it runs.
-        oom_kills: processes that the machine killed for want of memory meanwhile.
+        oom_kills: processes that the machine killed meanwhile because memory ran out.
     """
     if not returncode:
         return ""

@@ -1,7 +1,7 @@
 """Live views of a run: one for a notebook, one for a terminal, plain lines for everything else.
 
-A view is a callable that takes the events of a run as they come. It reads the connections from `progress` and `sample`
-events alike, so it also works for whoever follows a run folder from outside.
+A view is a callable that takes the events of a run as they come. It reads the counts from `progress` and from `sample`
+events, so it also works for a run that is followed through its folder.
 
 1. A notebook's frame is updated in place, at most twice a second; the last one stays in the saved notebook.
 2. Nothing is written to standard output: that belongs to results.
@@ -17,7 +17,7 @@ from html import escape
 from typing import Any, TextIO
 
 from wslab.core.quantities import format_count
-from wslab.lab.display import bytes_text, count_text, seconds_text, whole_text
+from wslab.lab.tables import bytes_text, count_text, seconds_text, whole_text
 
 NOTEBOOK_SECONDS = 0.5
 TERMINAL_SECONDS = 0.25
@@ -46,7 +46,7 @@ class Progress:
         self._seen: deque[tuple[float, int]] = deque()
 
     def take(self, event: Mapping[str, Any]) -> bool:
-        """Take in one event and tell whether it is one that must be shown at once."""
+        """Take one event and return whether it must be shown at once."""
         name = event.get("event")
         if name == "run_created":
             self.target = int(event.get("connections") or self.target)
@@ -81,7 +81,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time until the phase is done at this rate; None where that cannot be told."""
+        """Time until the phase is done at this rate; None where it cannot be estimated."""
         rate, done = self.rate, self.verified if self.phase == "verify" else self.open
         return max(0, self.target - done) / rate if rate and self.target and self.phase in ("ramp", "verify") else None
 
@@ -115,10 +115,9 @@ class Live:
     """A view: takes events, and shows a frame when one is due.
 
     Args:
-        screen: shows a frame; its second argument tells that the run has ended.
+        screen: shows a frame; its second argument is whether the run has ended.
         interval_seconds: least time between two frames.
-        prefix: text before each line, such as the name of the stage.
-        target: connections asked for, where no event will tell.
+        target: connections asked for, where no event says so.
         clock: monotonic time in seconds.
     """
 
@@ -145,7 +144,7 @@ def live_view(stream: TextIO | None = None, *, prefix: str = "", target: int = 0
     Args:
         stream: where lines go; standard error unless given.
         prefix: text before each line, such as the name of the stage.
-        target: connections asked for, where no event will tell.
+        target: connections asked for, where no event says so.
     """
     if stream is None and _in_notebook():
         return Live(notebook_screen(prefix), NOTEBOOK_SECONDS, target)
@@ -209,7 +208,7 @@ def frame_html(progress: Progress, prefix: str = "") -> str:
 
 
 def _in_notebook() -> bool:
-    """Tell whether this runs in a Jupyter kernel, without loading IPython where it is not loaded."""
+    """Return whether this runs in a Jupyter kernel; IPython is not imported to find out."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return shell is not None and hasattr(shell, "kernel")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wslab.view.plots_breaks import predicted_and_measured
@@ -32,7 +31,6 @@ __all__ = [
     "predicted_and_measured",
     "run_figures",
     "save_figure",
-    "save_run_figures",
     "stages_overview",
     "where_things_break",
 ]
@@ -74,9 +72,3 @@ def run_figures(run: Run) -> list[tuple[str, str, Plot]]:
         if len(recorded) > 1:
             drawn.append((name, words, draw(run)))
     return drawn
-
-
-def save_run_figures(run: Run) -> list[Path]:
-    """Write all figures of a run as SVG and PNG into its folder `figures` and return their paths."""
-    folder = run.run_dir / "figures"
-    return [path for name, _, plot in run_figures(run) for path in save_figure(plot, folder, name)]

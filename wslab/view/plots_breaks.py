@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 from matplotlib.axes import Axes
 
-from wslab.breaks.atlas import Atlas, BreakResult
 from wslab.view.plots_frame import COLOURS, Plot, count_axis, figure, new_plot, note
 
 # Inches: what title, axis, key and caption take together, and a row.
 FRAME_HEIGHT, ROW_HEIGHT = 2.1, 0.52
 
 
+class Measured(Protocol):
+    """A break as it was measured, as far as it is drawn; see `wslab.breaks.atlas.BreakResult`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def limit(self) -> str: ...
+    @property
+    def side(self) -> str: ...
+    @property
+    def remedy(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def caption(self) -> str: ...
+    @property
+    def tolerance(self) -> float | None: ...
+    @property
+    def asked(self) -> int: ...
+    @property
+    def predicted(self) -> int | None: ...
+    @property
+    def measured(self) -> int | None: ...
+    @property
+    def off_by(self) -> float | None: ...
+    @property
+    def held(self) -> bool: ...
+
+
+class MeasuredAtlas(Protocol):
+    """The breaks that were run, and the folder that they are recorded in."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def run(self) -> Sequence[Measured]: ...
+
+
 @figure
-def predicted_and_measured(atlas: Atlas) -> Plot:
+def predicted_and_measured(atlas: MeasuredAtlas) -> Plot:
     """Draw the breaks that have a number: the ceiling predicted, the count at which it broke, and the load that held.
 
     Args:
@@ -42,12 +81,12 @@ def predicted_and_measured(atlas: Atlas) -> Plot:
     return plot
 
 
-def _label(result: BreakResult) -> str:
+def _label(result: Measured) -> str:
     where = f"{result.side}, processes" if result.unit == "processes" else result.side
     return f"{result.name}\n{where}" if result.name == result.limit else f"{result.name}\n{result.limit}, {where}"
 
 
-def _draw(ax: Axes, place: int, result: BreakResult) -> None:
+def _draw(ax: Axes, place: int, result: Measured) -> None:
     predicted, measured = float(result.predicted or 0), float(result.measured or 0)
     tolerance = result.tolerance or 0.0
     names = {"predicted": "predicted", "break": "broke", "held": "same load held, remedied", "band": "tolerance"}

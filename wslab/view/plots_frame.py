@@ -1,6 +1,6 @@
-"""The frame that all figures share: style, colours, axes in readable units, captions, files.
+"""What all figures share: style, colours, axes in readable units, captions, and how they are saved.
 
-1. A figure is made without pyplot: nothing global is changed, nothing stays open, no display is needed.
+1. Figures are made without pyplot: no global state is changed, no figure stays open, no display is needed.
 2. One colour a quantity, from the Okabe-Ito palette, the same in every figure.
 3. Every figure carries its machine, kernel, date and run below, so that it can be published alone.
 """
@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from wslab.lab.display import bytes_text, count_text, seconds_text
+from wslab.lab.tables import bytes_text, count_text, seconds_text
 
 STYLE = Path(__file__).with_name("wslab.mplstyle")
 STAGE_LINES = (10_000, 100_000, 700_000, 1_000_000)
@@ -54,7 +54,7 @@ class BinaryLocator(MaxNLocator):
 
 
 class Plot(Figure):
-    """A figure that shows itself in a notebook, whatever backend is set, and leaves no text beside the image."""
+    """A figure that a notebook shows as one image, whatever matplotlib backend is set."""
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
         width, height = (round(inches * 100) for inches in self.get_size_inches())
@@ -122,7 +122,7 @@ def _unit_axis(
     if log:
         (ax.set_xscale if which == "x" else ax.set_yscale)("log")
         low, high = ax.get_xlim() if which == "x" else ax.get_ylim()
-        if not 0 < low < high:  # Nothing to show; an axis without numbers cannot be drawn.
+        if not 0 < low < high:  # Nothing is plotted, and a log axis cannot be drawn without positive limits.
             low, high = 1.0, 10.0
             (ax.set_xlim if which == "x" else ax.set_ylim)(low, high)
         # Powers of ten alone would leave a short axis with one labelled tick.
@@ -161,8 +161,23 @@ def side_legend(ax: Axes) -> None:
         ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), alignment="left")
 
 
+def side_note(ax: Axes, place: float, text: str, colour: str = "#333333") -> None:
+    """Write small text to the right of the axes, level with `place` on the y axis."""
+    ax.annotate(
+        text,
+        (1.0, place),
+        xycoords=ax.get_yaxis_transform(),
+        xytext=(10, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8.5,
+        color=colour,
+        annotation_clip=False,
+    )
+
+
 def note(ax: Axes, text: str) -> None:
-    """Say in the middle of the axes why they show little or nothing."""
+    """Write into the middle of the axes why they show little or nothing."""
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color="#666666", gid="note")
 
 
@@ -188,7 +203,7 @@ def save_figure(plot: Figure, folder: str | Path, name: str, kinds: Iterable[str
     try:
         for path in paths:
             path.write_bytes(image_bytes(plot, path.suffix[1:]))
-            # Finding the places of everything takes as long as drawing it; in the next format they are the same.
+            # The layout takes as long to compute as the drawing, and it is the same for the next format.
             plot.set_layout_engine("none")
     finally:
         plot.set_layout_engine(layout)

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from wslab.lab.display import bytes_text, count_text
+from wslab.lab.tables import bytes_text, count_text
 from wslab.view.plots_frame import (
     COLOURS,
     Plot,
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 FLOOR_SERVER = "tcp_floor"
 PHASE_SHADES = {"start": "#ffffff", "ramp": "#f1f4f8", "hold": "#ffffff", "verify": "#f1f4f8", "drain": "#ffffff"}
-# Below this many readings a line through the PSS would be a guess between two points.
+# With fewer readings a line through the PSS would be a guess between two points.
 PSS_READINGS_NEEDED = 3
-# With fewer different numbers of connections there is no line to speak of.
+# With fewer different numbers of connections a line shows nothing.
 COUNTS_NEEDED = 3
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 
@@ -173,7 +173,7 @@ def _line(ax: Axes, series: pd.Series, name: str, label: str) -> None:
 def _mark_breaks(run: Run, ax: Axes) -> None:
     opened = run.samples["swarm_connections_open"]
     reached = int(opened.max()) if len(opened) else 0
-    for finding in run.findings:
+    for finding in run.breaks:
         level = min(int(finding.get("at_connections") or reached), reached)
         at = opened.index[opened >= level]
         if not len(at):
@@ -214,7 +214,7 @@ def _finish_time_axes(run: Run, axes: Sequence[Axes]) -> None:
 
 @figure
 def latency(run: Run) -> Plot:
-    """Draw handshake and round-trip latencies by percentile, the rare slow ones spread out to the right."""
+    """Draw handshake and round-trip latencies by percentile, on an axis that spreads out the slowest few."""
     plot = new_plot(f"Latency in the {run.name} stage", run.caption, size=(9.0, 4.8))
     ax = plot.axes[0]
     smallest = 0.1

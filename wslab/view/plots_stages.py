@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from wslab.lab.display import bytes_text, count_text
-from wslab.view.plots_frame import COLOURS, Plot, bytes_axis, count_axis, figure, new_plot, note, stage_lines
+from wslab.core.records import BROKE, HELD
+from wslab.lab.tables import bytes_text, count_text
+from wslab.view.plots_frame import COLOURS, Plot, bytes_axis, count_axis, figure, new_plot, note, side_note, stage_lines
 from wslab.view.plots_run import FLOOR_SERVER
 
 if TYPE_CHECKING:
@@ -28,7 +29,28 @@ FRAME_HEIGHT, KEYS_BELOW = 2.1, 0.55
 SLOTS = 3
 FLOOR_LABEL = "floor, raw TCP"
 FREE, ROOT, NOT_BINDING = "#56b4e9", "#0072b2", "#d4d4d4"
-ROW_FIELDS = ("limit", "scope", "side", "title", "ceiling_connections", "binding", "note", "lift", "needs_root")
+
+
+class Mark(NamedTuple):
+    """How a run is marked: the outcome decides, whatever else was found."""
+
+    marker: str
+    colour: str
+    label: str
+
+
+MARKS = {
+    HELD: Mark("o", COLOURS["kernel"], "held, measured"),
+    BROKE: Mark("X", COLOURS["break"], "broke, measured"),
+}
+ENDED_EARLY = Mark("D", COLOURS["floor"], "ended early, measured")
+# The fields of a ceiling that are drawn, and what stands for those that an older run did not record.
+ROW_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(("limit", "scope", "side", "title", "note", "lift"), ""),
+    "ceiling_connections": None,
+    "binding": True,
+    "needs_root": False,
+}
 
 
 @figure
@@ -59,7 +81,7 @@ def where_things_break(ceilings: Iterable[Any] | None = None, measured: Sequence
     breaks = [
         (place, at, run)
         for run in runs
-        for finding in run.findings
+        for finding in run.breaks
         if (place := _row_of(rows, finding, at := int(finding.get("at_connections") or _reached(run)))) is not None
     ]
     for place, row in enumerate(rows):
@@ -86,13 +108,14 @@ def where_things_break(ceilings: Iterable[Any] | None = None, measured: Sequence
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
     below = -KEYS_BELOW / (height - FRAME_HEIGHT)
-    ax.legend(handles=_keys(bool(runs)), loc="upper center", bbox_to_anchor=(0.5, below), borderaxespad=0, ncols=5)
+    keys = _keys(runs)
+    ax.legend(handles=keys, loc="upper center", bbox_to_anchor=(0.5, below), borderaxespad=0, ncols=len(keys))
     return plot
 
 
 def _as_row(ceiling: Any) -> dict[str, Any]:
-    row = dict(ceiling) if isinstance(ceiling, Mapping) else {name: getattr(ceiling, name) for name in ROW_FIELDS}
-    return {"scope": "", "side": "", "binding": True, "note": "", **row}
+    row = dict(ceiling) if isinstance(ceiling, Mapping) else {name: getattr(ceiling, name) for name in ROW_DEFAULTS}
+    return {**ROW_DEFAULTS, **row}
 
 
 def _ceiling(row: Mapping[str, Any]) -> float:
@@ -141,39 +164,32 @@ def _draw_ceiling(ax: Axes, place: int, row: Mapping[str, Any], left: float, rig
             *lines[: LIFT_LINES - 1],
             textwrap.shorten(" ".join(lines[LIFT_LINES - 1 :]), LIFT_WIDTH, placeholder=" …"),
         ]
-    ax.annotate(
-        "\n".join(lines),
-        (1.0, place),
-        xycoords=ax.get_yaxis_transform(),
-        xytext=(10, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=8.5,
-        color="#333333" if row["binding"] else "#777777",
-        annotation_clip=False,
-    )
+    side_note(ax, place, "\n".join(lines), "#333333" if row["binding"] else "#777777")
 
 
 def _draw_measured(ax: Axes, runs: Sequence[Run]) -> None:
     for run in runs:
-        held = run.outcome == "held" and not run.findings
-        marker, colour = ("o", COLOURS["kernel"]) if held else ("X", COLOURS["break"])
+        mark = _mark(run)
         if _reached(run):
-            style: dict[str, Any] = {"color": colour, "markersize": 10, "zorder": 6, "gid": f"measured {run.outcome}"}
-            ax.plot([_reached(run)], [0], marker, **style)
+            style: dict[str, Any] = {"markersize": 10, "zorder": 6, "gid": f"measured {run.outcome}"}
+            ax.plot([_reached(run)], [0], mark.marker, color=mark.colour, **style)
     ax.axhline(0.5, color="#cccccc", linewidth=0.8)
 
 
-def _keys(measured: bool) -> list[Patch | Line2D]:
+def _mark(run: Run) -> Mark:
+    return MARKS.get(run.outcome, ENDED_EARLY)
+
+
+def _keys(runs: Sequence[Run]) -> list[Patch | Line2D]:
+    """Return the legend: every colour of a bar, and where runs were measured held and broke, and what else occurs."""
     keys: list[Patch | Line2D] = [
         Patch(color=FREE, label="ceiling, lifted without root"),
         Patch(color=ROOT, label="ceiling, lifting it needs root"),
         Patch(color=NOT_BINDING, label="does not bind here"),
     ]
-    if measured:
-        mark: dict[str, Any] = {"linestyle": "", "markersize": 9}
-        keys.append(Line2D([], [], marker="o", color=COLOURS["kernel"], label="held, measured", **mark))
-        keys.append(Line2D([], [], marker="X", color=COLOURS["break"], label="broke, measured", **mark))
+    for mark in dict.fromkeys((*MARKS.values(), *map(_mark, runs))) if runs else ():
+        style: dict[str, Any] = {"linestyle": "", "markersize": 9}
+        keys.append(Line2D([], [], marker=mark.marker, color=mark.colour, label=mark.label, **style))
     return keys
 
 
@@ -199,10 +215,8 @@ def stages_overview(runs: Sequence[Run]) -> Plot:
     for place, run in enumerate(shown):
         value = run.summary.get("connections_per_second") or 0.0
         rate.bar(place, value, width=0.6, color="#555555", label="connections opened" if not place else None)
-        rate.annotate(
-            f"{count_text(value)}/s", (place, value), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9
-        )
-        _floor_tick(rate, place, floors.get(run.connections), "connections_per_second")
+        floor = _floor_tick(rate, place, floors.get(run.connections), "connections_per_second")
+        _bar_label(rate, place, max(value, floor), f"{count_text(value)}/s")
     bytes_axis(memory, "y", "bytes per connection, both ends")
     count_axis(rate, "y", "connections/s")
     for ax in (memory, rate):
@@ -232,12 +246,17 @@ def _draw_costs(ax: Axes, shown: Sequence[Run], floors: Mapping[int, Run]) -> No
             label = name if not place else None
             ax.bar(place, value, width=0.6, bottom=base, color=COLOURS[name], label=label, gid=name)
             base += value
-        ax.annotate(bytes_text(base), (place, base), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9)
-        _floor_tick(ax, place, floors.get(run.connections), "total_bytes_per_connection")
+        floor = _floor_tick(ax, place, floors.get(run.connections), "total_bytes_per_connection")
+        _bar_label(ax, place, max(base, floor), bytes_text(base))
 
 
-def _floor_tick(ax: Axes, place: int, floor: Run | None, key: str) -> None:
-    value = floor.summary.get(key) if floor else None
+def _bar_label(ax: Axes, place: int, top: float, text: str) -> None:
+    ax.annotate(text, (place, top), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9)
+
+
+def _floor_tick(ax: Axes, place: int, floor: Run | None, key: str) -> float:
+    """Mark the floor of a stage across its bar and return its value; 0 where there is none."""
+    value: float | None = floor.summary.get(key) if floor else None
     if value is not None:
         known = any(line.get_label() == FLOOR_LABEL for line in ax.lines)
         style: dict[str, Any] = {
@@ -248,3 +267,4 @@ def _floor_tick(ax: Axes, place: int, floor: Run | None, key: str) -> None:
             "zorder": 5,
         }
         ax.plot([place - 0.42, place + 0.42], [value, value], label=None if known else FLOOR_LABEL, **style)
+    return value or 0.0

@@ -1,21 +1,21 @@
 """The report: recorded runs as one HTML file that opens offline, with figures and tables beside it as files.
 
-1. The page holds everything it shows: figures are embedded, there is no script and nothing is loaded from anywhere.
-2. Figures are also written as SVG and PNG, the table as CSV and as Markdown, for whoever writes a text of their own.
-3. Runs under `runs/` get a `report.html` and `figures/` of their own; those that come with the project stay.
+1. Figures are embedded in the page; it has no script and loads nothing.
+2. Figures are also written as SVG and PNG, the table as CSV and as Markdown, to be used in other texts.
+3. Each run under `runs/` also gets a `report.html` and `figures/` in its own folder; nothing is written into the
+   reference runs that come with the project.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
 from wslab.lab import store
-from wslab.lab.display import bytes_text, outcome_badge, rate_text, seconds_text, whole_text
 from wslab.lab.runs import Run, runs_table
-from wslab.view.markdown import results_table
+from wslab.lab.tables import Table, bytes_text, csv_cell, outcome_badge
 from wslab.view.plots import (
     FLOOR_SERVER,
     Plot,
@@ -28,7 +28,35 @@ from wslab.view.plots import (
 )
 
 _STYLE = Path(__file__).with_name("report.css")
-_COLUMNS = ("stage", "server", "outcome", "open", "opened", "a connection", "round trip 99 %", "date", "what broke")
+# The columns of a table of runs: heading, the key of a figure or what makes the cell.
+Columns = tuple[tuple[str, str | Callable[[Run], str]], ...]
+_ABOUT: Columns = (
+    ("stage", lambda run: run.name),
+    ("server", lambda run: run.server),
+    ("outcome", lambda run: run.outcome),
+)
+PAGE_COLUMNS: Columns = (
+    *_ABOUT,
+    ("open", "connections_open"),
+    ("opened", "connections_per_second"),
+    ("a connection", "total_bytes_per_connection"),
+    ("round trip 99 %", "roundtrip_seconds_p99"),
+    ("date", lambda run: run.created_at[:10]),
+    ("what broke", lambda run: run.broken_limits),
+)
+RESULTS_COLUMNS: Columns = (
+    *_ABOUT,
+    ("open", "connections_open"),
+    ("proved by echo", "connections_verified"),
+    ("failed", "connections_failed"),
+    ("ramp", "ramp_seconds"),
+    ("opened", "connections_per_second"),
+    ("echoed", "verify_messages_per_second"),
+    ("memory of both ends", lambda run: bytes_text(_both_ends(run))),
+    ("of the kernel", "kernel_bytes_per_connection"),
+    ("run", lambda run: f"`{run.run_id}`"),
+)
+_WORDS = ("stage", "server", "outcome", "date", "what broke", "run")
 
 
 def report(runs: Run | Sequence[Run], out: str | Path = "") -> Path:
@@ -46,13 +74,14 @@ def report(runs: Run | Sequence[Run], out: str | Path = "") -> Path:
     page = target if target.suffix == ".html" else target / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     details = [_details(run) for run in chosen]
-    runs_table(chosen, full=True).to_csv(page.parent / "runs.csv")
+    runs_table(chosen, full=True).map(csv_cell).rename(index=csv_cell).to_csv(page.parent / "runs.csv")
     (page.parent / "results.md").write_text(results_table(chosen), encoding="utf-8")
     body = [_heading(chosen)]
     for name, (heading, words), plot in _overview_figures(chosen):
         image = _figure(_render(plot, page.parent / "figures", name), heading)
         body.append(f"<h2>{escape(heading)}</h2><p>{escape(words)}</p>{image}")
-    body += ["<h2>All runs</h2>", _table(chosen), "<h2>Run by run</h2>", *reversed(details)]
+    table = f"<div class=scroll>{_table(chosen, PAGE_COLUMNS).html()}</div>"
+    body += ["<h2>All runs</h2>", table, "<h2>Run by run</h2>", *reversed(details)]
     page.write_text(_page("How many WebSocket connections this machine holds", body), encoding="utf-8")
     return page
 
@@ -106,48 +135,46 @@ def _heading(runs: Sequence[Run]) -> str:
 
 
 def _conclusions(runs: Sequence[Run]) -> list[str]:
-    """Say in sentences what held, what it cost and what broke first."""
+    """Return sentences: what held, what it cost and what broke first."""
     served = [run for run in runs if run.server != FLOOR_SERVER]
     held = [run for run in served if run.outcome == "held"]
     sentences = []
     if held:
         best = max(held, key=lambda run: run.connections)
-        figures = best.summary
         sentences.append(
-            f"<b>{whole_text(best.connections)} connections held</b>, opened at "
-            f"{rate_text(figures.get('connections_per_second'))}, each taking "
-            f"{bytes_text(figures.get('total_bytes_per_connection'))} with both ends and the kernel counted."
+            f"<b>{best.connections:,} connections held</b>, opened at {best.figure('connections_per_second')}, "
+            f"each taking {best.figure('total_bytes_per_connection')} with both ends and the kernel counted."
         )
     for run in served:
         if run.outcome == "broke":
-            limits = ", ".join(dict.fromkeys(str(finding.get("limit")) for finding in run.findings)) or "unknown"
-            reached = whole_text(run.summary.get("connections_open"))
-            sentences.append(f"The {run.name} stage broke at {reached}: <b>{escape(limits)}</b>.")
+            limits = escape(run.broken_limits or "unknown")
+            sentences.append(f"The {run.name} stage broke at {run.figure('connections_open')}: <b>{limits}</b>.")
     return sentences or ["No stage has held yet."]
 
 
-def _table(runs: Sequence[Run]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in _COLUMNS)
-    return f"<div class=scroll><table class=wide><tr>{head}</tr>{''.join(map(_row, runs))}</table></div>"
+def results_table(runs: Sequence[Run]) -> str:
+    """Return the runs as a Markdown table, one row a run, in the order given.
+
+    Memory is per connection: of all server and swarm processes together, and of the kernel.
+    """
+    return _table(runs, RESULTS_COLUMNS).markdown()
 
 
-def _row(run: Run) -> str:
-    figures = run.summary
-    limits = ", ".join(dict.fromkeys(str(finding.get("limit")) for finding in run.findings))
-    numbers = (
-        whole_text(figures.get("connections_open")),
-        rate_text(figures.get("connections_per_second")),
-        bytes_text(figures.get("total_bytes_per_connection")),
-        seconds_text(figures.get("roundtrip_seconds_p99")),
-    )
-    cells = [f"<td>{run.name}</td>", f"<td>{escape(run.server)}</td>", f"<td>{outcome_badge(run.outcome)}</td>"]
-    cells += [f"<td class=number>{escape(text)}</td>" for text in numbers]
-    cells += [f"<td>{escape(run.created_at[:10])}</td>", f"<td>{escape(limits)}</td>"]
-    return f"<tr>{''.join(cells)}</tr>"
+def _table(runs: Sequence[Run], columns: Columns) -> Table:
+    headings = tuple(heading for heading, _ in columns)
+    rows = [[run.figure(cell) if isinstance(cell, str) else cell(run) for _, cell in columns] for run in runs]
+    numbers = tuple(index for index, heading in enumerate(headings) if heading not in _WORDS)
+    return Table(headings=headings, rows=rows, numbers=numbers)
+
+
+def _both_ends(run: Run) -> float | None:
+    """Return the user memory a connection of server and swarm together, in bytes; None where one is not known."""
+    server, swarm = (run.summary.get(f"{end}_user_bytes_per_connection") for end in ("server", "swarm"))
+    return None if server is None or swarm is None else server + swarm
 
 
 def _details(run: Run) -> str:
-    """Return the part of one run, and give it a page of its own where its folder is the project's to write in."""
+    """Return the section of one run; a run under `runs/` also gets a page in its own folder."""
     summary = f"{outcome_badge(run.outcome)} {run.name} · {escape(run.server)} · {escape(run.run_id)}"
     own = run.run_dir.parent.name == "runs"
     body = _run_body(run, run.run_dir / "figures" if own else None)

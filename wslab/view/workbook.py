@@ -2,10 +2,10 @@
 
 papermill executes the template in a Jupyter kernel; the kernel runs the stage and writes the run folder.
 
-1. What became of a stage is read from its manifest, never from the notebook: papermill records a dead kernel as
+1. The outcome of a stage is read from its manifest, never from the notebook: papermill records a dead kernel as
    completed cells.
 2. The run that a kernel recorded is the one whose manifest names that kernel's pid as its caller.
-3. An interrupt is passed on to the kernel, so that the stage drains and says `aborted`; a second one ends it at once.
+3. Interrupts are passed on to the kernel, so that the stage drains and says `aborted`; see `interrupts_go_to`.
 4. The copy grows under a hidden name and moves into the run folder at the end; where there is no run, none is left.
 """
 
@@ -14,34 +14,116 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from wslab.breaks.atlas import Atlas
-from wslab.breaks.run import run_breaks
 from wslab.core.quantities import BadInput
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.stage import Stage, refusal
 from wslab.lab import store
 from wslab.lab.runs import Run
+from wslab.lab.tables import MISSING, Table
 from wslab.machine.procfs import read_host
 from wslab.view.follow import View, follow
 from wslab.view.kernel import Kernels, count_oom_kills, how_it_died, interrupts_go_to, this_interpreter
 from wslab.view.live import live_view
-from wslab.view.outcomes import Executed, Sweep
-from wslab.view.plots_breaks import predicted_and_measured
-from wslab.view.plots_frame import save_figure
+from wslab.view.notebooks import notebooks_folder
 from wslab.view.publish import report
 
 TEMPLATE = "10-stage.ipynb"
-BREAKS_TEMPLATE = "20-breaks.ipynb"
-# A starved CPU silences a kernel for far longer than the 4 s that papermill allows.
+# On a busy CPU a kernel can be silent for far longer than the 4 s that papermill allows by default.
 IOPUB_SECONDS = 120
 START_SECONDS = 180
+# The figures of a stage in the table of a sweep: heading, key of the summary.
+SWEEP_FIGURES = (
+    ("open", "connections_open"),
+    ("rate", "connections_per_second"),
+    ("ramp", "ramp_seconds"),
+    ("a connection", "total_bytes_per_connection"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executed:
+    """One executed stage.
+
+    Attributes:
+        stage: its name, such as `700k`.
+        outcome: as in the manifest; `crashed` where no run was recorded.
+        reason: one sentence, empty when it held.
+        run: what was recorded; None where nothing was.
+    """
+
+    stage: str
+    outcome: str
+    reason: str
+    run: Run | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the keys of `wslab stage --json`, with the name of the stage."""
+        recorded = self.run.as_dict() if self.run else {"findings": [], "run_dir": None}
+        return {**recorded, "stage": self.stage, "outcome": self.outcome, "reason": self.reason}
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the row of this stage in the table of a sweep."""
+        figures = [self.run.figure(key) if self.run else MISSING for _, key in SWEEP_FIGURES]
+        return (self.stage, self.outcome, *figures, self.reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """The stages of one sweep, in the order in which they ran.
+
+    Attributes:
+        executed: the stages that were run.
+        skipped: names of those that were not, because one before them broke.
+        report: path of the report, empty when there is none.
+    """
+
+    executed: tuple[Executed, ...]
+    skipped: tuple[str, ...] = ()
+    report: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """The worst outcome of all: a crash before an abort, before a break."""
+        outcomes = {stage.outcome for stage in self.executed}
+        return next((outcome for outcome in (CRASHED, ABORTED, BROKE) if outcome in outcomes), HELD)
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs that were recorded."""
+        return [stage.run for stage in self.executed if stage.run is not None]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `wslab sweep --json` prints."""
+        stages = [stage.as_dict() for stage in self.executed]
+        return {"outcome": self.outcome, "stages": stages, "skipped": list(self.skipped), "report": self.report}
+
+    def _table(self) -> Table:
+        headings = ("stage", "outcome", *(heading for heading, _ in SWEEP_FIGURES), "what happened")
+        numbers = tuple(range(2, 2 + len(SWEEP_FIGURES)))
+        return Table(headings=headings, rows=[stage.cells() for stage in self.executed], numbers=numbers)
+
+    def table(self) -> pd.DataFrame:
+        """Return one row a stage, as text with units."""
+        shown = self._table()
+        return pd.DataFrame(shown.rows, columns=list(shown.headings)).set_index("stage")
+
+    def text(self) -> str:
+        """Return the sweep as a terminal shows it."""
+        lines = [self._table().text()]
+        if self.skipped:
+            lines.append(f"not run: {', '.join(self.skipped)}; --keep-going runs them too")
+        return "\n".join([*lines, *([f"report: {self.report}"] if self.report else [])])
+
+    def _repr_html_(self) -> str:
+        return self._table().html()
 
 
 def sweep(
@@ -80,7 +162,11 @@ def sweep(
     if not done.runs:
         return done
     data_dir = store.data_folder(asked[0].data_dir)
-    return Sweep(executed=done.executed, skipped=done.skipped, report=str(report(done.runs, data_dir / "report")))
+    try:
+        page = str(report(done.runs, data_dir / "report"))
+    except KeyboardInterrupt:  # The runs are recorded, and `wslab report` draws it at any time.
+        page = ""
+    return Sweep(executed=done.executed, skipped=done.skipped, report=page)
 
 
 def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str], View] | None = None) -> Executed:
@@ -92,7 +178,7 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
         view: makes a live view from the prefix of its lines; the one that suits unless given.
 
     Returns:
-        What became of it, also where the notebook or its kernel died, or the machine is far too small for it.
+        Its outcome, also where the notebook or its kernel died, or the machine is far too small for it.
 
     Raises:
         BadInput: the template lacks a parameter, or the data folder cannot be written.
@@ -116,8 +202,8 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
 
     show = view(f"{stage.name}: ") if view else live_view(prefix=f"{stage.name}: ")
     try:
-        with interrupts_go_to(kernels) as interrupts, follow(find, show, stage.connections):
-            problem = _execute(template, copy, parameters, kernels)
+        with interrupts_go_to(kernels, lambda: find() is not None) as interrupts, follow(find, show, stage.connections):
+            problem = execute(template, copy, parameters, kernels)
         death = how_it_died(kernels[-1].poll() if kernels else None, count_oom_kills() - kills)
         run_dir = find()
         if run_dir is None:
@@ -125,39 +211,12 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
             return Executed(stage=stage.name, outcome=ABORTED if interrupts else CRASHED, reason=reason)
         if copy.is_file():
             os.replace(copy, run_dir / "stage.ipynb")
-        done = _recorded(stage, run_dir, death, problem)
-        if interrupts and done.outcome != ABORTED:  # What was recorded had ended, and something after it was stopped.
+        done = _recorded(stage, run_dir, death, problem, stopped=bool(interrupts))
+        if interrupts and done.outcome != ABORTED:  # The recorded run had ended; a later cell was interrupted.
             return replace(done, outcome=ABORTED, reason="stopped by the user")
         return done
     finally:
         copy.unlink(missing_ok=True)
-
-
-def sweep_breaks(breaks: str = "all", data_dir: str = "", *, say: Callable[[str], None]) -> Atlas:
-    """Break limits on purpose, and keep the executed notebook and the figure of the atlas with what was measured.
-
-    The breaks run here, and the notebook only shows them: what a kernel does cannot cost what was measured.
-
-    Args:
-        breaks: names, separated by commas, or `all`.
-        data_dir: the data folder; empty for the project's own.
-        say: called with each line of progress.
-
-    Raises:
-        BadInput: there is no such break, or the data folder cannot be written.
-    """
-    atlas = run_breaks(breaks, data_dir, say=say)
-    save_figure(predicted_and_measured(atlas), atlas.folder / "figures", "breaks")
-    try:
-        template = notebook_template(BREAKS_TEMPLATE)
-    except BadInput as problem:
-        say(str(problem))
-        return atlas
-    parameters = {"breaks": breaks, "data_dir": data_dir, "recorded": str(atlas.folder)}
-    problem_in_it = _execute(template, atlas.folder / "breaks.ipynb", parameters, [])
-    if problem_in_it:
-        say(problem_in_it)
-    return atlas
 
 
 def notebook_template(name: str = TEMPLATE) -> Path:
@@ -166,10 +225,7 @@ def notebook_template(name: str = TEMPLATE) -> Path:
     Raises:
         BadInput: the project's notebooks are not there.
     """
-    project = store.project_folder()
-    if project is None:
-        raise BadInput(f"notebooks/{name} is not here: run this inside a checkout of the project")
-    return project / "notebooks" / name
+    return notebooks_folder() / name
 
 
 def check_parameters(template: Path, parameters: Mapping[str, Any]) -> None:
@@ -183,7 +239,7 @@ def check_parameters(template: Path, parameters: Mapping[str, Any]) -> None:
         raise BadInput(f"unknown parameter {', '.join(unknown)}: {template.name} does not declare it")
 
 
-def _execute(template: Path, copy: Path, parameters: dict[str, Any], kernels: Kernels) -> str:
+def execute(template: Path, copy: Path, parameters: dict[str, Any], kernels: Kernels) -> str:
     """Execute the template and return what went wrong in it, in one line."""
     try:
         papermill.execute_notebook(
@@ -199,18 +255,21 @@ def _execute(template: Path, copy: Path, parameters: dict[str, Any], kernels: Ke
     except PapermillExecutionError as error:
         return f"the notebook stopped at cell {error.exec_count}: {error.ename}: {error.evalue}"
     except Exception as error:
-        # nbclient and zmq tell of a dead kernel in many ways; the manifest and the exit status say what it was.
+        # nbclient and zmq raise many kinds of errors for a dead kernel; manifest and exit status say what happened.
         return f"the notebook could not be executed: {type(error).__name__}: {' '.join(str(error).split())}"
     return ""
 
 
-def _recorded(stage: Stage, run_dir: Path, death: str, problem: str) -> Executed:
+def _recorded(stage: Stage, run_dir: Path, death: str, problem: str, stopped: bool) -> Executed:
     """Return the outcome of a recorded run, and complete its manifest where its kernel could not."""
     run = Run.load(run_dir)
     if death and run.outcome == CRASHED and not run.manifest.get("ended_at"):
-        ends = {"outcome": CRASHED, "reason": death, "ended_at": store.utc_now()}
+        outcome, reason = (ABORTED, "stopped by the user") if stopped else (CRASHED, death)
+        ends = {"outcome": outcome, "reason": reason, "ended_at": store.utc_now()}
         store.write_manifest(run_dir, run.manifest | ends)
         run, problem = Run.load(run_dir), ""
+    if stopped:
+        problem = ""  # That a cell was interrupted says nothing more.
     reason = "; ".join(filter(None, (run.reason, problem)))
     return Executed(stage=stage.name, outcome=run.outcome, reason=reason, run=run)
 
@@ -221,8 +280,10 @@ def _run_of(runs: Path, pid: int, known: set[str]) -> Path | None:
     A broken stage may be run once more with its limit lifted; what was asked for is the first.
     """
     for folder in sorted(path for path in runs.iterdir() if path.name not in known):
-        if (folder / store.MANIFEST).is_file():
+        try:
             caller = store.read_manifest(folder).get("caller") or {}
-            if caller.get("pid") == pid:
-                return folder
+        except (BadInput, OSError):  # Not a run, or somebody else's that is damaged.
+            continue
+        if caller.get("pid") == pid:
+            return folder
     return None

@@ -52,7 +52,16 @@ from wslab.load.engine.state import (
     WAITING,
     WRITABLE,
 )
-from wslab.load.engine.wire import ACCEPT_BYTES, accept_value, header_size, write_frame, write_key
+from wslab.load.engine.wire import (
+    ACCEPT_BYTES,
+    CONNECTION_STEP,
+    accept_value,
+    header_size,
+    seed_of,
+    serial_of,
+    write_frame,
+    write_key,
+)
 
 # Control words of this loop.
 (
@@ -298,7 +307,7 @@ def send_more(websocket, fd, w, conn, event, frame):
     size = w[MESSAGE_BYTES]
     total = header_size(size, websocket) + size + (4 if websocket else 0)
     while c.sent < total:
-        count = write_frame(w[MESSAGE_SEED], c.serial, size, True, websocket, c.sent, frame.size, frame)
+        count = write_frame(seed_of(w[MESSAGE_SEED], fd), c.serial, size, True, websocket, c.sent, frame.size, frame)
         sent = libc.write(fd, frame.ctypes.data, count)
         if sent < 0:
             error = libc.errno()
@@ -423,7 +432,8 @@ def receive(websocket, fd, size, w, reals, row, conn, event, pair, buffer, frame
             total = header_size(w[MESSAGE_BYTES], websocket) + w[MESSAGE_BYTES]
             got = conn[fd].got
             if size <= total - got:
-                write_frame(w[MESSAGE_SEED], conn[fd].serial, w[MESSAGE_BYTES], False, websocket, got, size, frame)
+                seed = seed_of(w[MESSAGE_SEED], fd)
+                write_frame(seed, conn[fd].serial, w[MESSAGE_BYTES], False, websocket, got, size, frame)
                 if libc.memcmp(frame.ctypes.data, buffer.ctypes.data, size) == 0:
                     conn[fd].got = np.uint32(got + size)
                     if got + size < total:
@@ -609,10 +619,18 @@ def wait_again(fd, w, conn):
     wait_for(fd, w, conn, np.zeros(4, np.int32))
 
 
-@njit(types.int64(_words, types.int64, types.boolean, types.boolean, types.int64, types.int64, _bytes), cache=True)
-def message_part(w, serial, masked, websocket, offset, limit, out):
-    """Write a part of a message's frame; see `write_frame`."""
-    return write_frame(w[MESSAGE_SEED], serial, w[MESSAGE_BYTES], masked, websocket, offset, limit, out)
+@njit(types.int64(_words, types.int64, types.int64, types.boolean, types.int64, types.int64, _bytes), cache=True)
+def echo_part(w, fd, serial, websocket, offset, limit, out):
+    """Write a part of the echo of a message; see `write_frame`."""
+    return write_frame(seed_of(w[MESSAGE_SEED], fd), serial, w[MESSAGE_BYTES], False, websocket, offset, limit, out)
+
+
+def serial_on(w, fd, payload):
+    """Return the number of the message of this connection that a payload looks like; None = none, or it is short."""
+    if len(payload) < 8:
+        return None
+    seed = (int(w[MESSAGE_SEED]) + fd * int(CONNECTION_STEP)) % (1 << 64)
+    return serial_of(seed, int.from_bytes(payload[:8], "little"))
 
 
 @njit(types.void(types.int64, types.int64, _bytes, types.int64), cache=True)

@@ -23,6 +23,7 @@ HEADER_BYTES_MAX = 14
 # Payload blocks a message may have; a message and its block together are one counter.
 BLOCK_BITS = np.uint64(24)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+CONNECTION_STEP = np.uint64(0xD1B54A32D192ED03)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
@@ -97,6 +98,30 @@ def drawn(seed, counter):
     z = np.uint64((z ^ (z >> np.uint64(30))) * MIX_1)
     z = np.uint64((z ^ (z >> np.uint64(27))) * MIX_2)
     return np.uint64(z ^ (z >> np.uint64(31)))
+
+
+@njit(forceinline=True)
+def seed_of(seed, fd):
+    """Return the seed of the messages of one connection, so that they differ from those of all others."""
+    return np.int64(np.uint64(seed) + np.uint64(fd) * CONNECTION_STEP)
+
+
+def serial_of(seed: int, block: int) -> int | None:
+    """Return the number of the message whose first block this is, under the seed of its connection; None = of none."""
+    z = block
+    z = _unshift(z, 31) * pow(int(MIX_2), -1, 1 << 64) % (1 << 64)
+    z = _unshift(z, 27) * pow(int(MIX_1), -1, 1 << 64) % (1 << 64)
+    counter = (_unshift(z, 30) - seed) * pow(int(GOLDEN), -1, 1 << 64) % (1 << 64)
+    serial, rest = divmod(counter, 1 << int(BLOCK_BITS))
+    return None if rest else serial
+
+
+def _unshift(value: int, bits: int) -> int:
+    """Solve `value == x ^ (x >> bits)` for x, of 64 bits."""
+    x = value
+    for _ in range(64 // bits):
+        x = value ^ (x >> bits)
+    return x
 
 
 @njit

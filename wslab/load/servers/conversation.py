@@ -18,7 +18,7 @@ from websockets.http11 import Request
 from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 
-from wslab.load.frames import FrameBuffer
+from wslab.load.rfc6455 import FrameBuffer
 
 # A message may have this many bytes; a longer one ends the connection with close code 1009.
 MESSAGE_BYTES_MAX = 1 << 20

@@ -15,7 +15,7 @@ from websockets.http11 import Response
 from websockets.protocol import SEND_EOF, State
 from websockets.uri import WebSocketURI
 
-from wslab.load.frames import FrameBuffer
+from wslab.load.rfc6455 import FrameBuffer
 
 MESSAGE_BYTES_MAX = 1 << 24
 ANSWER_BYTES_MAX = 1 << 16
