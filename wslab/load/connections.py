@@ -49,8 +49,8 @@ class Connections:
             self.all_sent(fd)
 
     def all_sent(self, fd: int) -> None:
-        """Take note that nothing is left to be sent on a connection that had been slow."""
+        """Called when nothing is left to be sent on a connection that had been slow."""
 
     def lost(self, fd: int, error: int) -> None:
-        """Take note that sending found the connection broken; closes it."""
+        """Called when sending found the connection broken; closes it."""
         raise AssertionError("an end of the load defines this")
