@@ -291,7 +291,7 @@ def ps(as_json: bool) -> int:
 
 @command(example="wslab clean")
 def clean(as_json: bool) -> int:
-    """End processes and put back settings that killed runs left behind."""
+    """Clean up what killed runs left behind."""
     from wslab.lab.registry import clean as end_leftovers
     from wslab.tune.apply import revert
 
