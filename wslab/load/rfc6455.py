@@ -1,7 +1,7 @@
 """Where WebSocket frames end, which both ends of the load find out themselves, and the bytes of incomplete ones.
 
 Frames are not decoded here. A connection's protocol object can be dropped at a frame boundary only, so the bytes of an
-incomplete frame have to wait outside of it, and where a frame ends is the one thing the Sans-I/O protocols do not tell.
+incomplete frame have to wait outside of it, and the Sans-I/O protocols do not report where a frame ends.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ def frame_ends(data: bytes, *, masked: bool, bytes_max: int) -> Iterator[int]:
     """Yield where each whole frame of `data` ends; bytes behind the last of them are an incomplete frame.
 
     As soon as a header is seen that the protocol refuses without looking at the payload (an unknown opcode, a wrong
-    mask bit, more than `bytes_max` bytes of payload), all that is left counts as one frame. What the protocol judges
-    only after the payload (reserved bits, a control frame that is too long) must not: it would keep the incomplete
-    frame inside, where it is lost when the protocol object is dropped.
+    mask bit, more than `bytes_max` bytes of payload), all that is left counts as one frame. This does not hold for what
+    the protocol refuses only after the payload (reserved bits, a control frame that is too long): it would keep the
+    incomplete frame, which is lost when the protocol object is dropped.
     """
     position = 0
     while len(data) - position >= 2:
