@@ -43,6 +43,7 @@ $(STAMP): requirements.lock pyproject.toml
 	"$$python" -m venv --clear $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(VENV)/bin/python -m wslab.load.engine
 	@printf '%s\n' '$(CURDIR)' >$(STAMP)
 	@echo "wslab is set up. The command is $(VENV)/bin/wslab."
 

@@ -537,7 +537,7 @@ def test_clean_puts_back_what_a_killed_stage_has_set(
 
 
 def test_ps_says_that_nothing_runs(wslab: Callable[..., Said]) -> None:
-    assert wslab("ps").out == "no processes of wslab run\n"
+    assert wslab("ps").out == "no processes of wslab are running\n"
     assert json.loads(wslab("ps", "--json").out) == []
 
 

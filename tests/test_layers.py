@@ -27,8 +27,10 @@ PURE_PARTS = {"os.PathLike", "os.fspath"}
 # Each library from outside, and the modules that may use it.
 LIBRARIES = {
     "websockets": ["load/*"],
+    "numba": ["load/engine/*"],
+    "llvmlite": ["load/engine/*"],
     "pandas": ["lab/runs.py", "view/*"],
-    "numpy": ["view/plots*.py"],
+    "numpy": ["view/plots*.py", "load/engine/*", "load/servers/shard.py", "load/swarm/worker.py"],
     "matplotlib": ["view/plots*.py"],
     "papermill": ["view/workbook.py"],
     "jupyter_client": ["view/kernel.py"],
@@ -42,7 +44,7 @@ LIGHT = [
     *("core/histogram.py", "core/pacer.py", "machine/process.py", "load/scoreboard.py", "load/prefork.py"),
     *("load/swarm/master.py", "load/servers/lean.py", "load/servers/tcp_floor.py"),
 ]
-HEAVY = "argparse asyncio dataclasses inspect logging pandas pathlib subprocess typing websockets"
+HEAVY = "argparse asyncio dataclasses inspect logging numba numpy pandas pathlib subprocess typing websockets"
 
 
 def modules(pattern: str = "*") -> dict[str, ast.Module]:

@@ -1,9 +1,9 @@
-"""The command line: one function a command, with its options; each calls the rooms and prints what comes of it.
+"""The command line: one function per command, with its options; each calls the rooms and prints the result.
 
 1. Every command takes `--json`: standard output is then one JSON document and nothing else, progress goes to standard
    error. What is refused leaves standard output empty.
 2. Exit status: 0 held or done, 1 broke, 2 bad input, 3 crashed, 130 interrupted. A recorded run keeps its own status
-   where its result cannot be printed; a result that is only printed, and cannot be, is a crash.
+   when its result cannot be printed; for a result that is not recorded, that is a crash.
 3. Heavy imports stand inside the commands that need them, so that `wslab --help` answers at once.
 4. A relative path counts from where the command was typed; in the rooms it counts from the project.
 """
@@ -42,7 +42,7 @@ BAD_INPUT = 2
 DEFAULT_STAGES = "10k,100k,700k,1M"
 # Parameters that make no sense where the server is somebody else's.
 SERVER_PARAMETERS = ("server", "server_shards", "memory_cap")
-# Parameters that no kernel setting depends on; and the target, which has another default there.
+# Parameters that no kernel setting depends on; and `connections`, which has another default there.
 UNTUNED_PARAMETERS = ("connections", "server", "ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune")
 
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if lost:
             say(f"wslab: the result cannot be written to standard output: {lost.strerror}")
             status = status or EXIT_STATUS[CRASHED]
-    except KeyboardInterrupt:  # One more, while the first was being told.
+    except KeyboardInterrupt:  # A further one, while the first was being reported.
         status = EXIT_STATUS[ABORTED]
     if status == EXIT_STATUS[ABORTED]:
         ignore_signals()
@@ -98,7 +98,7 @@ def run(arguments: Sequence[str]) -> int:
 @command(example="wslab preflight --connections 3M")
 @click.option("--connections", metavar="N", help="Say whether so many fit, such as 700k.")
 def preflight(connections: str | None, as_json: bool) -> int:
-    """Say what this machine allows."""
+    """Show what this machine allows."""
     from wslab.lab.preflight import preflight as look
 
     return show(look(connections), as_json)
@@ -120,8 +120,7 @@ def stage(as_json: bool, **parameters: Any) -> int:
     is_flag=False,
     flag_value="all",
     help="Instead of stages: break limits on purpose, name and lift each; all, or names such as conntrack. Limits that "
-    "the whole machine shares are broken only when they are named: conntrack, conntrack_before_accept_queue, "
-    "conntrack_buckets, epoll_watches, nr_open, file_max, device_backlog, tcp_mem.",
+    "the whole machine shares, such as nr_open, are broken only when they are named; the run reports which those are.",
 )
 @stage_options(without=("connections",))
 def sweep(stages: str, keep_going: bool, breaks: str | None, as_json: bool, **parameters: Any) -> int:
@@ -174,11 +173,11 @@ def swarm(url: str, operate_target: bool, as_json: bool, **parameters: Any) -> i
 
 
 @command(example="wslab tune --connections 2M")
-@click.option("--connections", metavar="N", help="Default what the memory holds.")
-@click.option("--apply", "write_now", is_flag=True, help="Write what is needed; it asks nothing more.")
+@click.option("--connections", metavar="N", help="Default: as many as the memory holds.")
+@click.option("--apply", "write_now", is_flag=True, help="Write what is needed, without asking again.")
 @click.option("--revert", "put_back", is_flag=True, help="Put back what was written.")
 @click.option("--all", "recommended", is_flag=True, help="With --apply: what is recommended, too.")
-@directory_option("--write", "write_into", help="Write the files to keep into this folder.")
+@directory_option("--write", "write_into", help="Write files that make the settings permanent into this folder.")
 @stage_options(without=UNTUNED_PARAMETERS)
 def tune(
     connections: str | None,
@@ -189,7 +188,7 @@ def tune(
     as_json: bool,
     **parameters: Any,
 ) -> int:
-    """Say which kernel settings a target needs."""
+    """Show which kernel settings a target needs."""
     if write_now and put_back:
         raise BadInput("--apply and --revert exclude each other: see wslab tune --help")
     from wslab.tune.advice import tune as look
@@ -282,7 +281,7 @@ def ps(as_json: bool) -> int:
     if as_json:
         print_json([process.as_dict() for process in found])
     elif not found:
-        print("no processes of wslab run")
+        print("no processes of wslab are running")
     for process in [] if as_json else found:
         state = "its caller has died" if process.orphaned else ""
         print(f"{process.pid:>8}  {process.role:<10}  {process.run_dir}  {state}".rstrip())
@@ -291,7 +290,7 @@ def ps(as_json: bool) -> int:
 
 @command(example="wslab clean")
 def clean(as_json: bool) -> int:
-    """End, and put back, what killed runs have left behind."""
+    """Clean up what killed runs left behind."""
     from wslab.lab.registry import clean as end_leftovers
     from wslab.tune.apply import revert
 
@@ -339,7 +338,7 @@ def show(result: Any, as_json: bool, status: int = 0, kept: str = "") -> int:
 
 
 def run_one(as_json: bool, parameters: dict[str, Any]) -> int:
-    """Run a stage, print what came of it, write its page and figures, and return its exit status."""
+    """Run a stage, print its result, write its page and figures, and return its exit status."""
     from wslab.tune.apply import run_stage
     from wslab.view.live import live_view
 
@@ -370,7 +369,7 @@ def run_one(as_json: bool, parameters: dict[str, Any]) -> int:
 def draw_figures(done: Any) -> None:
     """Write the page and the figures of a run.
 
-    They can be drawn again at any time: that they cannot be drawn now changes nothing about the run.
+    They can be drawn again at any time, so a failure here changes nothing about the run.
     """
     try:
         from wslab.view.publish import run_report
@@ -383,7 +382,7 @@ def draw_figures(done: Any) -> None:
 
 
 def show_run(recorded: Any, diagnose: bool, as_json: bool) -> int:
-    """Print a recorded run; or what today's rules find in it, beside what was found when it ran."""
+    """Print a recorded run; or what today's rules find in it, beside what was recorded."""
     if not diagnose:
         return show(recorded, as_json)
     findings = [finding.as_dict() for finding in recorded.diagnose()]
@@ -392,7 +391,7 @@ def show_run(recorded: Any, diagnose: bool, as_json: bool) -> int:
         print_json({**ends, "findings": findings, "recorded_findings": recorded.findings})
         return 0
     print(f"{recorded.run_id}: {recorded.outcome}")
-    for title, found in (("today's rules find", findings), ("recorded were", recorded.findings)):
+    for title, found in (("found by today's rules", findings), ("recorded", recorded.findings)):
         print(f"{title}:{'' if found else ' nothing'}")
         for finding in found:
             print(f"  {finding['limit']} ({finding['side']}): {finding['evidence']}\n    remedy: {finding['remedy']}")
@@ -436,7 +435,7 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def absolute(path: str) -> str:
-    """Return a path that was typed as an absolute one; nothing stays nothing."""
+    """Return a typed path as an absolute one; an empty text stays empty."""
     return os.path.abspath(os.path.expanduser(path)) if path else ""
 
 
@@ -444,7 +443,7 @@ def parse_counts(text: str, name: str) -> list[int]:
     """Return the numbers of a list such as `10k,100k`.
 
     Raises:
-        BadInput: it is no such list.
+        BadInput: it is not such a list.
     """
     try:
         return [parse_count(part, name) for part in text.split(",")]

@@ -1,4 +1,4 @@
-"""What can be typed: how commands are declared, the options that stages share, completion, and how mistakes are told.
+"""What can be typed: how commands are declared, options that stages share, completion, and how mistakes are reported.
 
 1. `commands` is the table of commands; `@command` adds one function to it, and its options stand above that function.
 2. Options of a stage are derived from `PARAMETERS` and parsed by `Stage.of`, as parameters of notebooks are.
@@ -28,7 +28,7 @@ Complete = Callable[[click.Context, click.Parameter, str], "list[CompletionItem[
 
 
 class Command(click.Command):
-    """A command that refuses words too many, and option names where a value is expected."""
+    """A command that refuses extra words, and option names where a value is expected."""
 
     allow_extra_args = True
 
@@ -36,7 +36,7 @@ class Command(click.Command):
         """Parse what was typed after the name of the command.
 
         Raises:
-            BadInput: a word is one too many, or an option has got no value.
+            BadInput: there is a word too many, or an option has no value.
         """
         rest = super().parse_args(ctx, args)
         if ctx.resilient_parsing:
@@ -190,7 +190,7 @@ def _help(parameter: Parameter) -> str:
 def complete_words(words: Iterable[str]) -> Complete:
     """Return a completion to some words.
 
-    They are no `click.Choice`: the command itself refuses other words, in the same way as a notebook does.
+    This is not a `click.Choice`: the command itself refuses other words, in the same way as a notebook does.
     """
 
     def complete(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem[str]]:
@@ -212,7 +212,7 @@ def complete_directories(_: click.Context, __: click.Parameter, typed: str) -> l
 
 
 def refusal_text(error: click.ClickException) -> str:
-    """Return what is wrong with what was typed, in one line, and what to type instead where that can be told."""
+    """Return in one line what is wrong with what was typed and, if known, what to type instead."""
     ctx = getattr(error, "ctx", None)
     path = ctx.command_path if ctx else "wslab"
     see = f"see {path} --help"

@@ -55,7 +55,7 @@ class Stream(io.TextIOWrapper):
 def open_standard_streams() -> None:
     """Open what is closed of descriptors 0, 1 and 2, and have `sys.stdout` and `sys.stderr` write through `Stream`.
 
-    A stream that somebody has put in the place of Python's own stays.
+    A stream that has replaced Python's own is left as it is.
     """
     closed = open_descriptors()
     for descriptor, name in ((STDOUT, "stdout"), (STDERR, "stderr")):

@@ -25,7 +25,7 @@ class Interrupts:
         self._came = 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Take one signal."""
+        """Handle one signal."""
         if self._came >= 2:
             return
         if importing(frame):
@@ -35,7 +35,7 @@ class Interrupts:
         raise KeyboardInterrupt
 
     def unraisable(self, dropped: Any) -> None:
-        """Be told of an exception that Python drops, as `sys.unraisablehook` is."""
+        """Receive an exception that Python drops, as `sys.unraisablehook` does."""
         if dropped.exc_type is KeyboardInterrupt:
             self._came -= 1
             self._come_again()
@@ -59,13 +59,13 @@ def take_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """Let nothing interrupt what is still to be printed, nor an interrupt come again."""
+    """Ignore further signals while the result is printed, and repeat no interrupt."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def importing(frame: FrameType | None) -> bool:
-    """Tell whether a module is being imported."""
+    """Return whether a module is being imported."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
@@ -74,13 +74,13 @@ def importing(frame: FrameType | None) -> bool:
 
 
 def end_like_interrupt(number: int, frame: FrameType | None) -> None:
-    """Have a request to terminate end things in the same good order as Ctrl-C, whoever handles that just now."""
+    """Call the present handler of SIGINT, so that things end in the same good order as on Ctrl-C."""
     handler = signal.getsignal(signal.SIGINT)
     if callable(handler):
         handler(signal.SIGINT, frame)
 
 
 def hang_up(number: int, frame: FrameType | None) -> None:
-    """End things when the terminal is closed; the shell and the kernel may both tell of that."""
+    """End things when the terminal is closed, for which both the shell and the kernel may send a signal."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     end_like_interrupt(number, frame)

@@ -163,6 +163,15 @@ def test_cpu_per_connection_is_that_of_the_ramp() -> None:
     assert found["swarm_cpu_seconds_per_connection"] == pytest.approx(2.0 / ASKED)
 
 
+def test_cpu_per_message_is_that_of_the_verify_phase() -> None:
+    found = figures()
+    assert found["server_cpu_seconds_per_message"] > 0
+    # The same load at both ends but for their CPU: 0.4 and 0.5 s a second.
+    ratio = found["swarm_cpu_seconds_per_message"] / found["server_cpu_seconds_per_message"]
+    assert ratio == pytest.approx(0.5 / 0.4)
+    assert figures(events=[])["server_cpu_seconds_per_message"] is None
+
+
 def test_the_least_headroom_is_that_under_load() -> None:
     found = figures(samples=samples(memory_headroom_bytes=[9, 8, 7, 6, 6, 6, 6, 5, 6, 6, 1]))
     assert found["memory_headroom_bytes_min"] == 5

@@ -10,7 +10,7 @@ import pytest
 
 from wslab.core.quantities import BadInput
 from wslab.lab import bench as module
-from wslab.lab.bench import FLOOR, LEAN, Bench, bench, ratio, schedule, seconds_left
+from wslab.lab.bench import FLOOR, LEAN, Bench, bench, figures_text, ratio, ratios_of, schedule, seconds_left
 
 
 class Made(NamedTuple):
@@ -161,3 +161,16 @@ def test_the_table_lines_up() -> None:
     assert [len(line) for line in rows] == [len(head)] * 2
     for row, title in zip(rows, ("x", "a longer title"), strict=True):
         assert row.removeprefix(title).split() == ["0.50", "0.50–0.50", "1,234", "2,468"]
+
+
+def test_cpu_is_told_in_microseconds_beside_the_rates_and_compared_with_the_floor() -> None:
+    costs = {
+        f"{side}_cpu_seconds_per_{what}": 9e-6 for side in ("server", "swarm") for what in ("connection", "message")
+    }
+    assert figures_text(costs).split()[-6:] == ["9.0", "+", "9.0", "µs", "a", "message"]
+    figures = {
+        (kind, 10): [costs | {"server_cpu_seconds_per_message": cost}] for kind, cost in ((LEAN, 9e-6), (FLOOR, 6e-6))
+    }
+    (found,) = [one for one in ratios_of(figures, [10]) if "server a message" in one.title]
+    assert found.values == (1.5,)
+    assert found.cells()[-2:] == ("9.0 µs", "6.0 µs")

@@ -71,6 +71,25 @@ def test_where_the_next_limit_was_met_as_well_it_is_named_next() -> None:
     assert names(findings) == [("fd_limit", "server"), ("ephemeral_ports", "swarm")]
 
 
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("conntrack_before_ports", ["conntrack", "ephemeral_ports"]),
+        ("ports_before_conntrack", ["ephemeral_ports"]),
+    ],
+)
+@pytest.mark.parametrize("timed", [True, False])
+def test_of_two_limits_that_are_close_the_one_that_bound_first_is_named_first(
+    name: str, limits: list[str], timed: bool
+) -> None:
+    run = recorded(name)
+    events = [dict(event) for event in run.events]
+    for event in events if not timed else ():
+        # As a run had it that did not record when each failure came first.
+        event["table"] = [{**row, "first_seconds": None} for row in event.get("table") or ()]
+    assert [finding.limit for finding in diagnose(replace(run, events=events))] == limits
+
+
 def test_shards_that_are_full_while_others_have_room_are_not_what_broke() -> None:
     (finding,) = diagnose(recorded("conntrack_at_stock_size"))
     assert (finding.limit, finding.at_connections) == ("conntrack", 262_137)

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from fake_load import commands
+from wslab.core.evidence import plan_of
 from wslab.core.host import Host
+from wslab.core.plan import Plan
 from wslab.core.quantities import BadInput
 from wslab.core.stage import Stage
 from wslab.lab import experiment, registry, store
@@ -99,6 +101,22 @@ def test_a_stage_that_misses_something_has_broken_and_is_diagnosed(data_dir: Pat
     assert run_.outcome == "broke"
     assert words in run_.reason
     assert run_.findings
+
+
+def test_a_recorded_run_can_be_judged_again_from_its_folder_alone(data_dir: Path) -> None:
+    run_ = run(data_dir, swarm="failing", source_addresses=3)
+    manifest = run_.manifest
+    assert manifest["schema_version"] == 2
+    assert Plan.from_record(manifest["plan"]).source_addresses == ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+    assert Host.from_record(manifest["limits"]).as_dict() == manifest["limits"]
+    again = [finding.as_dict() for finding in Run.load(run_.run_dir).diagnose()]
+    assert json.loads(json.dumps(again)) == run_.findings
+
+
+def test_a_run_of_schema_version_1_has_the_plan_that_its_stage_tells(data_dir: Path) -> None:
+    run_ = run(data_dir, swarm="failing", source_addresses=3)
+    older = {key: value for key, value in run_.manifest.items() if key != "plan"} | {"schema_version": 1}
+    assert plan_of(older) == Plan.from_record(run_.manifest["plan"])
 
 
 def test_a_shard_that_is_killed_is_a_result_and_not_a_crash(data_dir: Path) -> None:

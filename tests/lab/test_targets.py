@@ -23,5 +23,5 @@ def test_consent_is_asked_for_before_a_name_is_looked_up(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("host", ["nobody.invalid", "x" * 70])
 def test_a_name_that_nobody_knows_is_refused(host: str) -> None:
-    with pytest.raises(BadInput, match=f"target {host} is not known here: "):
+    with pytest.raises(BadInput, match=f"target {host} is unknown: "):
         check_dialable(f"ws://{host}:9000", consent=True)

@@ -89,7 +89,7 @@ def test_the_events_of_a_run_have_one_outcome(
     ("counts", "stage", "reason"),
     [
         ({"messages_failed": 4}, {}, "4 of 1,000 messages failed"),
-        ({"messages_unasked": 1000}, {}, "1,000 messages came that nobody had asked for"),
+        ({"messages_unasked": 1000}, {}, "1,000 unasked messages came from the server"),
         ({"messages_sent": 100, "messages_received": 100}, {"message_rate": 1}, "of 100 messages a second answered"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -10,8 +11,10 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
+from array import array
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,13 +22,17 @@ from hashlib import sha1
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from eventually import eventually as until
 from wslab.core.histogram import bucket_seconds
 from wslab.core.summary import quantile_seconds
+from wslab.load import scoreboard
+from wslab.load.engine import state
 from wslab.load.scoreboard import ROW_WORDS
 from wslab.load.servers.sharded import listen
+from wslab.load.swarm.dialects import dialect_of
 from wslab.load.swarm.master import tasks_of
-from wslab.load.swarm.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_SECONDS = 20.0
@@ -231,35 +238,77 @@ class Peer:
 
 
 class Bench:
-    """A shard in this process, whose loop the test plays: it decides what is read in one piece."""
+    """A shard in this process, whose loop the test plays: it decides what is read in one piece.
 
-    def __init__(self, kind: type[Any]) -> None:
+    Args:
+        options: of the shard.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        from wslab.load.servers.shard import Shard
+
         self.listener = listen("127.0.0.1", 0, 16)
         self.row = memoryview(bytearray(8 * ROW_WORDS)).cast("Q")
         lifeline, self.lifeline_writer = os.pipe()
-        self.shard = kind(self.listener, lifeline, self.row)
-        self.shard.resume()
+        self.shard = Shard(self.listener, lifeline, self.row, **options)
+        self.pace(0.0)
         self.peers: list[Peer] = []
+        self.turn()
+
+    def pace(self, seconds: float) -> None:
+        """Set how long the loop waits, and how often it ticks."""
+        self.shard.words[state.WAIT_MS] = int(seconds * 1000)
+        self.shard.words[state.TICK_NS], self.shard.words[state.TICK_AT] = int(seconds * 1e9), 0
+
+    def turn(self) -> None:
+        """Let the shard see to all that has come."""
+        while self.shard.step() != state.TICK:
+            pass
+
+    def count(self, word: int) -> int:
+        """Return a counter of the scoreboard."""
+        return self.row[word]
 
     def connect(self) -> tuple[Peer, int]:
         """Return a new connection, accepted and not greeted yet: its client's end and the shard's descriptor."""
         peer = Peer(self.listener.getsockname())
         self.peers.append(peer)
-        before = set(self.shard.greeting)
-        until(lambda: self.shard.accept() or set(self.shard.greeting) - before)
-        (fd,) = set(self.shard.greeting) - before
+        before = set(np.flatnonzero(self.shard.states).tolist())
+        until(lambda: self.turn() or set(np.flatnonzero(self.shard.states).tolist()) - before)
+        (fd,) = set(np.flatnonzero(self.shard.states).tolist()) - before
         return peer, fd
+
+    def say(self, peer: Peer, data: bytes) -> None:
+        """Send bytes and let the shard read them in one piece."""
+        fd = self.fd_of(peer)
+        peer.send(data)
+        until(lambda: queued(fd) >= len(data))
+        self.turn()
+
+    def fd_of(self, peer: Peer) -> int:
+        """Return the shard's descriptor of a connection."""
+        name = peer.socket.getsockname()
+        for fd in np.flatnonzero(self.shard.states).tolist():
+            view = socket.socket(fileno=os.dup(fd))
+            with view:
+                try:
+                    if view.getpeername() == name:
+                        return fd
+                except OSError:
+                    pass
+        raise AssertionError("the shard has no such connection")
 
     def open(self) -> tuple[Peer, int]:
         """Return a new connection that has been upgraded."""
         peer, fd = self.connect()
-        self.shard.greet(fd, REQUEST)
+        self.say(peer, REQUEST)
         assert peer.answer()[0] == 101
         return peer, fd
 
     @contextmanager
     def running(self) -> Iterator[Any]:
         """Let the shard run its own loop until the end of the block."""
+        self.pace(0.05)
         thread = threading.Thread(target=self.shard.run)
         thread.start()
         try:
@@ -277,20 +326,72 @@ class Bench:
         shard = self.shard
         for peer in self.peers:
             peer.socket.close()
-        for fd, _ in shard.epoll.poll(0) if self.lifeline_writer >= 0 else []:
-            if fd != self.listener.fileno():
-                os.close(fd)
+        for fd in np.flatnonzero(shard.states).tolist():
+            os.close(fd)
         shard.epoll.close()
+        os.close(shard.door.waker)
         os.close(shard.lifeline)
         if self.lifeline_writer >= 0:
             os.close(self.lifeline_writer)
         self.listener.close()
 
 
-def a_worker(url: str, dialect: Any, **spec: Any) -> Worker:
-    """Return a swarm worker in this process, whose loop the test plays."""
-    (task,) = tasks_of({"url": url, "connections": 1, "workers": 1, **spec})
-    return Worker(task, 0, -1, memoryview(bytearray(8 * ROW_WORDS)).cast("Q"), dialect)
+def queued(fd: int) -> int:
+    """Return how many bytes wait on a socket to be read."""
+    size = array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, size)
+    return size[0]
+
+
+class Player:
+    """A swarm worker in this process, whose loop the test plays.
+
+    Args:
+        url: where it dials.
+        spec: more of the swarm's SPEC.
+    """
+
+    def __init__(self, url: str, *, plain: bool = True, **spec: Any) -> None:
+        from wslab.load.swarm.worker import Worker
+
+        (task,) = tasks_of({"url": url, "connections": 1, "workers": 1, **spec})
+        self.row = memoryview(bytearray(8 * ROW_WORDS)).cast("Q")
+        self.worker = Worker(task, 0, -1, self.row, dialect_of(url), plain=plain)
+        self.worker.words[state.WAIT_MS] = self.worker.words[state.TICK_NS] = self.worker.words[state.TICK_AT] = 0
+
+    def turn(self) -> None:
+        """Let the worker do what is due and see to what has come."""
+        while self.worker.step() != state.TICK:
+            pass
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        """Let the worker go on until something has happened."""
+        return until(lambda: self.turn() or condition())
+
+    def adopt(self, fd: int) -> None:
+        """Make a descriptor one of its open connections."""
+        self.worker.epoll.register(fd, select.EPOLLIN)
+        self.worker.states[fd] = state.OPEN
+        self.row[scoreboard.OPEN] += 1
+        top = self.worker.words[_swarm_loop().TOP]
+        self.worker.words[_swarm_loop().TOP] = max(top, fd + 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for fd in np.flatnonzero(self.worker.states).tolist():
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+        self.worker.epoll.close()
+
+
+def _swarm_loop() -> Any:
+    from wslab.load.engine import swarm_loop
+
+    return swarm_loop
 
 
 def accept_of(key: bytes) -> bytes:

@@ -37,7 +37,7 @@ def test_an_answer_is_judged_when_it_is_whole(step: int) -> None:
         assert exchange.refusal == ""
     assert exchange.upgraded
     assert exchange.settled
-    assert exchange.answer == ANSWER
+    assert bytes(exchange.answer) == ANSWER
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_frames_right_behind_the_answer_are_heard_and_answered() -> None:
     reply = exchange.receive(ANSWER + said(9, b"early") + said(2, b"welcome") + said(1, b"half")[:4])
     assert unmasked(reply) == (Opcode.PONG, b"early")
     assert exchange.messages == [b"welcome"]
-    assert exchange.answer == ANSWER
+    assert bytes(exchange.answer) == ANSWER
     assert not exchange.settled
 
 

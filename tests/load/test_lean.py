@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import socket
 import struct
@@ -11,16 +12,18 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from load import rig
 from load.rig import ACCEPT, KEY, REQUEST, Bench, Peer, Program, cpu_ticks, frame, gone, serving, until
 from wslab.load import scoreboard as words
+from wslab.load.engine import server_loop, state
 from wslab.load.scoreboard import Scoreboard
-from wslab.load.servers import gate, shard
+from wslab.load.servers import shard
 from wslab.load.servers.conversation import Conversation
-from wslab.load.servers.lean import REMEMBERED_REQUESTS, LeanShard
 
 SIZES = [0, 1, 125, 126, 127, 16370, 65535, 65536, 1 << 20]
 
@@ -36,27 +39,33 @@ def server() -> Iterator[Program]:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    with Bench(LeanShard) as bench:
+    with Bench() as bench:
         yield bench
 
 
-def in_transition(shard: LeanShard) -> dict[str, int]:
-    """Return how much each container of a shard holds, its counters left out."""
-    sized = {name: value for name, value in vars(shard).items() if isinstance(value, dict | list | set | bytearray)}
-    return {name: len(value) for name, value in sized.items()}
+def in_transition(shard: Any) -> dict[str, int]:
+    """Return how much a shard keeps beside its table of connections."""
+    sized = {name: len(value) for name, value in vars(shard).items() if isinstance(value, dict | list | set)}
+    return {**sized, "kept": shard.kept.size, "leaving": int(shard.words[server_loop.LEAVING_COUNT])}
+
+
+def no_slow_path(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be handed to Python any more."""
+    monkeypatch.setitem(bench.shard.actions, state.BYTES, lambda: pytest.fail("it is not plain"))
 
 
 # The upgrade.
 
 
-def test_the_second_request_of_a_kind_takes_the_fast_path_and_gets_the_right_answer(bench: Bench) -> None:
+def test_the_second_request_of_a_kind_takes_the_fast_path_and_gets_the_right_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench.open()
-    second, fd = bench.connect()
-    bench.shard.converse = None  # No conversation can begin any more.
-    bench.shard.greet(fd, REQUEST.replace(KEY, b"x3JJHMbDL1EzLkh9GBhXDw=="))
+    second, _ = bench.connect()
+    no_slow_path(bench, monkeypatch)
+    bench.say(second, REQUEST.replace(KEY, b"x3JJHMbDL1EzLkh9GBhXDw=="))
     assert second.answer()[1]["Sec-WebSocket-Accept"] == "HSmrc0sMlYUkAGmm5OPpG2HaGWk="
-    assert bench.shard.opened == 2
-    assert in_transition(bench.shard)["greeting"] == 0
+    assert (bench.count(words.OPENED), bench.count(words.PENDING)) == (2, 0)
 
 
 HEAD, TAIL = REQUEST.split(KEY)
@@ -80,37 +89,37 @@ HEAD, TAIL = REQUEST.split(KEY)
 )
 def test_the_fast_path_opens_for_nothing_that_the_library_refuses(bench: Bench, request_: bytes) -> None:
     bench.open()
-    peer, fd = bench.connect()
-    bench.shard.greet(fd, request_)
+    peer, _ = bench.connect()
+    bench.say(peer, request_)
     assert peer.answer()[0] in (400, 405, 426)
-    assert bench.shard.opened == 1
+    assert bench.count(words.OPENED) == 1
 
 
 def test_the_last_part_of_a_request_is_not_remembered_as_a_request(bench: Bench) -> None:
     # The whole is fine, and what the second part lacks stands in the first.
     part = b"GET nonsense\r\nSec-WebSocket-Key: " + KEY + b"\r\nSec-WebSocket-Version: 13\r\n\r\n"
     start = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX: "
-    peer, fd = bench.connect()
-    bench.shard.greet(fd, start)
-    bench.shard.greet(fd, part)
+    peer, _ = bench.connect()
+    bench.say(peer, start)
+    bench.say(peer, part)
     assert peer.answer()[0] == 101
-    other, fd = bench.connect()
-    bench.shard.greet(fd, part)
+    other, _ = bench.connect()
+    bench.say(other, part)
     assert other.answer()[0] == 400
 
 
 def test_a_refused_request_is_refused_again(bench: Bench) -> None:
     for _ in range(2):
-        peer, fd = bench.connect()
-        bench.shard.greet(fd, REQUEST.replace(b"13", b"12"))
+        peer, _ = bench.connect()
+        bench.say(peer, REQUEST.replace(b"13", b"12"))
         assert peer.answer()[0] == 400
 
 
 def test_a_known_request_is_not_taken_out_of_the_one_that_it_is_a_part_of(bench: Bench) -> None:
     bench.open()
-    peer, fd = bench.connect()
-    bench.shard.greet(fd, b"POST / HTTP/1.1\r\nX: ")
-    bench.shard.greet(fd, REQUEST)
+    peer, _ = bench.connect()
+    bench.say(peer, b"POST / HTTP/1.1\r\nX: ")
+    bench.say(peer, REQUEST)
     assert peer.answer()[0] == 405
 
 
@@ -118,29 +127,29 @@ def test_a_key_in_another_place_is_judged_anew(bench: Bench) -> None:
     bench.open()
     line = b"Sec-WebSocket-Key: " + KEY + b"\r\n"
     moved = REQUEST.replace(line, b"")[:-2] + line + b"\r\n"
-    peer, fd = bench.connect()
-    bench.shard.greet(fd, moved)
+    peer, _ = bench.connect()
+    bench.say(peer, moved)
     assert peer.answer()[1]["Sec-WebSocket-Accept"] == ACCEPT.decode()
-    spelled, fd = bench.connect()
-    bench.shard.greet(fd, REQUEST.replace(b"Sec-WebSocket-Key", b"SEC-WEBSOCKET-KEY"))
+    spelled, _ = bench.connect()
+    bench.say(spelled, REQUEST.replace(b"Sec-WebSocket-Key", b"SEC-WEBSOCKET-KEY"))
     assert spelled.answer()[1]["Sec-WebSocket-Accept"] == ACCEPT.decode()
 
 
 def test_frames_behind_a_remembered_request_are_echoed_and_not_taken_for_a_part_of_it(bench: Bench) -> None:
     for _ in range(2):
-        peer, fd = bench.connect()
-        bench.shard.greet(fd, REQUEST + frame(1, b"early"))
+        peer, _ = bench.connect()
+        bench.say(peer, REQUEST + frame(1, b"early"))
         assert peer.answer()[0] == 101
         assert peer.frame() == (0x81, b"early")
         assert bench.shard.conversations == {}
 
 
 def test_clients_that_vary_their_requests_are_not_remembered_without_bound(bench: Bench) -> None:
-    for number in range(REMEMBERED_REQUESTS + 5):
-        peer, fd = bench.connect()
-        bench.shard.greet(fd, REQUEST.replace(b"GET /", b"GET /%d" % number))
+    for number in range(server_loop.KNOWN_REQUESTS + 5):
+        peer, _ = bench.connect()
+        bench.say(peer, REQUEST.replace(b"GET /", b"GET /%d" % number))
         assert peer.answer()[0] == 101
-    assert len(bench.shard.requests) <= REMEMBERED_REQUESTS
+    assert bench.shard.words[server_loop.KNOWN] <= server_loop.KNOWN_REQUESTS
 
 
 @pytest.mark.parametrize(
@@ -195,26 +204,28 @@ def test_a_message_comes_back_as_it_was(server: Program, opcode: int, size: int)
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 200, 300])
 @pytest.mark.parametrize("opcode", [1, 2])
-def test_the_fast_path_agrees_with_the_library(bench: Bench, opcode: int, size: int) -> None:
+def test_the_fast_path_agrees_with_the_library(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, opcode: int, size: int
+) -> None:
     data = frame(opcode, "é".encode() * (size // 2) + b"a" * (size % 2))
-    peer, fd = bench.open()
-    bench.shard.converse = None
-    bench.shard.talk(fd, data)
+    peer, _ = bench.open()
+    no_slow_path(bench, monkeypatch)
+    bench.say(peer, data)
     expected = Conversation(greeting=False).receive(data)
     assert peer.take(len(expected)) == expected
-    assert bench.shard.messages == 1
+    assert bench.count(words.RECEIVED) == bench.count(words.SENT) == 1
 
 
 @pytest.mark.parametrize("size", [0, 5, 125, 126, 300])
 def test_a_frame_cut_in_two_anywhere_is_echoed_once_and_leaves_no_state(bench: Bench, size: int) -> None:
     data = frame(1, b"a" * size)
-    peer, fd = bench.open()
+    peer, _ = bench.open()
     for cut in range(1, len(data)):
-        bench.shard.talk(fd, data[:cut])
-        bench.shard.talk(fd, data[cut:])
+        bench.say(peer, data[:cut])
+        bench.say(peer, data[cut:])
         assert peer.frame() == (0x81, b"a" * size)
         assert bench.shard.conversations == {}
-    assert bench.shard.messages == len(data) - 1
+    assert bench.count(words.RECEIVED) == len(data) - 1
 
 
 def test_several_frames_in_one_segment_are_answered_in_order(server: Program) -> None:
@@ -226,9 +237,9 @@ def test_several_frames_in_one_segment_are_answered_in_order(server: Program) ->
 
 
 def test_a_whole_frame_inside_a_fragmented_message_is_not_echoed_past_it(bench: Bench) -> None:
-    peer, fd = bench.open()
-    bench.shard.talk(fd, frame(1, b"begin", fin=False))
-    bench.shard.talk(fd, frame(1, b"another"))
+    peer, _ = bench.open()
+    bench.say(peer, frame(1, b"begin", fin=False))
+    bench.say(peer, frame(1, b"another"))
     assert peer.frame()[1][:2] == struct.pack("!H", 1002)
 
 
@@ -264,43 +275,44 @@ def test_a_close_is_answered_and_followed_by_the_end(server: Program, payload: b
 
 
 def test_the_end_follows_the_last_word_at_once_while_the_server_still_listens(bench: Bench) -> None:
-    peer, fd = bench.open()
-    bench.shard.talk(fd, frame(8, b"\x03\xe8"))
+    peer, _ = bench.open()
+    bench.say(peer, frame(8, b"\x03\xe8"))
     assert peer.rest() == frame(8, b"\x03\xe8", masked=False)
-    assert (bench.shard.held, list(bench.shard.leaving)) == (1, [fd])
-    bench.shard.close(fd)
-    assert (bench.shard.held, bench.shard.leaving, bench.shard.closed) == (0, {}, 1)
+    held = bench.shard.words[server_loop.HELD]
+    assert (held, in_transition(bench.shard)["leaving"], bench.count(words.CLOSED)) == (1, 1, 1)
+    peer.socket.close()
+    until(lambda: bench.turn() or bench.shard.words[server_loop.HELD] == 0)
+    assert (in_transition(bench.shard)["leaving"], bench.count(words.CLOSED)) == (0, 1)
 
 
 def test_a_client_that_was_told_to_leave_and_stays_is_closed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard, "LEAVING_SECONDS", 0.05)
-    monkeypatch.setattr(shard, "TICK_SECONDS", 0.05)
     peer, _ = bench.open()
     with bench.running() as running:
         peer.send(frame(8, b"\x03\xe8"))
         assert peer.rest() == frame(8, b"\x03\xe8", masked=False)
-        until(lambda: running.held == 0)
-        assert (running.closed, running.failed) == (1, 0)
-        assert not any(in_transition(running)[name] for name in ("greeting", "leaving", "unsent", "conversations"))
+        until(lambda: running.words[server_loop.HELD] == 0)
+        assert (bench.count(words.CLOSED), bench.count(words.FAILED), bench.count(words.PENDING)) == (1, 0, 0)
+        assert not any(in_transition(running)[name] for name in ("leaving", "kept", "conversations"))
 
 
 def test_a_slow_reader_of_the_last_words_gets_them_whole(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard, "LEAVING_SECONDS", 20.0)
-    peer, fd = bench.open()
+    peer, _ = bench.open()
     message = b"m" * 60000
     count = 0
-    while fd not in bench.shard.unsent:
-        bench.shard.talk(fd, frame(2, message))
+    while not bench.shard.kept.size:
+        bench.say(peer, frame(2, message))
         count += 1
-    bench.shard.talk(fd, frame(8, b"\x03\xe8"))
+    peer.send(frame(8, b"\x03\xe8"))
     with bench.running() as running:
         for _ in range(count):
             assert peer.frame() == (0x82, message)
         assert peer.frame() == (0x88, b"\x03\xe8")
         assert peer.rest() == b""
-        assert running.held == 1
+        assert running.words[server_loop.HELD] == 1
         peer.socket.close()
-        until(lambda: running.held == 0)
+        until(lambda: running.words[server_loop.HELD] == 0)
 
 
 # What a connection costs while nothing happens on it.
@@ -318,19 +330,19 @@ def test_an_idle_connection_leaves_no_state_behind(bench: Bench) -> None:
                 peers[-1].send(REQUEST[:40])
                 until(lambda: running.conversations)
                 peers[-1].send(REQUEST[40:] + frame(9) + frame(1, b"a", fin=False))
-                until(lambda: len(running.greeting) == 0)
+                until(lambda: bench.count(words.PENDING) == 0)
                 peers[-1].send(frame(0, b"b"))
             else:
                 peers[-1].send(REQUEST)
-        until(lambda: running.opened == 61 and not running.conversations)
+        until(lambda: bench.count(words.OPENED) == 61 and not running.conversations)
         assert in_transition(running) == before
-        assert running.held == 61
+        assert running.words[server_loop.HELD] == 61
         bench.peers += peers
         for peer in peers:
             peer.socket.close()
-        until(lambda: running.held == 1)
+        until(lambda: running.words[server_loop.HELD] == 1)
         assert in_transition(running) == before
-        assert running.closed == 60
+        assert bench.count(words.CLOSED) == 60
 
 
 def test_a_client_that_sends_and_never_reads_is_not_read_from_and_loses_nothing_later(server: Program) -> None:
@@ -395,51 +407,40 @@ def test_a_shard_without_descriptors_stops_accepting_before_it_fails_and_does_no
     os.close(board.fd)
 
 
-class NoWatchesLeft:
-    """An epoll that has no room for more descriptors."""
-
-    def __init__(self, epoll: object) -> None:
-        self.epoll = epoll
-
-    def register(self, fd: int, mask: int) -> None:
-        raise OSError(errno.ENOSPC, "no epoll watch left")
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.epoll, name)
-
-
 def test_a_shard_without_epoll_watches_turns_connections_away_and_lives(bench: Bench) -> None:
-    epoll = bench.shard.epoll
+    # An epoll that is no epoll refuses every descriptor, as one does when this user's watches are used up.
+    epoll = bench.shard.words[state.EPOLL]
     with Peer(bench.listener.getsockname()) as peer:
-        bench.shard.epoll = NoWatchesLeft(epoll)
-        until(lambda: bench.shard.accept() or bench.shard.failed)
+        until(lambda: select.select([bench.listener], [], [], 0)[0])
+        events = bench.shard.epoll.poll(0)
+        assert [fd for fd, _ in events] == [bench.listener.fileno()]
+        bench.shard.events[[0, server_loop.EVENT_FD]] = select.EPOLLIN, bench.listener.fileno()
+        bench.shard.words[state.NEXT], bench.shard.words[state.EVENTS] = 0, 1
+        bench.shard.words[state.EPOLL] = bench.listener.fileno()
+        assert bench.shard.step() == state.ACCEPT_FAILED
+        bench.shard.words[state.EPOLL] = epoll
         assert peer.rest() == b""
-        assert (bench.shard.held, bench.shard.accepting) == (0, False)
-        # It was not its own limit that it met: the errno on the board tells which.
-        assert (bench.row[words.AT_LIMIT], bench.row[words.FAILURES + errno.ENOSPC]) == (0, 1)
-        bench.shard.resume()
-        assert not bench.shard.accepting
-    bench.shard.epoll = epoll
-    bench.shard.tick(time.monotonic())
-    assert bench.shard.accepting
+    shard = bench.shard
+    assert (shard.words[server_loop.HELD], shard.words[server_loop.ACCEPTING]) == (0, 0)
+    # It was not its own limit that it met: the errno on the scoreboard tells which.
+    assert (bench.count(words.AT_LIMIT), bench.count(words.FAILURES + errno.EINVAL), bench.count(words.FAILED)) == (
+        *(0, 1, 1),
+    )
+    assert bench.count(words.FIRST_FAILURES + errno.EINVAL) > 0
+    bench.open()
 
 
-@pytest.mark.parametrize("error", sorted(gate.OUT_OF_DESCRIPTORS))
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 def test_a_failing_accept_is_not_tried_again_at_once(bench: Bench, error: int) -> None:
-    class Failing:
-        fileno = bench.listener.fileno
-        calls = 0
-
-        def _accept(self) -> None:
-            self.calls += 1
-            raise OSError(error, os.strerror(error))
-
-    bench.shard.listener = failing = Failing()
-    bench.shard.accept()
-    assert (failing.calls, bench.shard.accepting) == (1, False)
+    shard = bench.shard
+    event = np.zeros(4, np.int32)
+    reason = server_loop.accept_failed(error, shard.words, shard.shared[1], event, shard.door.words)
+    if reason >= 0:
+        shard.actions[reason]()
+    assert shard.words[server_loop.ACCEPTING] == 0
     # A shard that is full before its limit is full, and accuses nobody else.
     full = error == errno.EMFILE
-    assert (bench.row[words.AT_LIMIT], bench.row[words.FAILURES + error]) == ((1, 0) if full else (0, 1))
+    assert (bench.count(words.AT_LIMIT), bench.count(words.FAILURES + error)) == ((1, 0) if full else (0, 1))
 
 
 # Processes.

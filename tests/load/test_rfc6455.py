@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from load.rig import ACCEPT, KEY, frame
-from wslab.load.rfc6455 import accept_value, frame_ends
+from wslab.load.engine import wire
+from wslab.load.rfc6455 import frame_ends
 
 LIMIT = 1 << 20
 
@@ -55,4 +57,6 @@ def test_a_server_that_masks_is_condemned() -> None:
 
 
 def test_the_accept_value_is_the_one_of_the_rfcs_own_example() -> None:
-    assert accept_value(KEY) == ACCEPT
+    out, scratch = np.zeros(30, np.uint8), np.zeros(80, np.uint32)
+    wire.accept_value(np.frombuffer(b"xx" + KEY, np.uint8), 2, out, 1, scratch)
+    assert bytes(out) == b"\0" + ACCEPT + b"\0"

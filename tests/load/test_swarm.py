@@ -14,17 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from load import rig
-from load.rig import Program, a_worker, frame, gone, heard, percentile, scripted, serving, until, upgraded
+from load.rig import Player, Program, frame, gone, heard, percentile, scripted, serving, until, upgraded
+from wslab.core.histogram import BUCKETS
 from wslab.load import scoreboard as words
+from wslab.load.engine import state, swarm_loop
 from wslab.load.scoreboard import Scoreboard
-from wslab.load.swarm.dialects import dialect_of
-from wslab.load.swarm.dialler import FAILURES_IN_A_ROW
-from wslab.load.swarm.worker import Worker
+from wslab.load.swarm.worker import FAILURES_IN_A_ROW
 
 
 class Swarm(Program):
@@ -113,9 +114,11 @@ def test_all_connections_are_opened_and_proved(kind: str) -> None:
 
 
 def test_each_verification_proves_every_connection_anew() -> None:
+    messages: list[bytes] = []
+
     def reply(payload: bytes) -> bytes:
-        second = payload[2:3] in b"3456789"
-        if second:
+        messages.append(payload)
+        if len(messages) > 2:
             answered.wait(rig.DEADLINE_SECONDS)
         return frame(2, payload, masked=False)
 
@@ -412,16 +415,20 @@ def test_the_echo_of_an_earlier_message_on_the_connection_is_unasked_while_anoth
 
 
 def test_the_echo_of_another_connection_is_wrong_and_not_unasked() -> None:
-    with scripted(lambda peer: None) as url:
-        worker = a_worker(url, dialect_of(url))
-        first, second = worker.payload(1, 7), worker.payload(2, 8)
-        worker.sent = 2
-        worker.waiting[8] = (0.0, 0.0, b"", second)
-        worker.judge_message(8, first)
-        assert (worker.messages_failed, worker.messages_unasked) == (1, 0)
-        worker.judge_message(8, first)
-        assert (worker.messages_failed, worker.messages_unasked) == (1, 1)
-        worker.epoll.close()
+    pairs = [socket.socketpair() for _ in range(2)]
+    with Player("tcp://127.0.0.1:9") as player:
+        first, second = (mine.detach() for mine, _ in pairs)
+        player.adopt(first)
+        player.adopt(second)
+        player.worker.start_verifying(1)
+        player.turn()
+        message = player.worker.payload(first, int(player.worker.table[first]["serial"]))
+        player.worker.judge_message(second, message)
+        assert (player.row[words.MESSAGES_FAILED], player.row[words.MESSAGES_UNASKED]) == (1, 0)
+        player.worker.judge_message(second, message)
+        assert (player.row[words.MESSAGES_FAILED], player.row[words.MESSAGES_UNASKED]) == (1, 1)
+    for _, theirs in pairs:
+        theirs.close()
 
 
 def test_a_greeting_is_unasked_and_counts_for_no_echo() -> None:
@@ -520,89 +527,128 @@ def test_a_stall_of_the_server_shows_in_every_message_that_was_due_meanwhile() -
 
 
 def test_messages_go_on_at_the_rate_of_those_that_are_left_when_connections_are_lost() -> None:
-    worker = playing(message_rate=10.0)
-    talked: list[float] = []
-    worker.say = lambda fd, at, now: talked.append(at)
-    worker.open, worker.state[5], worker.state[6] = 2, 1, 1
-    worker.start_talking(100.0)
-    for tick in range(100):
-        worker.talk_as_scheduled(100.0 + tick / 100)
-    worker.open = 1
-    for tick in range(100, 200):
-        worker.talk_as_scheduled(100.0 + tick / 100)
-    assert [sum(begin <= at < begin + 1 for at in talked) for begin in (99.99, 100.99)] == [20, 10]
-    worker.epoll.close()
+    pairs = [socket.socketpair() for _ in range(2)]
+    with Player("tcp://127.0.0.1:9", message_rate=100.0) as player:
+        for mine, _ in pairs:
+            player.adopt(mine.detach())
+        player.worker.start_talking()
+        sent = []
+        for _ in range(2):
+            start, before = time.monotonic(), player.row[words.SENT]
+            while time.monotonic() - start < 0.3:
+                player.turn()
+                for _, theirs in pairs:
+                    theirs.setblocking(False)
+                    try:
+                        theirs.sendall(theirs.recv(4096))
+                    except OSError:
+                        pass
+            sent.append((player.row[words.SENT] - before) / (time.monotonic() - start))
+            if len(sent) == 1:
+                player.worker.lost(int(np.flatnonzero(player.worker.states)[0]), errno.ECONNRESET)
+        assert sent[0] == pytest.approx(200, rel=0.1)
+        assert sent[1] == pytest.approx(100, rel=0.1)
+    for _, theirs in pairs:
+        theirs.close()
 
 
-def playing(url: str = "", **spec: Any) -> Worker:
-    """Return a worker whose loop the test plays; by default it dials a port where nobody listens."""
-    url = url or no_server()
-    return a_worker(url, dialect_of(url), **spec)
+def test_a_message_that_is_due_while_the_last_is_unanswered_waits_and_its_latency_counts_from_when_it_was_due() -> None:
+    mine, theirs = socket.socketpair()
+    with Player("tcp://127.0.0.1:9", message_rate=20.0) as player:
+        player.adopt(mine.detach())
+        player.worker.start_talking()
+        began = time.monotonic()
+        player.until(lambda: time.monotonic() - began > 0.42)  # Eight or nine are due by then.
+        assert player.row[words.SENT] == 1
+        assert player.row[words.MESSAGES_FAILED] == 0
+        owed = int(player.worker.table["owed"].sum())
+        assert owed in (7, 8, 9)
+        player.worker.reals[swarm_loop.NEXT_AT] += 1e12  # No more become due.
+        for _ in range(owed + 1):
+            message = b""
+            while len(message) < player.worker.task.message_bytes:
+                message += theirs.recv(4096)
+            theirs.sendall(message)
+            received = player.row[words.RECEIVED]
+            player.until(lambda before=received: player.row[words.RECEIVED] > before)
+        assert player.row[words.SENT] == player.row[words.RECEIVED]
+        assert player.worker.row[words.MESSAGES_FAILED] == 0
+        counts = player.row[words.ROUNDTRIP : words.ROUNDTRIP + BUCKETS].tolist()
+        # They were due 50 ms apart and answered at the same moment: half of them had waited for 0.2 s or more.
+        assert percentile(counts, 0.5) == pytest.approx(0.22, abs=0.06)
+        assert percentile(counts, 1.0) > 0.4
+    theirs.close()
 
 
 def test_a_worker_that_is_late_blames_nobody_else_for_it() -> None:
     # Due ten seconds ago and dialled now: the server still has all of its time.
-    with serving() as server:
-        worker = playing(server.url, ramp_rate=1.0, handshake_timeout_seconds=1.0)
-        now = time.monotonic()
-        worker.dialling, worker.began = True, now - 10
-        worker.dial_what_is_due(now)
-        worker.give_up(now + 0.9)
-        assert (len(worker.upgrading), worker.failed) == (1, 0)
-        assert worker.row[words.LAG_US] > 9_000_000
-        (fd,) = worker.upgrading
-        until(lambda: worker.epoll.poll(0))
-        worker.answered(fd, os.read(fd, 4096))
-        assert percentile(worker.row[words.HANDSHAKE : words.ROUNDTRIP].tolist(), 1.0) == pytest.approx(10, rel=0.03)
-        worker.say(fd, now - 30, time.monotonic())
-        worker.give_up(time.monotonic())
-        assert (len(worker.waiting), worker.messages_failed) == (1, 0)
-        os.close(fd)
-        worker.epoll.close()
+    with serving() as server, Player(server.url, ramp_rate=1.0, handshake_timeout_seconds=1.0) as player:
+        worker, row = player.worker, player.row
+        worker.words[swarm_loop.DIALLING] = 1
+        worker.words[swarm_loop.BEGAN] = time.monotonic_ns() - 10 * 10**9
+        player.until(lambda: row[words.OPEN] == 1)
+        assert row[words.FAILED] == 0
+        assert row[words.LAG_US] > 9_000_000
+        handshakes = row[words.HANDSHAKE : words.HANDSHAKE + BUCKETS].tolist()
+        assert percentile(handshakes, 1.0) == pytest.approx(10, rel=0.03)
+        (fd,) = np.flatnonzero(worker.states)
+        worker.words[state.PLAIN] = 1
+        worker.table[fd]["owed"], worker.table[fd]["owed_at"] = 1, time.monotonic_ns() - 30 * 10**9
+        worker.reals[swarm_loop.MESSAGE_RATE] = 1.0
+        worker.act(swarm_loop.next_message(True, fd, worker.words, worker.reals, *worker.shared[1:], worker.frame))
+        worker.words[swarm_loop.CHECK_AT] = 0
+        player.until(lambda: row[words.RECEIVED] == 1)
+        assert row[words.MESSAGES_FAILED] == 0
 
 
 def test_the_first_connection_of_a_worker_waits_for_its_turn() -> None:
-    worker = playing(ramp_rate=2.0)
-    worker.task.start_after, worker.dialling, worker.began = 1.0, True, 100.0
-    worker.dial_what_is_due(100.9)
-    assert worker.dialled == 0
-    worker.dial_what_is_due(101.0)
-    assert worker.dialled == 1
-    worker.epoll.close()
+    with serving() as server, Player(server.url, ramp_rate=2.0) as player:
+        worker = player.worker
+        worker.reals[swarm_loop.START_AFTER] = 1.0
+        worker.words[swarm_loop.DIALLING], worker.words[swarm_loop.BEGAN] = 1, time.monotonic_ns() - 9 * 10**8
+        player.turn()
+        assert worker.words[swarm_loop.DIALLED] == 0
+        worker.words[swarm_loop.BEGAN] -= 10**8
+        player.turn()
+        assert worker.words[swarm_loop.DIALLED] == 1
 
 
 def test_an_echo_that_comes_after_it_was_given_up_is_not_taken_for_a_wrong_one() -> None:
-    worker = playing(url="tcp://127.0.0.1:9")
     mine, theirs = socket.socketpair()
-    fd = mine.fileno()
-    worker.epoll.register(fd, 1)
-    worker.open, worker.state[fd], worker.verifying = 1, 1, True
-    worker.say(fd, 0.0, 0.0)
-    first = theirs.recv(100)
-    worker.give_up_echoes(100.0)
-    worker.say(fd, 100.0, 100.0)
-    second = theirs.recv(100)
-    assert worker.messages_failed == 1
-    worker.heard(fd, first + second)
-    assert (worker.received, worker.messages_failed, worker.verified) == (1, 1, 1)
-    assert (worker.waiting, worker.late, worker.exchanges) == ({}, {}, {})
-    for end in (mine, theirs, worker.epoll):
-        end.close()
+    with Player("tcp://127.0.0.1:9") as player:
+        worker, row = player.worker, player.row
+        fd = mine.detach()
+        player.adopt(fd)
+        worker.start_verifying(1)
+        player.turn()
+        first = theirs.recv(100)
+        theirs.sendall(first[:5])  # A part of it was taken already when it is given up.
+        player.until(lambda: worker.table[fd]["got"] == 5)
+        worker.words[swarm_loop.ECHO_TIMEOUT_NS] = worker.words[swarm_loop.CHECK_AT] = 0
+        player.until(lambda: row[words.MESSAGES_FAILED] == 1)
+        worker.words[swarm_loop.ECHO_TIMEOUT_NS] = 10**12
+        worker.start_verifying(1)
+        player.turn()
+        second = theirs.recv(100)
+        assert second != first
+        theirs.sendall(first[5:] + second)
+        player.until(lambda: row[words.RECEIVED] == 1)
+        assert (row[words.MESSAGES_FAILED], row[words.MESSAGES_UNASKED], row[words.VERIFIED]) == (1, 0, 1)
+        assert (worker.words[swarm_loop.DUE], worker.late, worker.exchanges) == (0, {}, {})
+    theirs.close()
 
 
 def test_a_worker_without_epoll_watches_counts_them() -> None:
-    with serving() as server:
-        worker = playing(server.url)
-
-        class Full:
-            def register(self, fd: int, mask: int) -> None:
-                raise OSError(errno.ENOSPC, "no epoll watch left")
-
-        worker.epoll.close()
-        worker.epoll = Full()
-        worker.dial(0.0, 0.0)
-        assert worker.row[words.FAILURES + errno.ENOSPC] == worker.failed == 1
-        assert (worker.connecting, worker.upgrading) == ({}, {})
+    # An epoll that is no epoll refuses every descriptor, as one does when this user's watches are used up.
+    with serving() as server, Player(server.url) as player:
+        worker = player.worker
+        with socket.socket() as no_epoll:
+            worker.words[state.EPOLL] = no_epoll.fileno()
+            worker.words[swarm_loop.DIALLING] = 1
+            assert worker.step() == state.DIAL_FAILED
+            worker.words[state.EPOLL] = worker.epoll.fileno()
+        assert player.row[words.FAILURES + errno.EINVAL] == player.row[words.FAILED] == 1
+        assert (player.row[words.PENDING], np.flatnonzero(worker.states).tolist()) == (0, [])
 
 
 # Commands, and the end.
@@ -622,20 +668,20 @@ def test_a_halt_ends_the_ramp_and_keeps_what_is_open() -> None:
 
 
 def test_the_echo_of_a_message_from_the_hold_phase_is_proof_enough() -> None:
-    worker = playing("tcp://127.0.0.1:9", message_rate=1.0)
     mine, theirs = socket.socketpair()
-    fd = mine.fileno()
-    worker.open, worker.state[fd] = 1, 1
-    worker.say(fd, time.monotonic(), time.monotonic())
-    worker.start_verifying(1)
-    worker.verify_more(time.monotonic())
-    echo = theirs.recv(1000)
-    assert len(echo) == worker.task.message_bytes  # No second message, whose echo would be confused with it.
-    worker.heard(fd, echo)
-    worker.verify_more(time.monotonic())
-    assert (worker.verified, worker.sent, worker.messages_failed, worker.verifying) == (1, 1, 0, False)
-    for end in (mine, theirs, worker.epoll):
-        end.close()
+    with Player("tcp://127.0.0.1:9", message_rate=100.0) as player:
+        worker, row = player.worker, player.row
+        player.adopt(mine.detach())
+        worker.start_talking()
+        player.until(lambda: row[words.SENT] == 1)
+        worker.start_verifying(1)
+        player.turn()
+        echo = theirs.recv(1000)
+        assert len(echo) == worker.task.message_bytes  # No second message, whose echo would be confused with it.
+        theirs.sendall(echo)
+        player.until(lambda: not worker.words[swarm_loop.VERIFYING])
+        assert (row[words.VERIFIED], row[words.SENT], row[words.MESSAGES_FAILED]) == (1, 1, 0)
+    theirs.close()
 
 
 def test_a_drain_resets_all_connections_and_leaves_no_time_wait() -> None:
@@ -707,7 +753,8 @@ def test_a_worker_that_waits_costs_no_cpu() -> None:
         assert [rig.cpu_ticks(pid) for pid in swarm.pids] == pytest.approx(ticks, abs=1)
 
 
-def test_a_floor_worker_carries_no_library_it_does_not_need() -> None:
+def test_the_floor_carries_no_library_it_does_not_need() -> None:
     with serving("tcp_floor") as server, swarming(server.url, 1) as swarm:
         swarm.run("ramp")
-        assert "libcrypto" not in Path(f"/proc/{swarm.pids[1]}/maps").read_text()
+        for pid in (server.pids[1], swarm.pids[1]):
+            assert "websockets" not in Path(f"/proc/{pid}/maps").read_text()

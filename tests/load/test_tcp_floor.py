@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from load.rig import Bench, Peer, serving, until
-from wslab.load.servers.tcp_floor import FloorShard
+from wslab.load import scoreboard as words
+from wslab.load.engine import server_loop
 
 
 def test_the_first_byte_comes_back_and_so_does_all_that_follows() -> None:
@@ -21,19 +22,20 @@ def test_the_first_byte_comes_back_and_so_does_all_that_follows() -> None:
 
 @pytest.mark.parametrize(("data", "messages"), [(b"\x01", 0), (b"\x01hello", 1)])
 def test_the_first_byte_opens_and_what_came_with_it_is_a_message(data: bytes, messages: int) -> None:
-    with Bench(FloorShard) as bench:
-        peer, fd = bench.connect()
-        bench.shard.greet(fd, data)
+    with Bench(websocket=False) as bench:
+        peer, _ = bench.connect()
+        bench.say(peer, data)
         assert peer.take(len(data)) == data
-        assert (bench.shard.opened, bench.shard.messages, bench.shard.greeting) == (1, messages, {})
+        assert (bench.count(words.OPENED), bench.count(words.RECEIVED), bench.count(words.PENDING)) == (1, messages, 0)
 
 
 def test_who_resets_the_connection_while_being_greeted_harms_nobody() -> None:
-    with Bench(FloorShard) as bench:
+    with Bench(websocket=False) as bench:
         peer, fd = bench.connect()
         bench.shard.half_close(fd)  # Writing to it fails from now on.
-        bench.shard.greet(fd, b"\x01hello")
-        assert (bench.shard.held, bench.shard.opened, bench.shard.closed) == (0, 1, 1)
+        bench.say(peer, b"\x01hello")
+        assert bench.shard.words[server_loop.HELD] == 0
+        assert (bench.count(words.OPENED), bench.count(words.CLOSED)) == (1, 1)
         assert peer.rest() == b""
 
 
@@ -43,16 +45,16 @@ def test_who_says_nothing_is_closed_in_time() -> None:
 
 
 def test_echoes_that_nobody_reads_are_kept_and_bound_what_is_read() -> None:
-    with Bench(FloorShard) as bench:
+    with Bench(websocket=False) as bench:
         peer, fd = bench.connect()
-        bench.shard.greet(fd, b"\x01")
+        bench.say(peer, b"\x01")
         sent = 1
-        while fd not in bench.shard.unsent:
-            bench.shard.talk(fd, b"x" * 16384)
+        while not bench.shard.kept.size:
+            bench.say(peer, b"x" * 16384)
             sent += 16384
-        assert len(bench.shard.unsent[fd]) <= 16384
+        assert bench.shard.kept.of(fd) <= 16384
         with bench.running() as running:
             assert len(peer.take(sent)) == sent
-            until(lambda: not running.unsent)
+            until(lambda: not running.kept.size)
             peer.send(b"more")
             assert peer.take(4) == b"more"

@@ -173,7 +173,7 @@ def test_a_cpu_quota_is_one_text_in_version_2(tmp_path: Path) -> None:
 
 
 def test_a_controller_that_is_not_handed_down_is_named_with_the_command_that_does_it(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError, match=r"memory controller is not handed down by .* echo \+memory \| sudo tee"):
+    with pytest.raises(PermissionError, match=r"memory controller is not enabled in .* echo \+memory \| sudo tee"):
         groups_for(BOUND, "wslab-1", version_2(tmp_path, "pids"))
 
 

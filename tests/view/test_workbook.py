@@ -301,7 +301,7 @@ def test_a_sweep_refuses_bad_input_before_the_first_stage(
         (1, 0, "the notebook's kernel ended with exit status 1"),
         (-15, 3, "the notebook's kernel was killed by signal 15 (SIGTERM)"),
         (-9, 2, "when memory ran out: oom_kill in /proc/vmstat rose by 2 meanwhile"),
-        (-9, 0, "it was not for want of memory"),
+        (-9, 0, "so memory had not run out"),
     ],
 )
 def test_what_ended_a_kernel_is_said_with_its_evidence(returncode: int | None, oom_kills: int, said: str) -> None:

@@ -58,9 +58,9 @@ def inside(ports: str = "", somaxconn: int = 0, sysctls: dict[str, int] | None =
     return Enclosure(netns=True, sysctls=own, **bounds)
 
 
-def tracking(most: int, rules: str = STATEFUL, somaxconn: int = 0) -> Enclosure:
+def tracking(most: int, rules: str = STATEFUL, somaxconn: int = 0, ports: str = "") -> Enclosure:
     """Return a namespace that tracks connections while `nf_conntrack_max` is `most`."""
-    return inside(somaxconn=somaxconn, nft=rules, global_sysctls={CONNTRACK_MAX: most})
+    return inside(ports=ports, somaxconn=somaxconn, nft=rules, global_sysctls={CONNTRACK_MAX: most})
 
 
 def half_open(most: int) -> Enclosure:
@@ -269,6 +269,41 @@ CAPACITY_BREAKS: tuple[Break, ...] = (
         tolerance=COUNTED,
         then="ephemeral_ports",
         changes_first={"server_shards": 2},
+    ),
+    Break(
+        name="conntrack_before_ports",
+        limit="conntrack",
+        side="kernel",
+        title="a table of 3,000 entries, and 4,000 ports",
+        # Attempts that the full table has stopped hold their ports until they time out, so that ports run out as well.
+        broken=Trial(
+            parameters=load(6000, source_addresses=1),
+            enclosure=tracking(3000, ports="32768 36767"),
+            specs=impatient(),
+        ),
+        remedy="a rule that does not track, then a second source address",
+        changes={"enclosure": tracking(3000, UNTRACKED, ports="32768 36767"), "source_addresses": 2},
+        unit="connections",
+        tolerance=COUNTED,
+        then="ephemeral_ports",
+        changes_first={"enclosure": tracking(3000, UNTRACKED, ports="32768 36767")},
+    ),
+    Break(
+        name="ports_before_conntrack",
+        limit="ephemeral_ports",
+        side="swarm",
+        title="3,000 ports, and a table of 4,000 entries",
+        broken=Trial(
+            parameters=load(6000, source_addresses=1),
+            enclosure=tracking(4000, ports="32768 35767"),
+            specs=impatient(),
+        ),
+        remedy="more source addresses, then a rule that does not track",
+        changes={"enclosure": tracking(4000, UNTRACKED, ports="32768 35767"), "source_addresses": 3},
+        unit="connections",
+        tolerance=COUNTED,
+        then="conntrack",
+        changes_first={"source_addresses": 3},
     ),
 )
 

@@ -1,8 +1,8 @@
 """What follows from the table of limits on one host: ceilings in order, whether a stage fits, and what lifts a limit.
 
 1. `ceilings` answers "what breaks first here"; `fits` says it in one sentence for one stage.
-2. `settings_for`, `remedy`, `relaxed` and the commands of a ceiling all ask the same lifts of the same row, with the
-   same need, so that preflight, a finding, `wslab tune` and a second run never give different numbers.
+2. `settings_for`, `remedy`, `relaxed` and the commands of a ceiling use the same lifts of the same row with the same
+   need, so preflight, findings, `wslab tune` and a second run never give different numbers.
 3. `walls` compares a run with a plain set-up of one server process, one client process and one source address, on its
    own machine and on a stock one: a fresh Linux of 16 GiB. There the port range, the conntrack table and fs.nr_open are
    the kernel's own defaults, epoll watches are its default for that memory, and the fd limit of a process is raised as
@@ -27,14 +27,14 @@ from wslab.core.plan import (
 from wslab.core.quantities import about_count, counted, format_bytes, format_count
 from wslab.core.settings import CGROUP, NEEDED, PARAMETER, RLIMIT, SYSCTL, Lift, Need, Setting, command_of
 
-# How a sentence calls a limit whose name does not read like words.
+# Words for limits whose names do not read well in a sentence.
 WORDS = {
     "memory_machine": "memory",
     "memory_reserve": "memory above the reserve",
     "memory_cgroup": "memory of the control group",
     "file_max": "fs.file-max",
 }
-# What a parameter says that leaves it to the plan, and the parameters of the layout that can be left to it.
+# The value that leaves a parameter to the plan, and the layout parameters that take it, each with its side.
 AUTO = "auto"
 LAYOUT: Mapping[str, str] = {"server_shards": "server", "swarm_workers": "swarm", "source_addresses": "swarm"}
 # The order in which settings must be written: no fd limit can be set above fs.nr_open, which is a sysctl.
@@ -53,11 +53,11 @@ class Ceiling:
         reads: where its value was read.
         value: the value as read; None when it is not there.
         ceiling_connections: connections at which it ends; None when it has no number in connections.
-        binding: whether it counts here; if not, `note` says why.
+        binding: whether it binds here; if not, `note` says why.
         note: what to know about it on this host, may be empty.
         lift: what lifts it.
         needs_root: whether that takes root.
-        commands: what to type for it.
+        commands: the commands that lift it.
     """
 
     limit: str
@@ -115,8 +115,8 @@ def fits(host: Host, plan: Plan) -> Fit:
 def settings_for(need: Need) -> list[Setting]:
     """Return the settings that have to change for a planned stage, in the order in which they must be written.
 
-    Connections count as tracked where the table has entries: they may be left over from rules that are gone, but a
-    table that is too large costs little. What ends a climb is not concluded from them.
+    Connections count as tracked when the conntrack table has entries. These may be left over from rules that are gone,
+    but a table that is too large costs little. `ceilings` draws no such conclusion.
     """
     tracking = need.host.conntrack_tracking
     if tracking is None and need.host.conntrack_count:
@@ -133,22 +133,22 @@ def settings_for(need: Need) -> list[Setting]:
 def remedy(need: Need, limit: str, side: str) -> str:
     """Return what lifts a limit, with the command for this stage; empty for a limit that is not in the table."""
     rows = [row for row in LIMITS if row.name == limit]
-    # The row of the same side as planned tells best; the one of a single process is the last resort.
+    # The planned row of the same side fits best; the one of a single process is the last resort.
     rows.sort(key=lambda row: (row.scope == ONE_PROCESS, row.side != side))
     return ": ".join([rows[0].remedy, *_commands(rows[0], need, side)[:1]]) if rows else ""
 
 
 def relaxed(findings: Iterable[Mapping[str, Any]], asked: Mapping[str, Any]) -> dict[str, str]:
-    """Return the layout parameters that lift what a run was ended by when they are left to the plan.
+    """Return the layout parameters to set to `auto` so that the limits at which a run broke are lifted.
 
-    What was given by hand is lifted so without root. A bound that the caller has set, such as a memory cap, stays.
+    This undoes what was given by hand and takes no root. A bound that the caller has set, such as a memory cap, stays.
 
     Args:
-        findings: records of a run, each with `limit` and `side`.
+        findings: those of the run, each with `limit` and `side`.
         asked: the stage as it was asked for.
 
     Returns:
-        The changed parameters; empty where any of the findings is lifted by none of them.
+        The changed parameters; empty if any finding is not lifted by one of them.
     """
     changes: dict[str, str] = {}
     for finding in findings:
@@ -194,7 +194,7 @@ def _setting(limit: Limit, lift: Lift, need: Need) -> Setting | None:
 
 
 def _before(new: Setting, old: Setting | None) -> bool:
-    """Tell whether a setting replaces another of the same key: what is needed, and then the larger value."""
+    """Return whether a setting replaces another of the same key: needed before recommended, then the larger value."""
     if old is None or old.rank != new.rank:
         return old is None or new.rank == NEEDED
     return isinstance(new.needed, int) and isinstance(old.needed, int) and new.needed > old.needed
@@ -234,7 +234,7 @@ def _ceiling(limit: Limit, need: Need) -> Ceiling:
 
 
 def _raised(need: Need, ceiling: int | None) -> Need:
-    """Return the need of the stage; where it fits already, that of about twice as many connections as fit."""
+    """Return the need of the stage or, if it fits already, that of about twice as many connections as fit."""
     if ceiling is None or ceiling < need.plan.connections:
         return need
     step = 10 ** max(0, len(str(ceiling)) - 2)
@@ -242,7 +242,7 @@ def _raised(need: Need, ceiling: int | None) -> Need:
 
 
 def _commands(limit: Limit, need: Need, side: str = "") -> list[str]:
-    """Return what to type to lift a limit, the best way first; all parameters of the stage go into one command."""
+    """Return the commands that lift a limit, the best first; all parameters of the stage go into one command."""
     lifts = [lift for lift in limit.lifts if side not in LAYOUT.values() or LAYOUT.get(lift.key, side) == side]
     options = [lift for lift in lifts if lift.kind == PARAMETER]
     commands = []
@@ -286,14 +286,14 @@ _ALSO = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wall:
-    """One wall.
+    """A limit that a plain set-up meets.
 
     Attributes:
         limit: its name.
         title: what runs out, for a plain set-up; short enough for a column of a table.
         here: connections at which a plain set-up meets it on the machine of the run; None when it is not known.
         stock: the same on a stock machine.
-        told: what the run did about it, or that it met it.
+        told: how the run passed it, or that it met it.
     """
 
     limit: str
@@ -310,7 +310,7 @@ def walls(host: Host, plan: Plan, summary: Mapping[str, Any], findings: Sequence
         host: the limits that the run read.
         plan: the layout of the run.
         summary: figures of the run: `connections_open`, `total_bytes_per_connection`.
-        findings: what the run was ended by.
+        findings: those of the run.
     """
     at = {str(finding["limit"]): finding.get("at_connections") for finding in findings}
     plain = replace(plan, server_shards=1, swarm_workers=1, source_addresses=loopback_addresses(1))
@@ -335,7 +335,7 @@ def _measured(summary: Mapping[str, Any]) -> float | None:
 
 
 def _place(limit: Limit, host: Host, plan: Plan, summary: Mapping[str, Any]) -> int | None:
-    """Return where a plain set-up meets a wall; for memory, at what the run measured a connection to cost."""
+    """Return where a plain set-up meets a wall; for memory, at the bytes per connection that the run measured."""
     if limit.name == "memory_machine":
         left = memory_left(host, plan.memory_reserve_bytes)
         return None if left is None else int(left / float(_measured(summary) or BYTES_PER_CONNECTION))
@@ -351,7 +351,7 @@ def _title(limit: Limit, summary: Mapping[str, Any]) -> str:
 
 
 def _told(name: str, here: int | None, plan: Plan, summary: Mapping[str, Any]) -> str:
-    """Return what the run did about a wall that it did not meet."""
+    """Return how the run passed a wall that it did not meet."""
     reached = int(summary.get("connections_open") or 0)
     if name == "memory_machine":
         each = _measured(summary)
@@ -371,7 +371,7 @@ def _told(name: str, here: int | None, plan: Plan, summary: Mapping[str, Any]) -
 
 
 def _as_met(wall: Wall, at: Mapping[str, Any]) -> Wall:
-    """Return a wall as a run met it, under whatever name; as it is where none was met."""
+    """Return the wall, marked as met if the run broke at it under any of its names."""
     for name in (wall.limit, *_ALSO.get(wall.limit, ())):
         if name in at:
             told = f"met at {at[name] or 0:,}" + (f" ({name})" if name != wall.limit else "")

@@ -1,16 +1,16 @@
 """From recorded evidence to findings: which limit broke, on whose side, with what proof, and what lifts it.
 
-The rules stand in a table. Each has a rank: what an errno or a counter of one limit proves comes before what may only
-follow from it, and that before what is concluded from CPU time.
+The rules stand in a table. Each has a rank: first what an errno or a counter of one limit proves, then counters that
+may only be a consequence, then what is concluded from CPU time.
 
 1. A run that reached all it asked for has no finding, whatever the counters say.
-2. All rules of the first rank that has an answer are reported, and none of a later rank: a full accept queue is the
+2. All findings of the first rank that has any are reported, and none of a later rank: a full accept queue is the
    consequence of a shard without descriptors, and not a second cause.
-3. Of several findings, the limit that bound first is named first: the one whose evidence appeared first, and where the
-   times do not tell, the one with the lower ceiling. Attempts that one limit has stopped may go on to use up another.
+3. Of several findings, the limit that bound first is named first: the one whose evidence appeared first or, if the
+   times do not decide, the one with the lower ceiling. Attempts that one limit has stopped may use up another.
 4. The generator is asked before the server.
-5. Every finding quotes the counter, errno or event that proves it. When no rule answers, "unknown" says what was ruled
-   out.
+5. Every finding quotes the counter, errno or event that proves it. When no other rule applies, "unknown" says what was
+   ruled out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Rule:
     """One rule.
 
     Attributes:
-        rank: rules of a higher rank are asked only when those of a lower one have no answer.
+        rank: rules of a higher rank are tried only when those of a lower one find nothing.
         limits: the limits that it can name.
         test: yields the findings that it can prove from the evidence of a run that missed something.
     """
@@ -72,7 +72,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def diagnose(evidence: Evidence) -> list[Finding]:
-    """Return what broke, what bound first coming first; empty for a run that reached all it asked for."""
+    """Return the findings, the limit that bound first being first; empty for a run that reached all it asked for."""
     if not evidence.misses:
         return []
     for rank in sorted({rule.rank for rule in RULES}):
@@ -93,14 +93,14 @@ def in_order(evidence: Evidence, findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _before(one: Finding, other: Finding) -> bool:
-    """Tell whether the evidence of one finding had appeared before that of another could."""
+    """Return whether the evidence of one finding certainly appeared before that of another."""
     if one.first_seconds is None or other.first_seconds is None:
         return False
     return one.first_seconds[1] < other.first_seconds[0]
 
 
 def _bound_at(evidence: Evidence, finding: Finding) -> float:
-    """Return the connections at which a limit binds; what has no such number and ended a process comes first."""
+    """Return the connections at which a limit binds; -1 for a limit that ended a process, infinity if not known."""
     if finding.limit in ENDED_A_PROCESS:
         return -1.0
     ceiling = ceiling_of(evidence.host, evidence.plan, finding.limit, finding.side)

@@ -1,6 +1,6 @@
-"""What a run recorded, as the rules of the diagnosis ask for it, and what it missed of what was asked for.
+"""What a run recorded, in the form that the rules of the diagnosis need, and what it missed.
 
-1. A counter of the kernel runs since boot and for the whole machine, so that only its change over the run says
+1. A counter of the kernel counts since boot and for the whole machine, so only its change over the run means
    anything; it is always quoted with both values.
 2. `misses` is the only place that decides what was asked for and not reached: outcome, findings and figures follow it.
 """
@@ -34,8 +34,7 @@ RATE_KEPT = 0.90
 RAMP_GRACE_SECONDS = 1.0
 # Fewer messages than this are too few to judge a rate by.
 MESSAGES_JUDGED = 100
-# Messages that failed, or that nobody asked for, are a miss above this share of those that were sent: one in a
-# thousand.
+# Failed messages, or unasked ones, are a miss above this share of the messages sent: one in a thousand.
 MESSAGES_SPOILED = 0.001
 
 # The kernel's own names of the counters, as its tools print them.
@@ -118,7 +117,7 @@ class Evidence:
 
     @cached_property
     def reached(self) -> int:
-        """The most connections that had been opened, with those that were lost again while the ramp went on."""
+        """The most connections that had been opened, including those lost again during the ramp."""
         ramp = last_phase(self.phases, "ramp")
         lost = int(ramp.end.get("connections_closed") or 0) if ramp else 0
         return self.opened + lost
@@ -155,7 +154,7 @@ class Evidence:
         return values[-1] - values[0] if values else 0
 
     def rose_at(self, *columns: str) -> int | None:
-        """Return the number of the first sample in which one of these counters had risen; None for never."""
+        """Return the number of the first sample in which one of these counters had risen; None if none did."""
         for number, sample in enumerate(self.active):
             if any((sample.get(column) or 0) > (self.before(column) or 0) for column in columns):
                 return number
@@ -167,7 +166,7 @@ class Evidence:
         return None if number is None else self._between(number)
 
     def became_within(self, column: str, least: float) -> Span | None:
-        """Return the times of the samples between which a column came to be at least so much."""
+        """Return the times of the samples between which a column reached `least`."""
         numbers = [n for n, sample in enumerate(self.active) if (sample.get(column) or 0) >= least]
         return self._between(numbers[0]) if numbers else None
 
@@ -205,7 +204,7 @@ class Evidence:
         return [event for event in self.events if event.get("event") in names]
 
     def deaths(self, role: str) -> list[Record]:
-        """Return the processes of an end that ended without being told to."""
+        """Return the exit events of the processes of one end that ended unexpectedly."""
         return [
             event for event in self.named("process_exited") if event.get("role") == role and not event.get("expected")
         ]
@@ -239,7 +238,7 @@ class Evidence:
 
     @property
     def missed_beside_connections(self) -> list[str]:
-        """What was missed of rates and messages, in words."""
+        """Missed rates and spoiled messages, in words."""
         return [words for _, words in (*self._missing_rates(), *self._spoiled_messages())]
 
     def _errors(self, phases: str, names: str) -> list[Record]:
@@ -298,10 +297,10 @@ class Evidence:
         if self.spoiled("messages_failed"):
             yield "hold", f"{self.counted('messages_failed'):,} of {self.counted('messages_sent'):,} messages failed"
         if self.spoiled("messages_unasked"):
-            yield "hold", f"{self.counted('messages_unasked'):,} messages came that nobody had asked for"
+            yield "hold", f"{self.counted('messages_unasked'):,} unasked messages came from the server"
 
     def spoiled(self, key: str) -> bool:
-        """Tell whether more messages failed, or came unasked, than `MESSAGES_SPOILED` allows."""
+        """Return whether more messages failed, or came unasked, than `MESSAGES_SPOILED` allows."""
         return self.counted(key) > MESSAGES_SPOILED * self.counted("messages_sent")
 
     def counted(self, key: str) -> int:
@@ -310,7 +309,7 @@ class Evidence:
 
 
 def plan_of(manifest: Mapping[str, Any]) -> Plan:
-    """Return the layout of a recorded run; of one with schema version 1, what its stage and specifications tell."""
+    """Return the layout of a recorded run; for schema version 1 it follows from the stage and the specifications."""
     if manifest.get("plan"):
         return Plan.from_record(manifest["plan"])
     stage, swarm = manifest["stage"], (manifest.get("specs") or {}).get("swarm") or {}

@@ -4,7 +4,7 @@ A bucket `i` covers `[MIN_SECONDS * GROWTH**i, MIN_SECONDS * GROWTH**(i+1))` and
 middle; a percentile read from it is therefore off by at most `sqrt(GROWTH) - 1`, which is 1 %. Histograms of
 different processes, seconds or machines are merged by adding their counts.
 
-1. Imported by every worker: it pulls in `math` and nothing else.
+1. Imported by every worker: it imports `math` and nothing else.
 2. `SCALE` is public because the hot path of the swarm inlines `bucket_of`.
 """
 

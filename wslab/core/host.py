@@ -1,7 +1,7 @@
 """The limits of a host: one typed record.
 
-A value is None where the host does not have the limit or does not tell it. Sizes are in bytes, memory marks of TCP in
-pages, CPU time in CPUs; everything else is a count. The machine room fills the record in, the run folder stores it
+A value is None where the host does not have the limit or it cannot be read. Sizes are in bytes, TCP's memory thresholds
+in pages, CPU time in CPUs; everything else is a count. `wslab.machine` fills the record in, the run folder stores it
 whole.
 """
 

@@ -1,6 +1,6 @@
-"""Cut a stream of bytes into JSON objects, one a line: how the caller, the supervisor and the load processes talk.
+"""Split a stream of bytes into JSON objects, one per line: the protocol of caller, supervisor and load processes.
 
-Imported by every shard and worker: it pulls in `json` and nothing else.
+Imported by every shard and worker: it imports `json` and nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class JsonLines:
     """The reading end of such a stream; a line may arrive in parts.
 
     Attributes:
-        rejected: lines that are no JSON object, for whoever wants to log them and then clear the list.
+        rejected: lines that are not a JSON object; the caller may log them and clear the list.
     """
 
     def __init__(self) -> None:

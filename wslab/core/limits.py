@@ -48,7 +48,7 @@ class Limit:
     """One limit.
 
     Attributes:
-        name: word for it in preflight, findings and figures.
+        name: its name in preflight, findings and figures.
         side: `server`, `swarm`, `kernel` or `machine`.
         title: what it is, for people.
         reads: where its value is read.
@@ -103,15 +103,15 @@ def bucket_entries(host: Host, plan: Plan) -> int | None:
 
 def memory_above_reserve(host: Host, plan: Plan) -> int | None:
     """Return the memory that the ramp may use."""
-    # Shards and workers are in what a connection takes.
+    # The memory of shards and workers is part of the bytes per connection.
     return left(host.memory_headroom_bytes, plan.memory_reserve_bytes + FLEET_BYTES)
 
 
 def group_memory(host: Host, plan: Plan) -> int | None:
     """Return what is left of the memory of a control group.
 
-    A group with one end alone in it is charged for that end's part of each connection, and for its processes: what is
-    left is given as the memory that both ends would take for as many connections.
+    A group that holds only one end is charged for that end's part of each connection and for its processes. The result
+    is then the memory that both ends would take for as many connections.
     """
     room, role = left(host.memory_cgroup_limit_bytes, host.memory_cgroup_used_bytes), host.memory_cgroup_of
     if room is None or not role:
@@ -223,7 +223,7 @@ CAPACITIES: tuple[Limit, ...] = (
         value=lambda host: host.fd_hard,
         supply=lambda host, plan: process_capacity(host),
         exempt=single_process,
-        remedy="soft to hard without root; a higher hard limit with it, at most fs.nr_open",
+        remedy="raise soft to hard, without root; or a higher hard limit, with root, at most fs.nr_open",
         lifts=(
             Lift(
                 kind=RLIMIT,
@@ -232,7 +232,7 @@ CAPACITIES: tuple[Limit, ...] = (
                 value=need.fds_of_few,
                 present=lambda host: host.fd_hard,
                 when=need.too_many_processes,
-                why="fewer, fatter processes; each costs about 4 MB",
+                why="fewer, larger processes; each costs about 4 MB",
                 per_container=True,
             ),
             Lift(kind=ADVICE, command='ulimit -n "$(ulimit -Hn)"'),
@@ -357,7 +357,7 @@ CAPACITIES: tuple[Limit, ...] = (
                 value=need.buckets,
                 present=lambda host: host.conntrack_buckets,
                 when=need.chains_long,
-                why="long chains make every packet dearer",
+                why="long hash chains make every packet cost more",
             ),
         ),
     ),
@@ -384,7 +384,7 @@ CAPACITIES: tuple[Limit, ...] = (
     Limit(
         name="memory_machine",
         side="machine",
-        title="memory that can still be had: free and file cache",
+        title="memory left: free and file cache",
         reads="/proc/meminfo MemFree+Buffers+Cached-Shmem",
         value=lambda host: host.memory_headroom_bytes,
         supply=lambda host, plan: host.memory_headroom_bytes,
@@ -431,7 +431,7 @@ CAPACITIES: tuple[Limit, ...] = (
         reads="/proc/sys/kernel/pid_max, threads-max, cgroup pids.max, /proc/self/limits",
         value=lambda host: host.pid_max,
         supply=processes_hold,
-        remedy="fewer, fatter processes: a higher fd limit for each; or a higher limit of processes",
+        remedy="fewer, larger processes: a higher fd limit for each; or a higher limit of processes",
         lifts=(
             Lift(
                 kind=SYSCTL,

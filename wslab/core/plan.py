@@ -4,8 +4,8 @@ One host runs both ends. Every process of an end has its own descriptor limit, s
 processes as it takes for the limit to fit; beyond that more processes than half the cores only cost memory. All shards
 accept from one shared queue, so a shard that is full leaves the rest to the others.
 
-The plan has one form, from the stage to the run folder: `server_shards` and `swarm_workers` are there what they are
-among the parameters of a stage, with every `auto` made a number.
+The plan has one form from the stage to the run folder: its `server_shards` and `swarm_workers` are the parameters of
+the stage with every `auto` replaced by a number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Descriptors that a process needs for itself: standard streams, listener, epoll, scoreboard, logs, with room to spare.
 FDS_RESERVED = 64
-# The recorder keeps two files open for each process that it watches, and needs so many for everything else.
+# The recorder keeps two files open for each process that it watches, and needs `FDS_RECORDER` for everything else.
 FDS_WATCHING = 2
 FDS_RECORDER = 24
 MASTERS = 2  # one forks the shards, one the workers
@@ -38,7 +38,7 @@ BYTES_PER_CONNECTION = KERNEL_BYTES_PER_CONNECTION + USER_BYTES_PER_CONNECTION
 # is charged to the process that accepts it in version 2 alone. Version 1 on Linux 6.18, version 2 on 6.12.
 SERVER_GROUP_BYTES, SERVER_GROUP_BYTES_V2 = 1490, 3925
 SWARM_GROUP_BYTES = 4175
-# And its processes: the first of an end, and each shard or worker that it forks.
+# What the group is charged for processes: the first one of an end, and (`MEMBER_BYTES`) each shard or worker.
 MASTER_BYTES = 13 << 20
 # Supervisor, recorder and the first processes of both ends, which share much of their memory.
 FLEET_BYTES = 38 << 20
@@ -47,7 +47,7 @@ MEMBER_BYTES = 5 << 19
 # Connections from one source address. A third of the usual port range: the kernel finds a free port at the first try.
 ADDRESS_SPAN = 8000
 
-# Source addresses that a swarm is told of: enough for 100 million connections, and few enough for a command line.
+# The most source addresses of a swarm: enough for 100 million connections, and few enough for a command line.
 ADDRESSES_MOST = 4096
 
 # Handshakes in flight over all workers: a quarter of the default somaxconn, far from overflowing the accept queue.
@@ -70,7 +70,7 @@ class Plan:
         pending_max: handshakes that all workers together may have in flight.
         memory_reserve_bytes: memory of the machine that the ramp leaves alone.
         destinations: addresses of the server that the swarm dials.
-        ports_at_bind: whether bind takes a port at once, which then is taken towards all destinations.
+        ports_at_bind: whether bind chooses the port, which is then in use towards all destinations.
     """
 
     connections: int
@@ -95,9 +95,9 @@ class Plan:
 
 
 def resolve(stage: Stage, host: Host) -> Plan:
-    """Turn every `auto` of a stage into a number that fits this host; what was given is honoured.
+    """Replace every `auto` of a stage by a number that fits this host; given numbers are kept.
 
-    Only processes that would have no connection at all are left out.
+    Only processes that would have no connection are left out.
     """
     connections = stage.connections
     least = max(cores(host) // 2, 1, -(-connections // process_capacity(host)))
@@ -194,8 +194,8 @@ def memory_left(host: Host, reserve_bytes: int = 0) -> int | None:
 def refusal(stage: Stage, host: Host) -> str | None:
     """Return one line that says why a stage is out of reach of this host, or None when it may be tried.
 
-    That is for want of memory, or of the descriptors that its processes need before there is any connection. The
-    reserve is left out: a stage that would eat into it is stopped by it, and that is a result.
+    It is out of reach when memory is too small, or the descriptors that its processes need before the first connection
+    are too few. The reserve is not counted: a ramp that stops at the reserve is a result.
     """
     limit, most = fd_limit(host), processes_most(host)
     if limit < FDS_LEAST:
@@ -215,7 +215,7 @@ def refusal(stage: Stage, host: Host) -> str | None:
             f"connections={format_count(stage.connections)} needs about {need} of memory; "
             f"this machine can hold about {about_count(holds)}"
         )
-    # Processes that were asked for; those of `auto` are part of what a connection costs.
+    # Only processes given as a number; those of `auto` are part of the bytes per connection.
     asked = [("server_shards", stage.server_shards), ("swarm_workers", stage.swarm_workers)]
     for name, count in asked:
         processes = 0 if count == "auto" else min(int(count), stage.connections)

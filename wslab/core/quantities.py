@@ -1,9 +1,9 @@
 """Quantities as people write them: `700k`, `1M`, `16GiB`, `1e6`, to exact whole numbers and back.
 
 1. A value may arrive as text (a shell, papermill), as int or as float (a notebook); equal values give equal results.
-2. Arithmetic is decimal and exact: `0.7M` is 700,000 and nothing near it.
+2. Arithmetic is decimal and exact: `0.7M` is exactly 700,000.
 3. A suffix without `i` is a power of 1,000, one with `i` a power of 1,024, for connections and for bytes alike.
-4. What is refused is refused with one line that names the parameter, the value and what is accepted.
+4. A refusal is one line that names the parameter, the value and what is accepted.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def parse_number(value: object, parameter: str, accepted: str, above: bool = Fal
 
 
 def format_count(count: int) -> str:
-    """Write a number of connections exactly and as short as it goes: `700k`, `1M`, `2.5M`, `12345`."""
+    """Write a number of connections exactly and as short as possible: `700k`, `1M`, `2.5M`, `12345`."""
     if count >= 1_000_000_000 and count % 1_000_000_000 == 0:
         return f"{count // 1_000_000_000}G"
     if count >= 1_000_000 and count % 100_000 == 0:
@@ -154,5 +154,5 @@ def _decimal(value: object, suffixes: dict[str, int]) -> Decimal | None:
         number = Decimal(digits.strip())
     except InvalidOperation:
         return None
-    # An exponent of thousands of digits is a slip or an attack; as an integer it would take minutes to build.
+    # An exponent of thousands of digits is a typo or an attack; as an integer it would take minutes to build.
     return number * suffixes.get(suffix, 1) if number.is_finite() and abs(number.adjusted()) < 30 else None

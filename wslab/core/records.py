@@ -18,7 +18,7 @@ Value = int | float | str | None
 Span = tuple[float, float]
 
 # The outcomes of a run.
-RUNNING = "running"  # not ended yet, or ended without being able to say so
+RUNNING = "running"  # not ended yet, or ended without recording it
 HELD = "held"  # everything that was asked for was opened and verified
 BROKE = "broke"  # a limit stopped it; the findings name it
 ABORTED = "aborted"  # the user stopped it
@@ -70,7 +70,7 @@ def _side(side: str, who: str) -> tuple[Column, ...]:
         ("cpu_system_seconds", "seconds", "CPU time in the kernel, cumulative, /proc/PID/stat stime"),
         ("cpu_fraction_max", "fraction", "busiest process over the last interval, 1.0 is one core"),
         ("cpu_quota_fraction", "fraction", "CPU quota of its control group, 1.0 is one core; empty without, cpu.max"),
-        ("cpu_throttled_fraction", "fraction", "share of its periods since the last sample that were used up"),
+        ("cpu_throttled_fraction", "fraction", "share of the periods since the last sample whose quota was used up"),
         ("cpu_throttled_total", "count", "such periods since the group was made, cpu.stat nr_throttled"),
         ("rss_bytes", "bytes", "resident memory, pages shared by forked processes counted in each"),
         ("pss_bytes", "bytes", "resident memory, shared pages divided, /proc/PID/smaps_rollup; empty unless read"),
@@ -116,7 +116,7 @@ SAMPLE_COLUMNS: tuple[Column, ...] = (
             (
                 "memory_headroom_bytes",
                 "bytes",
-                "memory_free_bytes and what yields at once: Buffers+Cached-Shmem, proc_cache_bytes",
+                "memory_free_bytes and what is reclaimed at once: Buffers+Cached-Shmem, proc_cache_bytes",
             ),
             (
                 "memory_kernel_bytes",
@@ -126,7 +126,7 @@ SAMPLE_COLUMNS: tuple[Column, ...] = (
             (
                 "proc_cache_bytes",
                 "bytes",
-                "inodes and dentries of /proc, left by whoever lists it; /proc/slabinfo, root only",
+                "inodes and dentries of /proc, left by processes that list it; /proc/slabinfo, root only",
             ),
             ("tcp_inuse", "count", "TCP sockets bound or connected, /proc/net/sockstat"),
             ("tcp_time_wait", "count", "TCP sockets in TIME_WAIT, /proc/net/sockstat tw"),
@@ -139,7 +139,7 @@ SAMPLE_COLUMNS: tuple[Column, ...] = (
             ("syn_retransmits_total", "count", "SYNs sent again, TcpExt TCPSynRetrans"),
             ("retransmits_total", "count", "segments sent again, Tcp RetransSegs"),
             ("tcp_memory_pressures_total", "count", "times TCP went over its memory limit, TcpExt TCPMemoryPressures"),
-            ("tcp_aborts_on_memory_total", "count", "connections reset for want of memory, TcpExt TCPAbortOnMemory"),
+            ("tcp_aborts_on_memory_total", "count", "connections reset as memory ran out, TcpExt TCPAbortOnMemory"),
             ("conntrack_count", "count", "connections tracked, nf_conntrack_count"),
             ("conntrack_max", "count", "connections that may be tracked, nf_conntrack_max"),
             ("conntrack_drops_total", "count", "packets dropped by a full table, /proc/net/stat/nf_conntrack drop"),
@@ -147,7 +147,7 @@ SAMPLE_COLUMNS: tuple[Column, ...] = (
             ("softnet_drops_total", "count", "packets dropped before TCP, /proc/net/softnet_stat column 2"),
             ("psi_cpu_some_seconds", "seconds", "time in which something waited for a CPU, /proc/pressure/cpu"),
             ("psi_memory_some_seconds", "seconds", "time in which something waited for memory, /proc/pressure/memory"),
-            ("oom_kills_total", "count", "processes killed for want of memory, /proc/vmstat oom_kill"),
+            ("oom_kills_total", "count", "processes killed because memory ran out, /proc/vmstat oom_kill"),
         )
     ),
 )
@@ -172,7 +172,7 @@ class Finding:
         at_connections: connections that were open when it broke.
         evidence: the counter, errno or event that proves it, with its value before and after.
         remedy: what lifts the limit.
-        first_seconds: between which times its evidence first appeared; None where that was not recorded.
+        first_seconds: the two times between which its evidence first appeared; None where that was not recorded.
     """
 
     limit: str
@@ -193,7 +193,7 @@ def header(columns: Sequence[Column] = SAMPLE_COLUMNS) -> list[str]:
 
 
 def to_cells(record: Mapping[str, Value], columns: Sequence[Column] = SAMPLE_COLUMNS) -> list[str]:
-    """Return a record as CSV cells in the order of `columns`; what it does not hold is an empty cell."""
+    """Return a record as CSV cells in the order of `columns`; a missing value is an empty cell."""
     return [column.write(record.get(column.name)) for column in columns]
 
 
@@ -204,7 +204,7 @@ def from_cells(
 
     Args:
         cells: the cells of the row; a row cut short by a crash gives None for what is missing.
-        names: the header that was read from the file; columns that are not known any more are left out.
+        names: the header that was read from the file; columns that are no longer known are left out.
         columns: the table that the file follows.
 
     Returns:

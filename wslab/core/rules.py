@@ -1,7 +1,7 @@
 """The rules of the diagnosis: each yields the findings that it can prove from a run that missed something.
 
 1. First come the rules whose evidence identifies one limit: an errno, an event, or a counter of exactly this limit.
-2. Then those that weigh: counters that also rise as a consequence, then CPU time, and last what could be ruled out.
+2. Then rules that compare: counters that also rise as a consequence, then CPU time, and last what could be ruled out.
 3. A rule says when its evidence first appeared, so that what bound first can be named first.
 """
 
@@ -33,12 +33,12 @@ SIGKILL = 9
 MACHINE_SHORT = 0.05
 # A few overflows are normal in a fast ramp; they explain a miss only from this share of the connections on.
 OVERFLOWS_MATTER = 0.01
-# Samples in a row without any progress of the server, after which it is silent and not slow.
+# After so many samples in a row without progress the server is silent, and not only slow.
 SILENT_SAMPLES = 3
 
 SYN_QUEUE_FULL = ("syn_cookies_total", "syn_drops_total")
 
-# Counters that would have told of a limit in the kernel: quoted by rules that conclude from their silence.
+# Counters that rise when a limit of the kernel binds: quoted by rules that conclude from their not rising.
 QUIET = ("listen_overflows_total", "conntrack_drops_total", "softnet_drops_total", "tcp_aborts_on_memory_total")
 ALSO_RULED_OUT = (
     *("syn_drops_total", "oom_kills_total", "tcp_memory_pressures_total", "conntrack_chains_too_long_total"),
@@ -55,12 +55,12 @@ def finding(
     remedy: str = "",
     at: float | None = None,
 ) -> Finding:
-    """Build a finding; its remedy is what preflight says of this limit, with the command for this stage.
+    """Build a finding; its remedy is what preflight says about this limit, with the command for this stage.
 
     Args:
         run: what was recorded.
         limit: name of the limit.
-        side: whose it is.
+        side: the side that it is on.
         evidence: what proves it.
         first: when the evidence first appeared.
         remedy: what lifts it, where that is not what the table of limits says.
@@ -100,13 +100,13 @@ def file_max(run: Evidence) -> Findings:
 
 
 def descriptors(run: Evidence) -> Findings:
-    """EMFILE in the swarm, or shards that stopped to accept: fd limit, or nr_open where the limit stands at it."""
+    """EMFILE in the swarm, or shards that stopped accepting: fd_limit, or nr_open where the fd limit equals it."""
     hard, most = run.host.fd_hard, run.host.nr_open
     limit = "nr_open" if most is not None and (hard is None or hard < 0 or hard >= most) else "fd_limit"
     bound = f"fs.nr_open {most:,}" if limit == "nr_open" else f"RLIMIT_NOFILE {hard or 0:,}"
     full = [sample for sample in run.active if sample.get("server_shards_at_limit")]
     shards = max((int(sample["server_shards_at_limit"]) for sample in full), default=0)
-    # While one shard has room, it takes what the full ones leave: they are full by chance, and bind nothing.
+    # While one shard has room, it accepts what the full ones do not, so that their limit does not bind.
     bound_here = shards >= run.plan.server_shards - len(run.deaths("server"))
     if full and bound_here and not run.errors(names="ENFILE"):
         fds = run.values("server_fds_max")
@@ -120,7 +120,7 @@ def descriptors(run: Evidence) -> Findings:
 
 
 def ports(run: Evidence) -> Findings:
-    """EADDRNOTAVAIL at connect: no port left, for want of addresses or because closed connections keep theirs."""
+    """EADDRNOTAVAIL at connect: no port left, as addresses are too few or closed connections keep their ports."""
     if not run.errors("connect", "EADDRNOTAVAIL"):
         return
     addresses = len(run.plan.source_addresses)
@@ -198,7 +198,7 @@ def memory_reserve(run: Evidence) -> Findings:
 
 
 def out_of_memory(run: Evidence) -> Findings:
-    """A process killed by signal 9 while oom_kill rose: by the machine, or by a control group while it had memory."""
+    """A process killed by signal 9 while oom_kill rose: the machine's memory ran out, or that of a control group."""
     killed = [event for event in run.deaths("server") + run.deaths("swarm") if event.get("signal") == SIGKILL]
     if not killed or run.delta("oom_kills_total") <= 0:
         return
@@ -232,7 +232,7 @@ def process_limit(run: Evidence) -> Findings:
 
 
 def server_protocol(run: Evidence) -> Findings:
-    """The server answered, and the answer was wrong; or it sent messages that nobody had asked for."""
+    """The server gave a wrong answer, or sent unasked messages."""
     wrong = run.quote_errors("upgrade", "EPROTO"), run.quote_errors("echo hold", "EBADMSG EPROTO")
     unasked = run.counted("messages_unasked") if run.spoiled("messages_unasked") else 0
     if any(wrong) or unasked:
@@ -247,7 +247,7 @@ def server_protocol(run: Evidence) -> Findings:
 
 
 def died(run: Evidence) -> Findings:
-    """A process ended without being told to, and not for want of memory."""
+    """A process ended unexpectedly, and not because memory or processes ran out."""
     if next(out_of_memory(run), None) or next(process_limit(run), None):
         return
     for role, limit in (("server", "server_died"), ("swarm", "generator")):
@@ -265,11 +265,11 @@ def _killed(deaths: list[Mapping[str, Any]]) -> str:
     return f"process_exited: {first.get('role')} pid {first.get('pid')} by {how}{more}"
 
 
-# Rules that weigh
+# Rules that compare
 
 
 def accept_queue(run: Evidence) -> Findings:
-    """Connections refused by a full accept queue of a server that does accept."""
+    """Connections refused because the accept queue was full, although the server accepts."""
     if _matters(run, run.delta("listen_overflows_total")) and not _stalled(run) and not _syns_first(run):
         text = f"{run.quote('listen_overflows_total')}; {run.quote('listen_drops_total')}"
         somaxconn = run.host.somaxconn
@@ -299,8 +299,8 @@ def tcp_memory(run: Evidence) -> Findings:
 def device_backlog(run: Evidence) -> Findings:
     """Packets dropped before TCP saw them.
 
-    An attempt times out when packets of it are lost again and again: fewer drops than attempts that timed out explain
-    nothing. Where none timed out, drops explain a rate only if no end was without CPU anyway.
+    An attempt times out only after several of its packets were lost, so fewer drops than timeouts explain nothing.
+    Without timeouts, drops explain a missed rate only if neither the server nor the machine was short of CPU.
     """
     drops = run.delta("softnet_drops_total")
     busy = server_busy(run.active, run.missed_in) or machine_busy(run.active, run.missed_in)
@@ -319,7 +319,7 @@ def conntrack_buckets(run: Evidence) -> Findings:
 
 
 def server_silent(run: Evidence) -> Findings:
-    """The server has time, takes the connection and does not answer."""
+    """The server is idle, accepts connections and does not answer."""
     talked = [phase.name for phase in run.phases if phase.name in ("hold", "verify")][-1:]
     idle = any(server_idle(run.active, phase) for phase in talked)
     waiting = idle and run.errors("echo hold", "ETIMEDOUT") and not _loud(run)
@@ -346,7 +346,7 @@ def server_cpu(run: Evidence) -> Findings:
 
 
 def machine_cpu(run: Evidence) -> Findings:
-    """No CPU of the machine had time left, or the quota of an end none while the other end was busy as well."""
+    """The machine had no idle CPU, or one end had used up its CPU quota while the other was busy as well."""
     if machine_busy(run.active, run.missed_in):
         waiting = _waiting(run, *ENDS)
         why = f"{' and '.join(waiting)} wait for a CPU quota, and both ends are busy" if waiting else "no idle CPU"
@@ -367,7 +367,7 @@ def unknown(run: Evidence) -> Findings:
 def _syns_first(run: Evidence) -> bool:
     """Return whether the SYN queue was full before the accept queue was.
 
-    Either fills the other: connections that cannot be accepted stay half open, and half-open ones complete all at once.
+    Each can fill the other: connections that cannot be accepted stay half open, and half-open ones complete together.
     """
     syns, overflows = run.rose_at(*SYN_QUEUE_FULL), run.rose_at("listen_overflows_total")
     return syns is not None and (overflows is None or syns < overflows)

@@ -1,11 +1,11 @@
 """Who was busy: whether the swarm, the server or the whole machine had no CPU left, from the samples alone.
 
-1. A figure counts when it holds for at least half of the samples of some phase, so that one busy second is no verdict.
+1. A condition counts when at least half of the samples of some phase meet it, so one busy second decides nothing.
 2. An end is busy when one of its processes fills a core, or when its control group has used up its CPU quota and waits.
    Only an end that is neither has time to spare.
 3. The generator is asked before the server: a server that has time to spare is never the bottleneck.
-4. Who asks why something was missed asks of the phases in which it was: a ramp at full speed fills the cores, and says
-   nothing of a hold.
+4. A miss is explained from the phases in which it happened: a ramp at full speed fills the cores and says nothing about
+   the hold.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from wslab.core.timeline import ACTIVE, Record
 
 # One process at 90 % of a core has no time to spare: the rest goes to scheduling and to the sampling error of 1 Hz.
 BUSY = 0.90
-# A load that fits its quota is throttled in few periods, and one that does not in nearly all of them; half of them is
-# far from both. It is also what makes a sample count: half of the time somebody waited.
+# A sample counts as throttled from this share of its periods on. A load that fits its quota is throttled in few
+# periods, one that does not in nearly all; half is far from both.
 THROTTLED = 0.5
 # A server below this share of a core would have taken more work.
 SPARE = 0.70
 # Below this share of a core the server does nothing but wait.
 IDLE = 0.05
-# A swarm that is later than this behind its own schedule does not keep it.
+# A swarm that is further behind its schedule than this does not keep it.
 LAG_SECONDS = 0.25
 # The share of idle time below which the machine has no CPU left.
 MACHINE_IDLE = 0.10
@@ -49,7 +49,7 @@ def server_busy(samples: Sequence[Record], phases: Sequence[str] = ACTIVE) -> bo
 
 
 def machine_busy(samples: Sequence[Record], phases: Sequence[str] = ACTIVE) -> bool:
-    """Return whether the machine had no CPU left, or the quota of an end none while the other end was busy as well."""
+    """Return whether the machine had no idle CPU, or one end no CPU quota left while the other was busy as well."""
     return _holds(samples, phases, lambda pair: _machine_full(pair) or _quota_full(pair))
 
 
@@ -59,7 +59,7 @@ def throttled(samples: Sequence[Record], side: str, phases: Sequence[str] = ACTI
 
 
 def cpu_pressure(samples: Sequence[Record], phases: Sequence[str] = ACTIVE) -> float | None:
-    """Return the share of the time in which something waited for a CPU, at most of any phase; None if not read."""
+    """Return the share of time in which something waited for a CPU, in the worst phase; None if not read."""
     shares = []
     for phase in phases:
         pairs = pairs_of(samples, phase)

@@ -2,9 +2,9 @@
 
 An amount takes a `Need` and returns the value with which the target fits, always above what the target takes by itself.
 Whether a setting has to change at all is decided elsewhere: a capacity is needed where its limit ends below the target;
-what makes a ramp smoother or the load lighter, and decides nothing, is recommended under a condition of its own.
+what only makes a ramp smoother or the load lighter is recommended under a condition of its own.
 
-1. What the plan solves by itself (more processes, more source addresses) is no setting: nobody has to change anything.
+1. What the plan solves by itself (more processes, more source addresses) is not a setting: nothing has to be changed.
 2. A value is what the target takes and `MARGIN_PERCENT` more, rounded up to two digits, on top of what others use.
 3. No value is ever lowered. Memory cannot be set.
 """
@@ -28,7 +28,7 @@ from wslab.core.plan import (
 
 Value = int | str
 
-# What a target takes is known to a few per cent; the rest of the machine lives in the remainder.
+# What a target takes is known to a few per cent; the rest of the margin is for other processes.
 MARGIN_PERCENT = 10
 # Most of the kernel's limits are signed ints.
 INT_MOST = (1 << 31) - 1
@@ -53,7 +53,7 @@ BUCKETS_STEP = 4096
 PAGE_BYTES = 4096
 # Replies may stall for a retransmission; what is sent meanwhile waits in buffers.
 STALL_SECONDS = 1.0
-# A pace that no queue of usual length overflows at, and a message rate that no server is busy with.
+# A ramp rate at which no queue of usual length overflows, and a message rate that keeps no server busy.
 SLOW_RAMP, FEW_MESSAGES = 5000, "0.001"
 SMALL_RESERVE = "512MiB"
 
@@ -92,7 +92,7 @@ class Lift:
         when: whether a target needs it; None means where the limit ends below the target.
         rank: `needed` or `recommended`, for settings.
         most: the largest value that the kernel takes.
-        why: what takes it, one phrase.
+        why: what needs it, one phrase.
         per_container: whether a container can have a value of its own.
     """
 
@@ -118,7 +118,7 @@ class Lift:
         return min(value, self.most) if isinstance(value, int) and self.is_setting else value
 
     def raises(self, need: Need) -> bool:
-        """Tell whether the value is above the present one; True for what has no present value."""
+        """Return whether the value is above the present one; True for what has no present value."""
         present, amount = self.present(need.host), self.amount(need)
         if not self.is_setting:
             return True
@@ -127,7 +127,7 @@ class Lift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One setting of a machine that has to change for a target, or had better.
+    """One setting of a machine that must change for a target, or should.
 
     Attributes:
         key: name of the sysctl; `nofile` and `nproc` for limits of a process; `pids.max`, `memory.max` of a control
@@ -137,7 +137,7 @@ class Setting:
         limit: the limit that it lifts.
         present: the value as it is.
         needed: the value that the target needs; text where the setting has several numbers.
-        why: what takes it, one phrase.
+        why: what needs it, one phrase.
         needs_root: whether it takes root.
         per_container: whether a container can have a value of its own.
     """
@@ -154,7 +154,7 @@ class Setting:
 
     @property
     def command(self) -> str:
-        """The command that makes it, until the next boot or for this shell."""
+        """The command that sets it, until the next boot or for this shell."""
         return command_of(self.kind, self.key, self.needed)
 
     def as_dict(self) -> dict[str, Any]:
@@ -252,7 +252,7 @@ def fds_of_few(need: Need) -> int:
 
 
 def too_many_processes(need: Need) -> bool:
-    """Tell whether the fd limit makes for more processes than the cores can use."""
+    """Return whether the fd limit forces more processes than the cores can use."""
     return -(-need.plan.connections // process_capacity(need.host)) > useful_processes(need)
 
 
@@ -264,7 +264,7 @@ def open_files_of_one(need: Need) -> int:
 
 
 def above_nr_open(need: Need) -> bool:
-    """Tell whether the fd limit of the fullest process has to be above fs.nr_open."""
+    """Return whether the fd limit of the fullest process has to be above fs.nr_open."""
     short = need.host.fd_hard is not None and fds_of_fullest(need) > need.host.fd_hard
     return short and fds_of_fullest(need) > (need.host.nr_open or INT_MOST)
 
@@ -273,7 +273,7 @@ def above_nr_open(need: Need) -> bool:
 
 
 def room_for(each: int, limit: int | None, used: int | None, need: Need) -> int:
-    """Return the amount of a capacity: what others use of it, and so many units a connection."""
+    """Return the amount of a capacity: what others use of it, and `each` units per connection."""
     in_use = max(0, (limit or 0) - (left(limit, used) or 0))
     return round_up(in_use + with_margin(need.plan.connections * each))
 
@@ -284,7 +284,7 @@ def ports_widest(need: Need) -> str:
 
 
 def ports_enough(need: Need) -> bool:
-    """Tell whether the widest range has enough ports for the source addresses of the plan, and the present has not."""
+    """Return whether the source addresses of the plan need the widest port range, and it is enough."""
     count = len(need.plan.source_addresses)
     present = (need.host.port_high or 0) - (need.host.port_low or 0) + 1
     return present * count * need.plan.destinations < need.plan.connections <= PORTS_WIDEST_COUNT * count
@@ -296,7 +296,7 @@ def buckets(need: Need) -> int:
 
 
 def chains_long(need: Need) -> bool:
-    """Tell whether the target makes the hash chains of tracked connections long."""
+    """Return whether the target makes the hash chains of tracked connections long."""
     host = need.host
     return bool(host.conntrack_tracking) and (host.conntrack_buckets or 0) * CONNTRACK_CHAIN < need.plan.connections
 
@@ -321,12 +321,12 @@ def processes(need: Need) -> int:
 
 
 def processes_short(most: int | None, need: Need) -> bool:
-    """Tell whether a limit of processes leaves too little room for both ends; negative stands for no limit."""
+    """Return whether a limit of processes leaves too little room for both ends; negative stands for no limit."""
     return most is not None and 0 <= most < _ours(need) + PROCESSES_OF_OTHERS
 
 
 def nproc_short(need: Need) -> bool:
-    """Tell whether RLIMIT_NPROC leaves too little room; the kernel does not hold root to it."""
+    """Return whether RLIMIT_NPROC leaves too little room; the kernel does not hold root to it."""
     return bool(need.host.uid) and processes_short(need.host.nproc_soft, need)
 
 
@@ -337,7 +337,7 @@ def tasks(need: Need) -> int:
 
 
 def tasks_short(need: Need) -> bool:
-    """Tell whether the control group has too little room for the processes of both ends."""
+    """Return whether the control group has too little room for the processes of both ends."""
     room = left(need.host.pids_cgroup_max, need.host.pids_cgroup_used)
     return room is not None and room < _ours(need) + PROCESSES_OF_FLEET
 
@@ -355,12 +355,12 @@ def _in_flight(need: Need) -> int:
 
 
 def accept_queue_short(need: Need) -> bool:
-    """Tell whether the accept queue is shorter than usual, so that handshakes in flight are kept to half of it."""
+    """Return whether the accept queue is shorter than usual, so that handshakes in flight are kept to half of it."""
     return (need.host.somaxconn or QUEUE) < min(QUEUE, need.plan.connections)
 
 
 def syn_queue_short(need: Need) -> bool:
-    """Tell whether the handshakes in flight could fill the SYN queue; with SYN cookies the kernel has no such limit."""
+    """Return whether the handshakes in flight could fill the SYN queue; SYN cookies lift that limit."""
     return not need.host.syncookies and (need.host.syn_backlog or QUEUE) < 2 * _in_flight(need)
 
 
@@ -371,7 +371,7 @@ def device_backlog(need: Need) -> int:
 
 
 def device_backlog_short(need: Need) -> bool:
-    """Tell whether handshakes in flight could fill the backlog of the CPUs."""
+    """Return whether handshakes in flight could fill the backlog of the CPUs."""
     return _in_flight(need) > (need.host.netdev_max_backlog or DEVICE_BACKLOG) * cores(need.host)
 
 
@@ -380,7 +380,7 @@ def _tcp_marks(host: Host) -> tuple[int, int, int]:
 
 
 def _tcp_high(need: Need) -> int:
-    """Return the pages that messages of a stall take in buffers, at most half of the machine's memory."""
+    """Return the pages that messages take in buffers during a stall, at most half of the machine's memory."""
     host, pages = need.host, -(-need.message_bytes // PAGE_BYTES)
     waiting = int(need.plan.connections * min(1.0, need.message_rate * STALL_SECONDS))
     # A message is buffered at the sender until it is acknowledged, and at the receiver until it is read.
@@ -389,7 +389,7 @@ def _tcp_high(need: Need) -> int:
 
 
 def tcp_mem(need: Need) -> str:
-    """Return room for the messages that a stall leaves in buffers, or twice the present where that is enough for them.
+    """Return tcp_mem with room for the messages buffered in a stall, or twice the present values if those have room.
 
     The kernel's own proportions are kept: pressure at two thirds of the high mark, low at half of it.
     """
@@ -401,7 +401,7 @@ def tcp_mem(need: Need) -> str:
 
 
 def tcp_mem_short(need: Need) -> bool:
-    """Tell whether messages of a stall take more than TCP may have in buffers."""
+    """Return whether messages take more in a stall than TCP may have in buffers."""
     return _tcp_high(need) > _tcp_marks(need.host)[2]
 
 

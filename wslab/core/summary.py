@@ -1,4 +1,4 @@
-"""A run in figures: rates, percentiles and bytes per connection, from what was recorded and nothing else.
+"""The figures of a run: rates, percentiles and bytes per connection, only from what was recorded.
 
 Rates come from the phases' own times, since a ramp may be over between two samples. Memory comes from the plateau, the
 last sample of the hold phase that has a PSS, against the last sample before the ramp. A figure that was not measured is
@@ -30,9 +30,9 @@ from wslab.core.timeline import (
 QUANTILES = {"p50": 0.50, "p99": 0.99, "p999": 0.999}
 # A shorter hold has too few messages for a rate.
 HOLD_SECONDS_MIN = 1.0
-# With fewer, what the rest of the machine does to the kernel's memory is larger than what the connections do.
+# With fewer connections, other processes change the kernel's memory more than the connections do.
 KERNEL_CONNECTIONS_MIN = 2000
-# A rank like 0.07 * 100 comes out just above 7; it must not take the next latency for it.
+# A rank like 0.07 * 100 comes out just above 7; without this tolerance it would pick the next latency.
 ROUNDING = 1e-6
 
 
@@ -57,7 +57,7 @@ def summarize(
     """
     phases = timeline(events)
     opened = open_at_plateau(phases, samples)
-    ramp = last_phase(phases, "ramp")
+    ramp, verify = last_phase(phases, "ramp"), last_phase(phases, "verify")
     ramp_seconds = ramp.seconds if ramp else None
     rows = list(latency)
     headrooms = [sample["memory_headroom_bytes"] for sample in active(samples) if sample.get("memory_headroom_bytes")]
@@ -75,7 +75,8 @@ def summarize(
         **_percentiles("handshake", [row for row in rows if row["kind"] == "handshake"]),
         **_bytes_per_connection(samples, phases, opened),
         "memory_headroom_bytes_min": min(headrooms, default=None),
-        **_cpu_per_connection(samples, ramp, opened),
+        **_cpu_per("connection", samples, ramp, opened),
+        **_cpu_per("message", samples, verify, messages_between(phases, verify) if verify else None),
         "server_shards": plan.server_shards,
         "swarm_workers": plan.swarm_workers,
         "generator_limited": generator_limited(samples),
@@ -112,7 +113,7 @@ def _roundtrips(rows: Sequence[Record], phases: Sequence[Phase]) -> list[Record]
 def _messages(stage: Mapping[str, Any], phases: Sequence[Phase], opened: int) -> dict[str, float | None]:
     """Return the rate of answered messages on schedule, or that of the verify phase when none were asked for.
 
-    What was offered is the rate that was due while the connections were held; None when none was.
+    The offered rate is what was due while the connections were held; None when no messages were due.
     """
     verify_rate = _message_rate(phases, "verify")
     hold = last_phase(phases, "hold")
@@ -142,7 +143,7 @@ def _bytes_per_connection(samples: Sequence[Record], phases: Sequence[Phase], op
         for side in ("server", "swarm"):
             size = plateau.get(f"{side}_pss_bytes")
             size = plateau.get(f"{side}_rss_bytes") if size is None else size
-            # No process of this end is ours where the target is somebody else's server.
+            # Where the target is somebody else's server, no process of this end is ours.
             ends[f"{side}_user"] = size / count if size and plateau.get(f"{side}_processes") != 0 else None
         now, then = plateau.get("memory_kernel_bytes"), (baseline or {}).get("memory_kernel_bytes")
         if now is not None and then is not None and count >= KERNEL_CONNECTIONS_MIN:
@@ -168,18 +169,18 @@ def _baseline(samples: Sequence[Record], phases: Sequence[Phase]) -> Record | No
     return sample_before(samples, ramp.started_seconds) if ramp else None
 
 
-def _cpu_per_connection(samples: Sequence[Record], ramp: Phase | None, opened: int) -> dict[str, float | None]:
-    """Return the CPU time of each end over the ramp, in seconds, for one connection."""
-    before = sample_before(samples, ramp.started_seconds) if ramp else None
-    after = sample_after(samples, ramp.ended_seconds) if ramp and ramp.ended_seconds is not None else None
+def _cpu_per(what: str, samples: Sequence[Record], phase: Phase | None, count: float | None) -> dict[str, float | None]:
+    """Return the CPU time of each end over a phase, in seconds, for one of `count` connections or messages."""
+    before = sample_before(samples, phase.started_seconds) if phase else None
+    after = sample_after(samples, phase.ended_seconds) if phase and phase.ended_seconds is not None else None
     costs: dict[str, float | None] = {}
     for side in ("server", "swarm"):
         # Before the ramp there may be no process yet, and so no CPU time.
         start = _cpu_seconds(before, side) or 0.0
         end = _cpu_seconds(after, side)
-        # Nothing was used by processes that are not ours.
-        known = end is not None and bool(opened) and (after or {}).get(f"{side}_processes") != 0
-        costs[f"{side}_cpu_seconds_per_connection"] = ((end or 0.0) - start) / opened if known else None
+        # The CPU time of processes that are not ours is not known.
+        known = end is not None and count and (after or {}).get(f"{side}_processes") != 0
+        costs[f"{side}_cpu_seconds_per_{what}"] = ((end or 0.0) - start) / count if known and count else None
     return costs
 
 

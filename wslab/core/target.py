@@ -1,6 +1,6 @@
 """Where a swarm may dial: loopback always, any other address only when the caller says that it is theirs.
 
-Imported by the swarm's processes: it imports nothing but the refusal, and that only when it refuses.
+Imported by the swarm's processes: it imports nothing until it refuses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def parse_url(url: str) -> tuple[str, int, str, str]:
         Host (without the brackets of an IPv6 address), port, path with its query, and authority as it was written.
 
     Raises:
-        BadInput: it is no such URL; the text is one line.
+        BadInput: it is not such a URL; the text is one line.
     """
     scheme, found, rest = url.partition("://")
     slash = min((index for index in (rest.find("/"), rest.find("?")) if index >= 0), default=len(rest))
@@ -27,7 +27,7 @@ def parse_url(url: str) -> tuple[str, int, str, str]:
     if not colon or "]" in port:
         host, port = authority, str(DEFAULT_PORT)
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    # What goes into the request must not end its line early, nor be a fragment, which is the client's own business.
+    # Spaces and control characters would end the request line early; a fragment is never sent to a server.
     plain = url.isascii() and url.isprintable() and not set(url) & set(" #")
     if not found or not plain or scheme not in SCHEMES or not host or set(host) & set("[]@") or not _is_port(port):
         raise _refuse(f"target {url!r} is not usable; expected a URL such as ws://127.0.0.1:9000/path")
@@ -35,7 +35,7 @@ def parse_url(url: str) -> tuple[str, int, str, str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine's loopback: localhost, 127.0.0.0/8 or ::1.
+    """Return whether a host is this machine's loopback: localhost, 127.0.0.0/8 or ::1.
 
     Other names are not looked up: what a name stands for can change between the check and the dial.
     """

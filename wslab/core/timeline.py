@@ -1,4 +1,4 @@
-"""The phases of a run as its events tell them: when each began and ended, and the counts at its end.
+"""The phases of a run, from its events: when each began and ended, and the counts at its end.
 
 Samples come once a second, but a ramp may take half a second; events carry their own time and counts, so that rates
 are taken from here. A phase that was cut short has no end.
@@ -57,7 +57,7 @@ def last_phase(phases: Sequence[Phase], name: str) -> Phase | None:
 
 
 def messages_between(phases: Sequence[Phase], phase: Phase) -> int | None:
-    """Return how many messages fell into a phase; the counts are cumulative, so the phases before it are taken off."""
+    """Return how many messages fell into a phase; counts are cumulative, so those of earlier phases are subtracted."""
     key = "messages_received"
     if key not in phase.end:
         return None

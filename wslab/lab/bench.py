@@ -27,6 +27,8 @@ RATE = ("connections_per_second", "connections/s")
 ECHOES = ("verify_messages_per_second", "echo messages/s")
 # Reported at the largest count only: at a small one the spare pages in the kernel's slabs dominate.
 BYTES = ("total_bytes_per_connection", "bytes per connection")
+# CPU time of both ends, in seconds; told in µs beside the rates.
+CPU = {what: (f"server_cpu_seconds_per_{what}", f"swarm_cpu_seconds_per_{what}") for what in ("connection", "message")}
 HOLD_SECONDS = 2.0
 # Starting, holding and stopping a stage takes about as long as opening and verifying so many connections.
 START_WEIGHT = 40_000
@@ -55,7 +57,7 @@ class Ratio:
         """Return the row of this ratio in a table: title, median, spread, and the medians that were divided."""
         spread = f"{min(self.values):.2f}–{max(self.values):.2f}"
         numerator, denominator = self.of
-        return (self.title, f"{median(self.values):.2f}", spread, f"{numerator:,.0f}", f"{denominator:,.0f}")
+        return (self.title, f"{median(self.values):.2f}", spread, figure_text(numerator), figure_text(denominator))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +170,11 @@ def ratios_of(figures: dict[tuple[str, int], list[dict[str, Any]]], counts: Sequ
         for key, words in (RATE, ECHOES, BYTES) if count == counts[-1] else (RATE, ECHOES):
             title = f"lean / floor, {words} at {format_count(count)}"
             ratios.append(ratio(title, key, figures[LEAN, count], figures[FLOOR, count]))
+        for what, keys in CPU.items():
+            for key in keys:
+                side = key.partition("_")[0]
+                title = f"lean / floor, CPU of the {side} a {what} at {format_count(count)}"
+                ratios.append(ratio(title, key, figures[LEAN, count], figures[FLOOR, count]))
     low, high = counts[0], counts[-1]
     if low != high:
         for kind in (LEAN, FLOOR):
@@ -184,8 +191,18 @@ def ratio(title: str, key: str, above: list[dict[str, Any]], below: list[dict[st
 
 
 def figures_text(summary: dict[str, Any]) -> str:
-    """Return what one stage measured, in words."""
-    return "  ".join(f"{summary.get(key) or 0:>8,.0f} {words}" for key, words in (RATE, ECHOES))
+    """Return what one stage measured, in words: rates, and the CPU time of server + swarm."""
+    texts = [f"{summary.get(key) or 0:>8,.0f} {words}" for key, words in (RATE, ECHOES)]
+    for what, keys in CPU.items():
+        costs = [summary[key] for key in keys if summary.get(key)]
+        if len(costs) == len(keys):
+            texts.append(f"{1e6 * costs[0]:4.1f} + {1e6 * costs[1]:4.1f} µs a {what}")
+    return "  ".join(texts)
+
+
+def figure_text(figure: float) -> str:
+    """Return a rate or a size as it is, a CPU time (which is far below one second) in µs."""
+    return f"{figure * 1e6:,.1f} µs" if 0 < figure < 0.1 else f"{figure:,.0f}"
 
 
 def machine_line(run: Any) -> str:

@@ -1,11 +1,11 @@
 """One stage as an experiment: preflight, ramp, hold, verify, drain, and a recorded run whatever happened.
 
-1. What cannot be used is refused before anything starts, as `BadInput`: a parameter, a data folder that cannot be
-   written, a stage that is far beyond this machine's memory. Every other limit may break: that is the result.
+1. Input that cannot be used is refused with `BadInput` before anything starts: a parameter, a data folder that cannot
+   be written, a stage that is far beyond this machine's memory. Every other limit may break: that is the result.
 2. The manifest says `running` first and is replaced at the end. Samples and events are written by the supervisor's
    side as they come, and the figures are computed from what is on the disk.
 3. An interrupt drains, saves and returns a run that says `aborted`. A second one skips the draining.
-4. Only a programmer's error leaves as an exception, after the run was saved as `crashed`.
+4. Only a programmer's error is raised as an exception, after the run was saved as `crashed`.
 5. The machine is changed only by the place that a caller asks for, which is taken down at the end.
 """
 
@@ -47,7 +47,7 @@ SCHEMA_VERSION = 2
 BACKLOG = 4096
 # Three retransmitted SYNs fit into it (1, 2 and 4 s): a full accept queue slows a connection and does not end it.
 HANDSHAKE_TIMEOUT_SECONDS = 10.0
-# Samples come every second; a supervisor that says nothing for so long does not work any more.
+# Samples come every second; a supervisor that sends nothing for so long hangs.
 SILENCE_SECONDS = 120.0
 
 Event = dict[str, Any]
@@ -70,10 +70,10 @@ def run_stage(
         stage: what is asked for; or give the parameters themselves.
         on_event: called with every event and sample as it comes, for a live view.
         target: URL of a server that runs already; empty to start one.
-        operate_target: the caller's word that a target outside loopback is theirs to load.
+        operate_target: whether the caller says that a target outside loopback is theirs to load.
         commands: programs to start instead of the built-in ones, by role (`server`, `swarm`, `recorder`).
-        place: makes where it runs, for this run alone; the machine as it is unless given.
-        specs: what to change in the specifications of the processes, by role, to break a limit on purpose.
+        place: makes the place to run in, for this run alone; the machine as it is unless given.
+        specs: overrides for each process specification, by role, to break a limit on purpose.
         **parameters: fields of `Stage`, as text or numbers; they override those of `stage`.
 
     Returns:
@@ -110,7 +110,7 @@ class _Stopped(Exception):
 
 
 class Experiment:
-    """One run in the making; use `run_stage`.
+    """One run in progress; use `run_stage`.
 
     Args:
         stage: what is asked for.
@@ -118,7 +118,7 @@ class Experiment:
         data_dir: the data folder.
         on_event: called with every event.
         target: URL of a server that runs already, or empty.
-        own: what the specifications of the processes have of their own, by role; see `start_command`.
+        own: overrides for each process specification, by role; see `start_command`.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Experiment:
         self._manifest |= {"enclosure": {}, "tuning": [], **place.notes}
 
     def note(self, key: str, value: Any) -> None:
-        """Have the manifest say something more about this run."""
+        """Add a key to the manifest."""
         self._manifest[key] = value
 
     @property
@@ -166,7 +166,7 @@ class Experiment:
         except KeyboardInterrupt:
             aborted = "stopped by the user"
         except _Stopped:
-            # After an error or for want of memory the events say why; else somebody told the supervisor to.
+            # After an error or at the memory reserve the events say why; else somebody stopped the supervisor.
             aborted = aborted or ("" if self._seen & {"error", "memory_reserve_reached"} else "stopped from outside")
         except (FleetEnded, OSError) as problem:
             crashed = str(problem)
@@ -176,7 +176,7 @@ class Experiment:
         try:
             try:
                 self._save(crashed, aborted)
-            except KeyboardInterrupt:  # Impatience must not leave a run that says it is running.
+            except KeyboardInterrupt:  # A further interrupt must not leave a manifest that says `running`.
                 self._save(crashed, aborted)
         except store.NotRecorded as problem:
             self._manifest |= {"outcome": CRASHED, "reason": str(problem)}
@@ -199,7 +199,7 @@ class Experiment:
         self._phase(fleet, "drain")
 
     def _phase(self, fleet: Fleet, name: str, seconds: float | None = None) -> Event:
-        """Conduct one phase and return its end; an empty one when it has lasted as long as it should."""
+        """Run one phase and return the event at its end; an empty one after `seconds`."""
         if not self._started:
             return {}
         fleet.send(name)
@@ -207,7 +207,7 @@ class Experiment:
         return self._wait(fleet, "phase_ended", seconds=seconds, phase=name) or {}
 
     def _wait(self, fleet: Fleet, event_name: str, seconds: float | None = None, **fields: Any) -> Event | None:
-        """Pass events on until the one that is waited for; None when `seconds` are over."""
+        """Pass events on until the expected one, and return it; None after `seconds`."""
         until = None if seconds is None else time.monotonic() + seconds
         while True:
             left = SILENCE_SECONDS if until is None else min(SILENCE_SECONDS, until - time.monotonic())
@@ -257,14 +257,14 @@ class Experiment:
 def start_command(
     stage: Stage, plan: Plan, *, target: str = "", own: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, Any]:
-    """Return what the supervisor is told to start, without the run folder.
+    """Return the start command for the supervisor, without the run folder.
 
     Args:
         stage: what is asked for.
         plan: its layout.
         target: URL of a server that runs already, or empty.
-        own: what overrides the specification of `server`, `swarm` or `recorder`, such as a `command` to start instead
-            of the built-in one; under `supervisor`, what the supervisor itself is told.
+        own: overrides for the specification of `server`, `swarm` or `recorder`, such as a `command` to start instead
+            of the built-in one; under `supervisor`, overrides for the start command itself.
     """
     own = own or {}
     server = {"kind": stage.server, "host": "127.0.0.1", "port": 0, "shards": plan.server_shards, "backlog": BACKLOG}
@@ -274,7 +274,7 @@ def start_command(
         "ramp_rate": None if stage.ramp_rate == "max" else stage.ramp_rate,
         "message_rate": stage.message_rate,
         "message_bytes": stage.message_bytes,
-        # Other machines do not answer to loopback addresses.
+        # Other machines cannot reply to loopback addresses.
         "source_addresses": plan.source_addresses if not target or is_loopback(parse_url(target)[0]) else (),
         "pending_max": plan.pending_max,
         "handshake_timeout_seconds": HANDSHAKE_TIMEOUT_SECONDS,
@@ -290,7 +290,7 @@ def start_command(
 
 
 def as_dialled(plan: Plan, swarm: Mapping[str, Any], target: str = "") -> Plan:
-    """Return the plan with the ports that a swarm's specification takes, and without shards where none are ours."""
+    """Return the plan with the destinations and port choice of a swarm's specification, and no shards for a target."""
     destinations = len(swarm.get("destination_addresses") or ()) or plan.destinations
     plan = replace(plan, destinations=destinations, ports_at_bind=bool(swarm.get("bind_without_no_port")))
     return replace(plan, server_shards=0) if target else plan
@@ -301,7 +301,7 @@ def check_dialable(target: str, consent: bool) -> None:
 
     Args:
         target: its URL.
-        consent: the caller's word that a target outside loopback is theirs to load.
+        consent: whether the caller says that a target outside loopback is theirs to load.
 
     Raises:
         BadInput: one line says why not.
@@ -311,19 +311,19 @@ def check_dialable(target: str, consent: bool) -> None:
     try:
         socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as problem:
-        raise BadInput(f"target {host} is not known here: {getattr(problem, 'strerror', None) or problem}") from problem
+        raise BadInput(f"target {host} is unknown: {getattr(problem, 'strerror', None) or problem}") from problem
 
 
 def run_lifted(run: Run, *, on_event: Callable[[Event], None] | None = None) -> Run:
-    """Run a broken stage again with what lifts its limit and takes no root: more addresses, shards or workers.
+    """Run a broken stage again with its limit lifted without root: more addresses, shards or workers.
 
     Args:
         run: a recorded run.
         on_event: called with every event and sample as it comes, for a live view.
 
     Returns:
-        The new run; the one given when it did not break, when no layout lifts what it broke at, or when it ran against
-        a server of the caller's or in an enclosure, which another run would not have.
+        The new run; the given one when it did not break, when no layout lifts what it broke at, or when it ran against
+        a server of the caller's or in an enclosure, which a new run would not have.
 
     Raises:
         BadInput: the stage is out of reach of this machine's memory, or its data folder cannot be written.

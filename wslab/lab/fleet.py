@@ -1,10 +1,10 @@
-"""The caller's end of a supervisor: starts it, speaks to it, and always stops what it started.
+"""The caller's end of a supervisor: starts it, exchanges messages with it, and always stops what it started.
 
 1. The supervisor gets a session of its own, so that Ctrl-C in a terminal or a notebook reaches the caller alone.
 2. Its stdin is both the command channel and the lifeline: when the caller dies, however it does, the pipe ends.
-3. Leaving the context sends `stop` and closes the pipe in one go, so that an interrupt in the midst of leaving changes
-   nothing for the supervisor. What has not ended in time is killed.
-4. No thread is started here: a notebook may have any, and an interrupt has to arrive where the waiting is.
+3. Leaving the context sends `stop` and closes the pipe at once, so that an interrupt meanwhile changes nothing for the
+   supervisor. What has not ended in time is killed.
+4. No thread is started here, so that an interrupt always reaches the code that waits.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Fleet:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 bufsize=0,
-                cwd=self.run_dir,  # -m looks there first, and no file of the user's can stand in the way
+                cwd=self.run_dir,  # `-m` searches there first, where no module of the user's can be
                 env=child_environment(),
                 start_new_session=True,
             )
@@ -78,7 +78,7 @@ class Fleet:
         return self._running.pid
 
     def send(self, cmd: str, **fields: Any) -> None:
-        """Send a command; whether the supervisor still takes any is for the next event to tell.
+        """Send a command; if the supervisor is gone, `next_event` reports it.
 
         Raises:
             FleetEnded: the context has been left.
@@ -87,7 +87,7 @@ class Fleet:
         try:
             self._running.stdin.write(json.dumps({"cmd": cmd, **fields}).encode() + b"\n")
         except BrokenPipeError:
-            pass  # What it said before its end is still to be read, and says why.
+            pass  # Its last events are still to be read, and say why.
 
     def next_event(self, timeout_seconds: float) -> dict[str, Any] | None:
         """Return the next event, or None when there is none in time.
@@ -133,7 +133,7 @@ class Fleet:
             self._end_registered()
 
     def _await_end(self, process: subprocess.Popen[bytes]) -> None:
-        """Read on, so that nobody waits for a full pipe, until the supervisor has ended or time is up."""
+        """Read on, so that no process blocks on a full pipe, until the supervisor has ended or time is up."""
         assert process.stdout is not None
         deadline = time.monotonic() + STOP_SECONDS
         while (left := deadline - time.monotonic()) > 0:

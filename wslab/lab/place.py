@@ -24,8 +24,8 @@ class Place:
     Attributes:
         host: the limits there.
         plan: the layout of the stage there.
-        specs: what the specification of a process gets besides, by role.
-        notes: what the manifest says of this place: `enclosure` and `tuning`.
+        specs: overrides for each process specification, by role.
+        notes: what the manifest says about this place: `enclosure` and `tuning`.
     """
 
     host: Host

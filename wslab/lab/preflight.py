@@ -110,7 +110,7 @@ def preflight(connections: int | str | None = None, **parameters: Any) -> Prefli
     """Look at what this machine allows; nothing is started and nothing is changed.
 
     Args:
-        connections: answer whether so many fit, such as `"700k"`; None asks how many this machine can hold.
+        connections: a number to check, such as `"700k"`; None asks how many this machine can hold.
         **parameters: further fields of `Stage`, such as `server_shards`.
 
     Raises:

@@ -3,12 +3,12 @@
 A group is a supervisor with its server, swarm and recorder, or a server that was started by itself. Its file stands in
 the folder `processes` of the state folder, from the start of the first process to a clean end.
 
-1. A process is named by its pid, its start time and its user, never by its command. A file tells about processes that
-   have ended long ago just as well as about living ones, so entries are believed only while all three agree.
-2. A process is ended through a pidfd, and only when it is this user's, or has become the user that it was recorded as.
+1. A process is identified by its pid, its start time and its user, never by its command. A file may name processes
+   that ended long ago, so an entry counts only while all three match.
+2. A process is ended through a pidfd, and only when it runs as this user or as the user that was recorded.
 3. The files are a convenience. When the folder cannot be written, that is logged and the run goes on.
-4. A file that cannot be trusted, see `wslab.machine.state`, or is no record, is named and left alone. Files without a
-   living process are removed.
+4. A file that cannot be trusted, see `wslab.machine.state`, or is not a record is named and left alone. Files without
+   a living process are removed.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Registration:
         except FileNotFoundError:
             pass
         except OSError as problem:
-            _log.warning("the record of this run's processes stays behind: %s", problem)
+            _log.warning("the record of this run's processes cannot be removed: %s", problem)
 
 
 def register(role: str, pid: int, run_dir: str | Path = "") -> Registration:
@@ -126,23 +126,23 @@ def list_processes() -> list[ProcessEntry]:
 
 
 def leftovers() -> list[ProcessEntry]:
-    """Return the processes whose caller has died: nobody will end them any more."""
+    """Return the processes whose caller has died, so that nobody else will end them."""
     return [entry for entry in list_processes() if entry.orphaned]
 
 
 def clean(entries: Iterable[ProcessEntry] | None = None) -> list[ProcessEntry]:
     """End processes that wslab started: SIGTERM, and after three seconds SIGKILL.
 
-    What a caller that died has changed on this machine, to break a limit, is put back then.
+    Afterwards, what a dead caller had changed on this machine to break a limit is put back.
 
     Args:
-        entries: which; the leftovers when None, so that nobody's running stage is ended by mistake.
+        entries: the processes; the leftovers when None, so that no running stage is ended by mistake.
 
     Returns:
         Those that were alive and have been ended.
     """
     ended = end_processes(leftovers() if entries is None else entries)
-    list_processes()  # Removes the files that are done with.
+    list_processes()  # Removes the files without a living process.
     for line in undo_orphaned():
         _log.warning("%s", line)
     return ended
@@ -161,7 +161,7 @@ def end_processes(entries: Iterable[ProcessEntry]) -> list[ProcessEntry]:
             except OSError:
                 continue
             held[pidfd] = entry
-            # Asked again now that the pid is held: it cannot be given to another process any more.
+            # Checked again with the pidfd open: the pid cannot be reused any more.
             if not alive(entry.pid, entry.start_ticks):
                 os.close(pidfd)
                 del held[pidfd]

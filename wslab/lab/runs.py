@@ -63,7 +63,7 @@ FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("messages_per_second", "messages echoed", rate_text),
     ("messages_offered_per_second", "messages due", rate_text),
     ("messages_failed", "messages lost, late or changed", whole_text),
-    ("messages_unasked", "messages that nobody asked for", whole_text),
+    ("messages_unasked", "unasked messages", whole_text),
     ("verify_messages_per_second", "messages echoed while verifying", rate_text),
     ("handshake_seconds_p50", "handshake, median", seconds_text),
     ("handshake_seconds_p99", "handshake, 99 %", seconds_text),
@@ -74,7 +74,7 @@ FIGURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("swarm_user_bytes_per_connection", "swarm memory a connection", bytes_text),
     ("kernel_bytes_per_connection", "kernel memory a connection", bytes_text),
     ("total_bytes_per_connection", "all memory a connection", bytes_text),
-    ("memory_headroom_bytes_min", "memory left at the worst", bytes_text),
+    ("memory_headroom_bytes_min", "least memory left", bytes_text),
     ("server_shards", "server shards", whole_text),
     ("swarm_workers", "swarm workers", whole_text),
 )
@@ -144,7 +144,7 @@ class Run:
 
     @property
     def breaks(self) -> list[dict[str, Any]]:
-        """The findings that kept it from holding; none when it held, whatever was remarked on."""
+        """The findings that kept it from holding; none when it held."""
         return [] if self.outcome == HELD else self.findings
 
     @property
@@ -275,11 +275,11 @@ def load_run(run: str | Path, data_dir: str | Path | None = None) -> Run:
 
 
 def runs_table(runs: Iterable[Run], *, full: bool = False) -> pd.DataFrame:
-    """Return one row a run, index `run_id`: stage, outcome, what broke first and the summary's figures as numbers.
+    """Return one row per run, index `run_id`: stage, outcome, what broke first and the summary's figures as numbers.
 
     Args:
         runs: the runs, in the order of the rows.
-        full: all figures of the summary, instead of those that tell stages apart at a glance.
+        full: all figures of the summary, instead of the main ones.
     """
     keys = [key for key, _, _ in FIGURES if full or key in MAIN_FIGURES]
     columns = ["run_id", "created_at", "stage", "server", "outcome", "finding", *keys]
@@ -319,7 +319,7 @@ def _frame(rows: Sequence[Mapping[str, Value]], columns: Sequence[Column]) -> pd
     """Return rows as a table of numbers and text; what was not read is NaN."""
     frame = pd.DataFrame(rows, columns=[column.name for column in columns])
     for column in columns:
-        # pandas makes a column without a single number one of objects, with which figures cannot calculate.
+        # pandas gives a column without any number the dtype object, which figures cannot calculate with.
         if column.unit in FLOAT_UNITS or (column.unit != "text" and frame[column.name].dtype == object):
             frame[column.name] = frame[column.name].astype(float)
     return frame

@@ -1,9 +1,9 @@
-"""A server of ours on its own, for clients that are not ours: started, registered, and always stopped.
+"""A built-in server on its own, for clients that are not ours: started, registered, and always stopped.
 
 1. It is started like a fleet: in a session of its own, with its standard input as lifeline. However the caller ends,
    the pipe ends too, and the server with it.
-2. What the server itself says when it cannot start is bad input, such as a port in use; a server that dies or says
-   nothing is not.
+2. An error that the server reports at its start, such as a port in use, is bad input; that it dies or reports nothing
+   is not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from wslab.lab.fleet import child_environment
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
-# Far more than cores to run them; each takes megabytes, and a slip of the finger shall not take the machine.
+# Far more than there are cores; each takes megabytes, and a typo must not use up the machine's memory.
 SHARDS_MOST = 1024
 
 
@@ -128,7 +128,7 @@ class Serving:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            cwd="/",  # -m looks there first, and no file of the user's can stand in the way
+            cwd="/",  # `-m` searches there first, where no module of the user's can be
             env=child_environment(),
             start_new_session=True,
         )

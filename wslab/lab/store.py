@@ -1,8 +1,8 @@
 """The run folder on disk: where it is, how it is created, how its files are written and read back.
 
-1. `run.json` is replaced as a whole and on the disk before it counts, so a reader finds the old one or the new one.
+1. `run.json` is replaced as a whole once the new one is on the disk, so a reader finds the old one or the new one.
 2. The other files grow line by line and may be read at any moment. A last line without its line end was cut off by
-   the death of its writer; it is left out, as is a line that is no event or no row of its table.
+   the death of its writer; it is left out, as is a line that is not an event or not a row of its table.
 3. A damaged manifest is refused with one line that names it.
 4. A manifest that says `running` while its caller is gone is read as `crashed`; the file itself is not changed.
 5. Whether a data folder can be written is checked before anything is started, and the space of the manifest is
@@ -104,7 +104,7 @@ def check_writable(data_dir: Path) -> None:
 def create_run(data_dir: Path, stage_name: str) -> Path:
     """Create the folder of a new run, named `<UTC>-<stage>-<hex>`, and return it.
 
-    Space for its manifest is set aside in it, so that a run can say how it ended also when the disk has become full.
+    Space for its manifest is reserved in it, so that a run can record how it ended even when the disk is full.
 
     Raises:
         BadInput: it cannot be created, or there is not even the space for a manifest.
@@ -125,7 +125,7 @@ def create_run(data_dir: Path, stage_name: str) -> Path:
 
 
 def _set_aside(run_dir: Path, size: int) -> None:
-    """Take an inode and `size` bytes for the next manifest.
+    """Reserve an inode and `size` bytes for the next manifest.
 
     Raises:
         OSError: there is not enough.
@@ -175,7 +175,7 @@ def write_manifest(run_dir: Path, manifest: Mapping[str, Any]) -> None:
             _set_aside(run_dir, RESERVED_BYTES // parts)
             break
         except OSError:
-            pass  # On a full disk there is what the last manifest has left of it.
+            pass  # On a full disk there is only the space that the last manifest has freed.
 
 
 def release(run_dir: Path) -> None:
@@ -210,7 +210,7 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
 
 
 def _damage(manifest: Any) -> str:
-    """Return what keeps a manifest from being read as one; empty text when nothing does."""
+    """Return what is wrong with a manifest; empty text when nothing is."""
     if not isinstance(manifest, dict):
         return f"it holds {_json_kind(manifest)} where an object belongs"
     if not isinstance(manifest.get("outcome"), str):
@@ -271,7 +271,7 @@ class EventReader:
         self._tail = Tail(run_dir / EVENTS)
 
     def read(self) -> list[dict[str, Any]]:
-        """Return the new events, in order; a line that is no event is left out."""
+        """Return the new events, in order; a line that is not an event is left out."""
         return [event for line in self._tail.lines() if (event := _event(line))]
 
 
@@ -288,11 +288,11 @@ class TableReader:
         self._names: list[str] = []
 
     def read(self) -> list[dict[str, Value]]:
-        """Return the new rows, each with every documented column; a line that is no row is left out."""
+        """Return the new rows, each with every documented column; a line that is not a row is left out."""
         lines = self._tail.lines()
         if lines and not self._names:
             first = lines.pop(0).split(",")
-            # A damaged first line costs the names that it held; files of this version can be read without them.
+            # Where the header is damaged, the columns are those of this version.
             self._names = first if self._columns[0].name in first else header(self._columns)
         return [row for line in lines if (row := self._row(line))]
 

@@ -1,4 +1,4 @@
-"""How numbers, tables and findings read in a terminal, in Markdown and in a notebook.
+"""How numbers, tables and findings are shown in a terminal, in Markdown and in a notebook.
 
 1. Data keeps plain numbers in bytes and seconds; only here do they become `700k`, `8.1 KiB` and `12 ms`.
 2. `Table` is the one table of text: it renders itself as text, Markdown and HTML.
@@ -64,7 +64,7 @@ def seconds_text(value: float | None) -> str:
     if value >= 119.5:
         minutes, seconds = divmod(round(value), 60)
         return f"{minutes} min {seconds} s"
-    # A bound is a little below its unit: what rounds to 1000 ms is 1 s.
+    # Each bound is a little below its unit, so that what rounds to 1000 ms is shown as 1 s.
     if value >= 0.9995:
         return f"{_three_digits(value)} s"
     return f"{_three_digits(value * 1e3)} ms" if value >= 0.9995e-3 else f"{_three_digits(value * 1e6)} µs"
@@ -161,7 +161,7 @@ def findings_html(findings: Sequence[Mapping[str, Any]], outcome: str = "broke")
 
     Args:
         findings: as they stand in the manifest.
-        outcome: of their run; what was found in a run that held is a remark, and no break.
+        outcome: of their run; a finding in a run that held is only a remark.
     """
     remark, colour = ("Remark: ", OTHER_COLOUR) if outcome == "held" else ("", OUTCOME_COLOURS["broke"])
     items = []
@@ -178,7 +178,7 @@ def findings_html(findings: Sequence[Mapping[str, Any]], outcome: str = "broke")
 
 
 def card_html(heading: str, *parts: str, footer: str) -> str:
-    """Return the display of one result in a notebook: heading, parts, and the machine in a quiet last line.
+    """Return the display of one result in a notebook: heading, parts, and the machine in a faint last line.
 
     Args:
         heading: HTML.

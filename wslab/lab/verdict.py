@@ -20,7 +20,7 @@ from wslab.core.evidence import Evidence
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD, Finding
 from wslab.core.timeline import last_phase, timeline
 
-# Limits that end processes, or keep them from being started: what died of them did not crash by itself.
+# Limits that end processes, or keep them from starting: a process that dies of one did not crash by itself.
 DEADLY_LIMITS = ("memory_machine", "memory_cgroup", "process_limit")
 OWN_ROLES = ("supervisor", "swarm", "recorder")
 
@@ -45,7 +45,7 @@ def judge(evidence: Evidence, *, crashed: str = "", aborted: str = "") -> Verdic
     findings = tuple(diagnose(evidence))
     outcome, reason = _outcome(evidence, findings, crashed, aborted)
     if outcome in (ABORTED, CRASHED):
-        # What was not tried cannot have been stopped by a limit that nobody saw.
+        # A run that ended early is no evidence of an unknown limit.
         findings = tuple(finding for finding in findings if finding.limit != "unknown")
     return Verdict(outcome=outcome, reason=reason, findings=findings)
 

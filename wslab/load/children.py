@@ -1,7 +1,7 @@
-"""One child of the supervisor: how it is started, spoken to, watched and ended.
+"""One child of the supervisor: how it is started, commanded, watched and ended.
 
-A child reads commands and writes events, a JSON object a line, on its stdin and stdout. Its stdin is also its
-lifeline: end of file tells it that nobody wants it any more.
+A child reads commands and writes events, one JSON object per line, on its stdin and stdout. Its stdin is also its
+lifeline: at end of file it ends.
 
 1. A process is held by a pidfd from the moment it is known, so that a signal can never reach a later process that was
    given the same pid.
@@ -79,7 +79,7 @@ class Child:
         self._adopted: dict[int, int] = {}
 
     def send(self, command: Mapping[str, Any]) -> None:
-        """Send a command; a child that is gone is not an error here, its pidfd tells."""
+        """Send a command; a child that is gone is not an error here, its pidfd reports it."""
         try:
             self._stdin.write(json.dumps(command).encode() + b"\n")
         except (BrokenPipeError, ValueError):  # ValueError: its stdin is closed already
@@ -114,7 +114,7 @@ class Child:
                 os.close(pidfd)
 
     def close_stdin(self) -> None:
-        """Let go of the lifeline: the child is expected to end everything it owns."""
+        """Close the lifeline, at which the child ends everything it owns."""
         self._stdin.close()
 
     def reap(self) -> tuple[int | None, int | None]:
@@ -132,7 +132,7 @@ class Child:
                 pass
 
     def gone(self) -> bool:
-        """Tell whether the child and every process that it announced have ended."""
+        """Return whether the child and every process that it announced have ended."""
         poll = select.poll()
         for pidfd in self._adopted.values():
             poll.register(pidfd, select.POLLIN)
@@ -140,7 +140,7 @@ class Child:
 
 
 def _enter(enclosure: Mapping[str, Any]) -> None:
-    """Enter before the program is started; the parent is told only that this failed, so the log gets the reason."""
+    """Enter the enclosure before exec; the parent learns only that this failed, so the reason goes to the log."""
     try:
         enter(enclosure)
     except (OSError, ValueError) as problem:

@@ -1,11 +1,11 @@
 """Events of the supervisor: on stdout for the caller, and in `events.jsonl` for the record.
 
-1. Sending never blocks. A caller that does not read (a stopped notebook, a debugger) must not stop the watch over
-   memory: what does not fit into the pipe is kept here, and when too much is kept, figures are dropped first.
+1. Sending never blocks. A caller that does not read (a stopped notebook, a debugger) must not stop the supervision of
+   memory: what does not fit into the pipe is kept here, and when too much is kept, figures are dropped.
 2. The file is written before the caller is sent an event, so what a caller knows is also on disk.
-3. A caller that is gone is not an error: end of file on stdin tells, and the file still takes everything.
-4. A file that cannot be written, on a full disk for one, does not end a run before it is drained: the caller is told
-   once, with an `error` event that names the file.
+3. A caller that is gone is not an error: end of file on stdin reports it, and events still go to the file.
+4. A file that cannot be written, such as on a full disk, does not end a run before it is drained: the caller gets one
+   `error` event that names the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from wslab.machine.line_file import LineFile, why_not_written
 
-# About a minute of samples and live figures: enough for a busy caller, nothing to worry about in memory.
+# About a minute of samples and live figures: enough for a busy caller, and little memory.
 WAITING_BYTES_MAX = 1 << 18
 
 
@@ -70,7 +70,7 @@ class Reports:
         self.flush()
 
     def flush(self, seconds: float = 0.0) -> bool:
-        """Write what waits, for at most `seconds`, and tell whether all of it is written."""
+        """Write what waits, for at most `seconds`, and return whether all of it is written."""
         deadline = time.monotonic() + seconds
         while self._waiting:
             try:

@@ -1,4 +1,4 @@
-"""The phases of a run as the supervisor conducts them: ramp, hold, verify, drain.
+"""The phases of a run as the supervisor runs them: ramp, hold, verify, drain.
 
 1. A phase always ends: because the swarm says that it is done, by a bound of memory, by the death of a process, or
    because no counter has moved for too long. `stopped_by` in `phase_ended` says which; null is the swarm, or the caller
@@ -38,7 +38,7 @@ _NEVER = float("inf")
 
 
 def read_headroom() -> int:
-    """Return the memory that can still be had, in bytes."""
+    """Return the memory headroom, in bytes."""
     return procfs.read_headroom() or 0
 
 
@@ -80,21 +80,21 @@ class MemoryGuard:
 
 @dataclass(slots=True, kw_only=True)
 class Patience:
-    """Tell when a counter has stood still for too long."""
+    """Detects that a counter has not changed for too long."""
 
     seconds: float
     since: float
     _last: int = field(default=-1)
 
     def over(self, counter: int, now: float) -> bool:
-        """Note the counter and tell whether it has not moved for `seconds`."""
+        """Note the counter and return whether it has not changed for `seconds`."""
         if counter != self._last:
             self._last, self.since = counter, now
         return now - self.since >= self.seconds
 
 
 class Phases:
-    """Conducts the phases of one run; made before the load starts, because it notes how much memory there is then.
+    """Runs the phases of one run; made before the load starts, because it notes how much memory is left then.
 
     Args:
         reports: where events go.
@@ -114,7 +114,7 @@ class Phases:
             baseline_bytes=read_headroom(),
         )
         rate = start["swarm"].get("ramp_rate")
-        # A slow ramp has its own pace.
+        # A slow ramp may go longer without a new connection.
         self._patience_seconds = start.get("no_progress_seconds", NO_PROGRESS_SECONDS) + (2 / rate if rate else 0.0)
         self._patience = Patience(seconds=self._patience_seconds, since=0.0)
         self._stopped_by: str | None = None  # why the running phase is being cut short
@@ -124,12 +124,12 @@ class Phases:
 
     @property
     def started(self) -> bool:
-        """Tell whether all processes have become ready."""
+        """Return whether all processes have become ready."""
         return self.swarm is not None
 
     @property
     def draining(self) -> bool:
-        """Tell whether the swarm was asked to leave, so that its end is no accident."""
+        """Return whether the swarm was asked to end, so that its exit is expected."""
         return self.name in ("drain", "done")
 
     def begin(self, name: str, now: float) -> None:
@@ -218,7 +218,7 @@ class Phases:
             self._reports.event(breach.event, **breach.fields, connections_open=open_now)
             self.cut(breach.stopped_by, now)
             return ramping
-        # A ramp that only fails does not move either: it is the opened connections that count.
+        # Failed attempts are no progress of a ramp: only opened connections count.
         moving = {"ramp": words.OPENED, "verify": words.VERIFIED}.get(self.name)
         if moving is not None and self._patience.over(self._scoreboard.total(moving, ROLE_SWARM), now):
             self.cut("no_progress", now)

@@ -1,12 +1,12 @@
-"""A master that forks its crew from one small process, hands it commands and reports who died.
+"""A master process that forks the members of its crew, passes commands to them and reports those that die.
 
 Server and swarm both start as one process that imports little and forks before any thread exists, so that a member
-of the crew costs the few pages it writes to. The theory of operation:
+of the crew costs the few pages it writes to.
 
-1. Standard input carries JSON commands, and its end means that the owner is gone: everything stops at once.
-2. Each member reads its commands from a pipe of its own whose only writer is the master, so the end of the master,
-   however it came, is the end of the crew.
-3. Events leave as JSON lines on standard output. Counters never do: they are on the scoreboard.
+1. Standard input carries JSON commands. Its end means that the owner is gone, and everything stops at once.
+2. Each member reads its commands from a pipe of its own whose only writer is the master, so the crew ends with the
+   master, whatever ended that.
+3. Events are JSON lines on standard output. Counters are on the scoreboard only.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def emit(event: str, **fields: Any) -> None:
 
 
 def settle(uid: int | None = None) -> None:
-    """Take the place of a load process: all descriptors the machine allows, first to go when memory runs out.
+    """Raise the fd limit, become the preferred OOM victim, lower the priority and, if asked, change the user.
 
     Args:
-        uid: user to become, None to stay who we are. Everything has to be imported by then: another user may not be
-            able to read where Python is.
+        uid: user to become, None for no change. Everything has to be imported by then: another user may not be able to
+            read where Python is.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise_fd_limit()
@@ -116,7 +116,7 @@ class Crew:
                     pass  # It has just died; its pidfd will say so.
 
     def stop(self) -> None:
-        """Let all members go and wait for the last of them; they leave when their pipe ends."""
+        """Close the pipes of all members, at which they end, and wait for the last of them."""
         for writer in self.pipes.values():
             os.close(writer)
         self.pipes.clear()
@@ -125,7 +125,7 @@ class Crew:
         self.watched.clear()
 
     def watch(self, on_command: Callable[[dict[str, Any]], None], on_tick: Callable[[], float | None]) -> None:
-        """Serve commands and report deaths until standard input ends or nobody is left.
+        """Serve commands and report deaths until standard input ends or no member is left.
 
         Args:
             on_command: called with each command from standard input.

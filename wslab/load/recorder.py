@@ -7,13 +7,13 @@ writes `samples.csv` and `latency.csv` into the run folder, a row at a time, and
    ones after it, and a missed one is skipped; `elapsed_seconds` tells when each was taken.
 2. Samples besides the schedule: one at once at the start, one whenever the scoreboard's phase changes (seen within
    `POLL_SECONDS`, and labelled with the phase that begins), one at the end. A ramp of half a second is thus bounded
-   by samples, and two rows may be close together: rates are for the reader to take over windows that are long enough.
-3. PSS is dear, so its cells are empty but for: once before the ramp for each set of processes, at once on entering
-   hold and verify, and every `PSS_SECONDS` during these.
-4. End of file on stdin is the end: one last sample, exit 0. Nothing else is: SIGINT belongs to the caller, and a
-   reader of stdout that is slow or gone does not keep a row from the disk.
-5. A file that cannot be written, on a full disk for one, is told once in an `error` event that names it. Recording goes
-   on: the caller still gets the samples, and rows are kept again as soon as there is space.
+   by samples, and two rows may be close together: readers compute rates over windows that are long enough.
+3. PSS is expensive to read. It is read once before the ramp for each set of processes, at once on entering hold and
+   verify, and every `PSS_SECONDS` during these; its cells are empty otherwise.
+4. Only end of file on stdin ends it, with one last sample and exit status 0. SIGINT is left to the caller, and rows go
+   to the disk also when the reader of stdout is slow or gone.
+5. A file that cannot be written, such as on a full disk, is reported once in an `error` event that names it. Recording
+   goes on: the caller still gets the samples, and rows are kept again as soon as there is space.
 6. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
 """
 
@@ -150,7 +150,7 @@ class Recorder:
         return {f"swarm_{name}": value for name, value in values.items()}
 
     def _pss_is_due(self, phase: str, now: float) -> bool:
-        """Tell whether this sample reads PSS, and note that it does."""
+        """Return whether this sample reads PSS, and note that it does."""
         living = frozenset[int]().union(*(group.living for group in self._groups.values()))
         entered, self._pss_phase = phase != self._pss_phase, phase
         if phase in _PSS_PHASES:
@@ -218,7 +218,7 @@ def main(argv: list[str]) -> int:
 
 
 def _take(row: memoryview[int]) -> list[int]:
-    """Return the counters of a process, and let its largest lag start anew with nothing in between."""
+    """Return the counters of a process, and reset its largest lag."""
     counts: list[int] = row[: words.FAILURES].tolist()
     row[words.LAG_US] = 0
     return counts
@@ -230,7 +230,7 @@ def next_due(now: float, epoch: float, interval: float) -> float:
 
 
 def _ended(seconds: float) -> bool:
-    """Wait at most `seconds` for stdin and tell whether it has ended; what is sent there is not for us."""
+    """Wait at most `seconds` for stdin and return whether it has ended; input is ignored."""
     ready, _, _ = select.select([0], [], [], max(0.0, seconds))
     return bool(ready) and not os.read(0, 65536)
 

@@ -7,8 +7,8 @@ process that died is corrected by its master.
 
 1. A row is `ROW_WORDS` words: the named counters, two tables of failures (phase x errno: how many, and when first),
    then two latency histograms.
-2. Pages of a row that nobody touches cost nothing, so all rows have the same shape whatever their role.
-3. Imported by every shard and worker: it pulls in `os`, `mmap`, `time` and nothing else.
+2. Pages of a row that are never written cost nothing, so all rows have the same shape whatever their role.
+3. Imported by every shard and worker: it imports `os`, `mmap`, `time` and nothing else.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Scoreboard:
 
 
 def count_failure(row: memoryview[int], phase: int, error: int) -> bool:
-    """Count a failure in the row of this process, and tell whether it is the first of its kind there.
+    """Count a failure in the row of this process, and return whether it is the first of its kind there.
 
     Args:
         row: the row of this process.

@@ -84,7 +84,7 @@ class Supervisor:
             self._reports.flush()
             if not self._tick(time.monotonic()):
                 break
-        for line in undo_orphaned():  # A caller that lives does it itself.
+        for line in undo_orphaned():  # A caller that is alive undoes its own steps.
             try:
                 print(line, file=sys.stderr, flush=True)
             except OSError:
@@ -222,7 +222,7 @@ class Supervisor:
                 self._fail(**fields)
 
     def _bury(self, child: Child) -> None:
-        """Take the last words and the exit status of a child that has ended."""
+        """Read the remaining events and the exit status of a child that has ended."""
         self._selector.unregister(child.pidfd)
         self._read_events(child)
         exit_code, ended_by = child.reap()
@@ -250,7 +250,7 @@ class Supervisor:
             self._stop()
 
     def _stop(self, cut_by: str = "caller") -> None:
-        """Let everything go; what has not gone in time is killed."""
+        """Close all lifelines; what has not ended in time is killed."""
         if self._stopping:
             return
         self._stopping, self._deadline = True, time.monotonic() + STOP_SECONDS

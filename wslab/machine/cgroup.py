@@ -1,4 +1,4 @@
-"""Control groups: what those of a process allow it, and groups of our own, made and removed.
+"""Control groups: the limits that those of a process set, and groups of our own, made and removed.
 
 Reading:
 
@@ -14,8 +14,8 @@ Making:
 5. Groups are made directly below the mount of each controller, beside the groups of the machine. So a name is enough
    to find one again.
 6. Version 1 has a tree a controller, so that a role may get two groups; version 2 has one tree.
-7. In version 2 the mount must have handed the controllers down. That is never changed here: to take it back later
-   could lift the bounds of groups that are not ours.
+7. In version 2 the controllers must be enabled in `cgroup.subtree_control` of the mount. That is never changed here:
+   disabling them again later could lift the limits of groups that are not ours.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 CGROUPS = Path("/sys/fs/cgroup")
 
-# What a quota is given for. The kernel's own choice is 100 ms, for most of which a small quota stops everything: echoes
-# come in bursts, and a window of 0.2 s sees two periods. With 20 ms it sees ten, and 0.05 CPUs are still the 1 ms that
-# the kernel takes for the least quota.
+# The period of a quota. During most of the kernel's default of 100 ms a small quota stops everything: echoes come in
+# bursts, and a window of 0.2 s has two periods. With 20 ms it has ten, and 0.05 CPUs are still 1 ms, the kernel's least
+# quota.
 CPU_PERIOD_US = 20_000
 
 # A process that was killed leaves its control group when the kernel has torn it down, sockets first.
@@ -46,7 +46,7 @@ _POLL_SECONDS = 0.02
 # Version 1 has no word for "unlimited": it shows the largest page-aligned number that fits.
 _V1_UNLIMITED = 1 << 62
 
-# Limit, use and the line of memory.stat with the cache that yields at once: version 2, then version 1.
+# Limit, use and the line of memory.stat with the cache that is dropped first: version 2, then version 1.
 _MEMORY_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -139,7 +139,7 @@ def _upwards(controller: str, groups: dict[str, tuple[str, str]], cgroups: Path)
         mount = None
     if mount is None:
         return []
-    # A group outside of our namespace is shown as /../name: nothing of it can be seen from here but the mount.
+    # A group outside of our namespace is shown as /../name: only the mount can be seen from here.
     parts = [] if "/.." in path else [part for part in path.split("/") if part]
     return [mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
 
@@ -227,7 +227,7 @@ class Group:
         """
         self.path.mkdir()
         for name, value in self.bounds:
-            # An existing file of the kernel's only: in a wrong place this must fail, not create.
+            # Without O_CREAT: in a wrong place this must fail and not create a file.
             descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.write(descriptor, str(value).encode())
@@ -238,7 +238,7 @@ class Group:
 
 
 def groups_for(bounds: Mapping[str, Mapping[str, float]], name: str, cgroups: Path = CGROUPS) -> list[Group]:
-    """Return the groups that bounds take; none of them is made yet.
+    """Return the groups that these bounds need; none of them is made yet.
 
     Args:
         bounds: controller (`memory` in bytes, `pids`, `cpu` in CPUs), role, and the most that it may have.
@@ -292,7 +292,7 @@ def _tree(controller: str, cgroups: Path) -> tuple[Path, int]:
         raise FileNotFoundError(f"the {controller} controller of control groups is not there, see {unified}")
     if controller not in (read_text(unified / "cgroup.subtree_control") or "").split():
         raise PermissionError(
-            f"the {controller} controller is not handed down by {unified}; "
+            f"the {controller} controller is not enabled in cgroup.subtree_control of {unified}; "
             f"if its groups are yours: echo +{controller} | sudo tee {unified}/cgroup.subtree_control"
         )
     return _writable(unified), 2

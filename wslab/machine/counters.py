@@ -1,4 +1,4 @@
-"""The machine's half of a sample: what the kernel counts for all processes together.
+"""The machine-wide columns of a sample: what the kernel counts for all processes together.
 
 1. The files are opened once and read from their start each time: a sample of all of them costs about a millisecond.
 2. A column whose file or line is absent is None, never 0.

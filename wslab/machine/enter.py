@@ -1,4 +1,4 @@
-"""Put a process into the enclosure that it runs in.
+"""Put a process into its enclosure.
 
 There are two steps, because Python may be installed where only root can read it:
 
@@ -40,7 +40,7 @@ def enter(entry: Mapping[str, Any]) -> None:
         most = entry.get(name)
         if most is not None:
             _, hard = resource.getrlimit(limit)
-            # To lower a limit needs no privilege and to raise it does: what the machine grants stays the bound.
+            # Raising a hard limit needs a privilege, so it is only lowered.
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(limit, (most, most))
     if entry.get("cpus"):
@@ -68,7 +68,7 @@ def enter_netns(path: str) -> None:
 def become(uid: int) -> None:
     """Run as another user from here on, with the group of the same number and no other; there is no way back.
 
-    Whatever is imported late otherwise is imported first: a codec that the resolver uses, and what prints a traceback.
+    Modules that would be imported later are imported first: a codec of the resolver, and what prints a traceback.
     """
     import encodings.idna  # noqa: F401
     import traceback  # noqa: F401

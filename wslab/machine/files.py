@@ -1,4 +1,4 @@
-"""Small files of the kernel, read once or again and again.
+"""Small files of the kernel, read once or repeatedly.
 
 1. A file that is not there, or may not be read, is None: kernels, containers and privileges differ.
 2. Any other failure, such as no descriptors left, is raised: it would look like a missing file otherwise.
@@ -13,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
-# EOPNOTSUPP is what the pressure files answer when the kernel was started with psi=0, ENODEV what those of a control
-# group do that has been removed.
+# The pressure files give EOPNOTSUPP when the kernel was started with psi=0; the files of a control group that has been
+# removed give ENODEV.
 _ABSENT = frozenset(
     (
         *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ESRCH, errno.EACCES, errno.EPERM),
@@ -50,7 +50,7 @@ class OpenFile:
             return None
         try:
             data = chunk = os.pread(self._fd, _CHUNK, 0)
-            # The kernel hands out tables with a row a CPU in pages, so a short read is not the end; nothing is.
+            # The kernel returns tables with a row per CPU page by page: only an empty read is the end.
             while chunk:
                 chunk = os.pread(self._fd, _CHUNK, len(data))
                 data += chunk

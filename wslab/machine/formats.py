@@ -1,8 +1,8 @@
-"""What the files of /proc say: text in, numbers out.
+"""Parsers for the files of /proc: text in, numbers out.
 
 1. A parser opens nothing. `wslab.machine.procfs` has a reader for each.
-2. Text that makes no sense raises `ValueError` naming the file: a wrong number is worse than none.
-3. Units are turned here: bytes, seconds and counts come out, never KiB, ticks or pages.
+2. Malformed text raises `ValueError` naming the file: a wrong number is worse than none.
+3. Units are converted here: bytes, seconds and counts come out, never KiB, ticks or pages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CPU_KINDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "ste
 
 
 def naming(name: str) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
-    """Make a parser name the file `name` in whatever it complains about."""
+    """Make a parser name the file `name` in its errors."""
 
     def decorate(parse: Callable[[str], T]) -> Callable[[str], T]:
         @functools.wraps(parse)
@@ -54,13 +54,13 @@ def parse_meminfo(text: str) -> dict[str, int]:
         number, *unit = value.split()
         table[name] = int(number) * (1024 if unit == ["kB"] else 1)
     for name in ("MemTotal", "MemFree", "Buffers", "Cached"):
-        table[name]  # The columns that every other figure rests on.
+        table[name]  # The lines that every other figure needs.
     return table
 
 
 @naming("zoneinfo")
 def parse_cpu_lists(text: str) -> int:
-    """Return the bytes of free pages that wait in the lists of single CPUs, which `MemFree` leaves out."""
+    """Return the bytes of free pages in the per-CPU lists, which `MemFree` leaves out."""
     counts = [line.split()[1] for line in text.splitlines() if line.lstrip().startswith("count:")]
     return sum(map(int, counts)) * PAGE_BYTES
 
@@ -68,7 +68,7 @@ def parse_cpu_lists(text: str) -> int:
 @naming("PID/stat")
 def parse_pid_stat(text: str) -> tuple[str, float, float, int]:
     """Return state letter, CPU seconds in user and in system mode, and start time in ticks since boot."""
-    # The command may hold spaces and brackets of its own, so only the last bracket ends it.
+    # The command may contain spaces and brackets, so only the last bracket ends it.
     fields = text[text.rindex(")") + 1 :].split(None, 20)
     return fields[0], int(fields[11]) / TICKS_PER_SECOND, int(fields[12]) / TICKS_PER_SECOND, int(fields[19])
 
@@ -81,9 +81,9 @@ def parse_statm(text: str) -> int:
 
 @naming("PID/smaps_rollup")
 def parse_smaps_rollup(text: str) -> int | None:
-    """Return the proportional set size in bytes: shared pages divided among those who share them.
+    """Return the proportional set size in bytes: shared pages divided among the processes that share them.
 
-    None for an empty text: a process that is ending has no memory left to tell of.
+    None for an empty text: a process that is exiting has no memory any more.
     """
     for line in text.splitlines():
         if line.startswith("Pss:"):
@@ -195,8 +195,9 @@ def parse_softnet_stat(text: str) -> int:
 def parse_proc_cache(text: str) -> int:
     """Return the bytes of the slabs that hold inodes of /proc, and of a dentry for each of them.
 
-    A monitor that lists /proc/PID/fd leaves both behind for every descriptor that it met. They are given back when
-    memory is short and belong to no connection, but they come and go with the connections and would be taken for them.
+    A monitor that lists /proc/PID/fd leaves both behind for every descriptor that it lists. They are reclaimed when
+    memory is short and belong to no connection, but their number follows that of the connections, so they would be
+    counted as part of them.
     """
     caches = {line.split(None, 1)[0]: line.split() for line in text.splitlines()[2:]}
     inodes, dentries = caches.get("proc_inode_cache"), caches.get("dentry")

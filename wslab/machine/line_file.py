@@ -4,7 +4,7 @@
    several processes do not mix.
 2. A disk that is nearly full takes a part of a line first. The rest of that line is written before anything else as
    soon as there is space again, so a torn line can only be the last one.
-3. A file that was removed while it is open takes everything and keeps nothing. That is an error here.
+3. What is written to a file that was removed while open would be lost. That is an error here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class LineFile:
 
     Args:
         path: the file.
-        replace: begin anew where there is one already.
+        replace: start with an empty file where there is one already.
 
     Raises:
         OSError: it cannot be opened; the error names the file.

@@ -1,8 +1,8 @@
-"""A process's own limits and priority, and how a process is told from a later one with the same pid.
+"""A process's own limits and priority, and how it is distinguished from a later one with the same pid.
 
-1. Imported by every load process: it pulls in `os` and `resource` and nothing else.
+1. Imported by every load process: it imports `os` and `resource` and nothing else.
 2. Nothing here fails because a privilege is missing: the caller gets what the kernel grants and reads how much that is.
-3. The kernel uses pids again, so a process is named by its pid and its start time together.
+3. The kernel reuses pids, so a process is identified by its pid and its start time together.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def raise_fd_limit() -> int:
 
 
 def prefer_as_oom_victim(score: int = 900) -> None:
-    """Make this process the first to be killed when memory ends, so that the notebook is not.
+    """Make this process the first to be killed when memory runs out, so that the notebook is not.
 
     Args:
         score: -1000 (never) to 1000 (first); raising it needs no privilege. A refusal is ignored.
@@ -67,7 +67,7 @@ def start_ticks(pid: int) -> int | None:
 
 
 def alive(pid: int, ticks: int) -> bool:
-    """Tell whether the process that had this pid and start time still runs; a zombie does not."""
+    """Return whether the process with this pid and start time still runs; a zombie does not."""
     fields = _stat_fields(pid)
     return bool(fields) and int(fields[_START_TICKS]) == ticks and fields[_STATE] not in _DEAD_STATES
 
@@ -75,7 +75,7 @@ def alive(pid: int, ticks: int) -> bool:
 def user_of(pid: int) -> int | None:
     """Return the real uid of a process, or None when there is no such process.
 
-    The owner of /proc/PID is not it: that is root for every process which has changed its user.
+    It is not the owner of /proc/PID, which is root for every process that has changed its user.
     """
     try:
         with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
@@ -92,7 +92,7 @@ def _stat_fields(pid: int) -> list[bytes]:
             text = file.read(4096)
     except (FileNotFoundError, ProcessLookupError):
         return []
-    # The command may hold spaces and brackets of its own, so only the last bracket ends it.
+    # The command may contain spaces and brackets, so only the last bracket ends it.
     return text[text.rindex(b")") + 1 :].split()
 
 

@@ -1,18 +1,18 @@
 """Processes watched from outside: their CPU, the quotas that throttle them, memory and descriptors.
 
-1. A process that has ended keeps its last CPU time, so that the sum over a group never runs backwards.
-2. The files of a process stay open. They belong to that process alone, so a pid that the kernel gives out again is
-   never mistaken for it, and a reading costs half.
+1. A process that has ended keeps its last CPU time, so that the sum over a group never falls.
+2. The files of a process stay open. They belong to that process alone, so a later process with the same pid is never
+   mistaken for it, and a reading costs half.
 3. PSS is read only when asked for: the kernel walks every page of every process for it.
 
 CPU quotas:
 
-4. A quota is CPU time for a period. A group that has used its quota waits for the next period, and the kernel counts
+4. A quota is CPU time per period. A group that has used its quota waits for the next period, and the kernel counts
    each period that ended with a process waiting (`nr_throttled` in cpu.stat).
-5. The share is taken of all periods that have gone by. The kernel's own count, `nr_periods`, leaves out those in which
+5. The share is that of all periods that have passed. The kernel's own count, `nr_periods`, leaves out those in which
    the group was idle: a group that works for 30 ms a second, and waits in most of these, would seem to wait always.
 6. A quota of any group above binds as well, so the one that throttled most counts.
-7. The groups of a process are looked up once. A sample is one small file a quota, and none without.
+7. The groups of a process are looked up once. A sample then reads one small file per quota.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # CPU times come in ticks of 10 ms: over a shorter window than this the share of one CPU would be mostly rounding.
 FRACTION_WINDOW_SECONDS = 0.2
-# Fewer periods than this window has say little: they take 0.1 s where nobody has chosen otherwise.
+# A shorter window has too few periods to judge by: by default a period takes 0.1 s.
 THROTTLE_WINDOW_SECONDS = 0.2
 
 _ENDED_STATES = frozenset("ZXx")
@@ -42,7 +42,7 @@ class Process:
     """One process; `refresh` brings its figures up to date.
 
     Attributes:
-        pid: its number.
+        pid: its pid.
         alive: whether it could be read the last time; a zombie counts as ended.
         cpu_user_seconds: CPU time in user mode, kept after its end.
         cpu_system_seconds: CPU time in the kernel, kept after its end.
@@ -100,7 +100,7 @@ class Group:
             now: monotonic time in seconds.
 
         Returns:
-            `processes`, `cpu_user_seconds`, `cpu_system_seconds`, `cpu_fraction_max` (None without a past of
+            `processes`, `cpu_user_seconds`, `cpu_system_seconds`, `cpu_fraction_max` (None during the first
             `FRACTION_WINDOW_SECONDS`), `rss_bytes`, `fds`, `fds_max`, and what `Throttle.read` returns.
         """
         for pid in pids:
@@ -123,7 +123,7 @@ class Group:
         }
 
     def pss_bytes(self) -> int | None:
-        """Return the proportional set size of all processes together; None when not one of them tells it."""
+        """Return the proportional set size of all processes together; None when it can be read for none of them."""
         sizes = [read_pss(pid, self._root) for pid in self.living]
         told = [size for size in sizes if size is not None]
         return sum(told) if told or not sizes else None
@@ -170,8 +170,8 @@ class Throttle:
             now: monotonic time in seconds.
 
         Returns:
-            `cpu_quota_fraction` (1.0 is one core), `cpu_throttled_total` and `cpu_throttled_fraction` (None without a
-            past of `THROTTLE_WINDOW_SECONDS`); all None without a quota.
+            `cpu_quota_fraction` (1.0 is one core), `cpu_throttled_total` and `cpu_throttled_fraction` (None during the
+            first `THROTTLE_WINDOW_SECONDS`); all None without a quota.
         """
         shares = [quota.read(now) for quota in self._quotas.values()]
         return {
@@ -188,7 +188,7 @@ class _Counted:
         self.cpus = quota.cpus
         self._period_seconds = quota.period_seconds
         self._stat = OpenFile(quota.folder / "cpu.stat")
-        # What was before belongs to nobody of ours: a group that comes later must not look like a jump.
+        # Earlier periods are not ours: a group that is added later must not look like a jump.
         self._first = self._count() or 0
         self.throttled = 0
         self._past: list[tuple[float, int]] = []

@@ -1,7 +1,7 @@
 """The files of /proc that wslab reads, and the limits of this machine gathered from them.
 
 1. `read_x(root)` reads one file with the parser `parse_x` of `wslab.machine.formats`; `root` is any copy of /proc.
-2. A file that is not there gives None; one that makes no sense raises `ValueError` naming it.
+2. A file that is not there gives None; a malformed one raises `ValueError` naming it.
 3. Nothing here costs more when more connections are open: no listing of descriptors, no `/proc/net/tcp`.
 """
 
@@ -29,7 +29,7 @@ def _read(path: Path, parse: Callable[[str], formats.T]) -> formats.T | None:
 
 
 def read_meminfo(root: Path = PROC) -> dict[str, int] | None:
-    """Return the memory table in bytes; `MemFree` with the pages that CPUs keep free for themselves.
+    """Return the memory table in bytes; `MemFree` includes the free pages of the per-CPU lists.
 
     Pages that a CPU has just freed stay in a list of its own, hundreds of MiB after a large run, and the next one takes
     them from there: without them a connection would seem to cost nothing at first.
@@ -41,9 +41,9 @@ def read_meminfo(root: Path = PROC) -> dict[str, int] | None:
 
 
 def headroom_bytes(meminfo: dict[str, int], proc_cache: int | None = None) -> int:
-    """Return the memory that can still be had: what is free, plus the file cache and the inodes of /proc if known.
+    """Return the memory that can still be used: what is free, plus the file cache and the inodes of /proc if known.
 
-    MemAvailable is not it. It counts the dentries and inodes of sockets as reclaimable, but open sockets pin
+    This is not MemAvailable, which counts the dentries and inodes of sockets as reclaimable, while open sockets pin
     them: at 2.7 million connections it promised 6.8 GB while 0.6 GB was left.
     """
     file_cache = meminfo["Buffers"] + meminfo["Cached"] - meminfo.get("Shmem", 0)
@@ -72,7 +72,7 @@ def read_sockstat(root: Path = PROC) -> dict[str, dict[str, int]] | None:
 
 
 def read_pss(pid: int | str, root: Path = PROC) -> int | None:
-    """Return the proportional bytes of a process. Dear: the kernel walks its pages."""
+    """Return the proportional bytes of a process. Expensive: the kernel walks its pages."""
     return _read(root / str(pid) / "smaps_rollup", formats.parse_smaps_rollup)
 
 
@@ -133,7 +133,7 @@ def _process_limits(root: Path) -> dict[str, Any]:
         "fd_hard": fd_hard,
         "nproc_soft": limits.get("Max processes", (None, None))[0],
         "uid": int(status["Uid"].split()[1]) if "Uid" in status else None,
-        # The CPUs this process may run on: taskset and cpusets count, CPUs of the machine do not.
+        # The CPUs that this process may run on, after taskset and cpusets, not those of the machine.
         "cpu_count": None if cpus is None else _length(cpus),
         "page_bytes": formats.PAGE_BYTES,
     }

@@ -167,7 +167,7 @@ def _home() -> str:
 
 
 def _is_roots_own(named: str) -> bool:
-    """Tell whether root may keep its state there; say why not, once."""
+    """Return whether root may keep its state there; say why not, once."""
     if not os.path.isabs(named):
         return False
     try:

@@ -35,7 +35,7 @@ _NUMBERS = re.compile(r"\d+( \d+)*")
 
 
 def is_writable(name: str, value: str) -> bool:
-    """Tell whether wslab writes such a setting, and whether the value is one or more numbers, as all of them have."""
+    """Return whether wslab writes such a setting, and whether the value is one or more numbers, as all of them have."""
     return name in WRITABLE and _NUMBERS.fullmatch(value) is not None
 
 

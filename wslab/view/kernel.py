@@ -19,7 +19,7 @@ from jupyter_client.manager import AsyncKernelManager
 from wslab.lab.fleet import child_environment
 from wslab.machine.procfs import read_vmstat
 
-# A kernel attends to interrupts while it executes a cell; one that comes while it starts would end it with a traceback.
+# A kernel handles interrupts while it executes a cell; one that comes while it starts would end it with a traceback.
 IGNORING_INTERRUPTS = ("/bin/sh", "-c", 'trap "" INT; exec "$0" "$@"')
 # An interrupt that a kernel may not have noticed is sent again after so long.
 REPEAT_SECONDS = 0.5
@@ -66,8 +66,8 @@ def interrupts_go_to(kernels: Kernels, recording: Callable[[], bool] = lambda: T
     2. The second is sent as well, and the stage skips the draining.
     3. Further ones kill the kernel once it has had `PATIENCE_SECONDS` since the first. What belongs to the stage ends
        with it.
-    4. Nothing is raised here while there is a kernel, or one may still start: what executes the notebook is not left
-       half done. Only when there has been none for `PATIENCE_SECONDS` do further ones raise `KeyboardInterrupt`.
+    4. Nothing is raised here while there is a kernel, or one may still start, so that papermill is not interrupted
+       halfway. Once there has been none for `PATIENCE_SECONDS`, further ones raise `KeyboardInterrupt`.
 
     Args:
         kernels: the processes of the kernels that were started so far.
@@ -117,9 +117,9 @@ def how_it_died(returncode: int | None, oom_kills: int) -> str:
         return sentence
     if oom_kills > 0:
         return f"{sentence} when memory ran out: oom_kill in /proc/vmstat rose by {oom_kills} meanwhile"
-    return f"{sentence}; oom_kill in /proc/vmstat did not rise, so it was not for want of memory"
+    return f"{sentence}; oom_kill in /proc/vmstat did not rise, so memory had not run out"
 
 
 def count_oom_kills() -> int:
-    """Return how many processes this machine has killed for want of memory since it started."""
+    """Return how many processes this machine has killed since boot because memory ran out."""
     return int((read_vmstat() or {}).get("oom_kill", 0))

@@ -46,7 +46,7 @@ class Progress:
         self._seen: deque[tuple[float, int]] = deque()
 
     def take(self, event: Mapping[str, Any]) -> bool:
-        """Take one event and return whether it must be shown at once."""
+        """Process one event and return whether it must be shown at once."""
         name = event.get("event")
         if name == "run_created":
             self.target = int(event.get("connections") or self.target)
@@ -126,7 +126,7 @@ class Live:
         self._due = float("-inf")
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Take one event of the run."""
+        """Process one event of the run."""
         ended = self.progress.take(event)
         last = event.get("event") == "stopped" or (ended and self.progress.phase == "done")
         now = self._clock()

@@ -1,4 +1,4 @@
-"""The figure of the break atlas: where each limit was predicted to bind, where it did, and that its remedy held."""
+"""The figure of the break atlas: where each limit was predicted to bind, where it did, and what held once remedied."""
 
 from __future__ import annotations
 

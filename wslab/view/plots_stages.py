@@ -18,7 +18,7 @@ from wslab.view.plots_run import FLOOR_SERVER
 if TYPE_CHECKING:
     from wslab.lab.runs import Run
 
-# Ceilings far above anything that is tried would press the interesting ones together; they end at the edge instead.
+# Ceilings far above anything that is tried would squeeze the interesting ones together; they end at the edge instead.
 HIGHEST_SHOWN = 10_000_000
 LIFT_WIDTH = 50
 TITLE_WIDTH = 44
@@ -44,7 +44,7 @@ MARKS = {
     BROKE: Mark("X", COLOURS["break"], "broke, measured"),
 }
 ENDED_EARLY = Mark("D", COLOURS["floor"], "ended early, measured")
-# The fields of a ceiling that are drawn, and what stands for those that an older run did not record.
+# The fields of a ceiling that are drawn, with defaults for those that an older run did not record.
 ROW_DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(("limit", "scope", "side", "title", "note", "lift"), ""),
     "ceiling_connections": None,
@@ -67,7 +67,7 @@ def where_things_break(ceilings: Iterable[Any] | None = None, measured: Sequence
         planned = max((run for run in measured if run.preflight), key=lambda run: run.connections, default=None)
         ceilings = planned.preflight if planned else ()
     rows = sorted((row for row in map(_as_row, ceilings) if row["ceiling_connections"]), key=_ceiling)
-    # A run that was not repeated stands for itself and for its repetition.
+    # A run that is given twice, because nothing was lifted and it was not repeated, is drawn once.
     runs = sorted({run.run_id: run for run in measured}.values(), key=_reached)
     caption = caption or (runs[-1].caption if runs else "")
     height = FRAME_HEIGHT + 0.52 * max(3, len(rows) + bool(runs))
@@ -181,7 +181,7 @@ def _mark(run: Run) -> Mark:
 
 
 def _keys(runs: Sequence[Run]) -> list[Patch | Line2D]:
-    """Return the legend: every colour of a bar, and where runs were measured held and broke, and what else occurs."""
+    """Return the legend: every colour of a bar; with measured runs also held, broke and any other mark that occurs."""
     keys: list[Patch | Line2D] = [
         Patch(color=FREE, label="ceiling, lifted without root"),
         Patch(color=ROOT, label="ceiling, lifting it needs root"),

@@ -22,7 +22,7 @@ from wslab.view.plots_run import FLOOR_SERVER, memory_over_connections
 from wslab.view.plots_stages import stages_overview, where_things_break
 
 _STYLE = Path(__file__).with_name("report.css")
-# The columns of a table of runs: heading, the key of a figure or what makes the cell.
+# The columns of a table of runs: heading, and the key of a figure or a function that returns the cell.
 Columns = tuple[tuple[str, str | Callable[[Run], str]], ...]
 _ABOUT: Columns = (
     ("stage", lambda run: run.name),

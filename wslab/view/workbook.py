@@ -179,7 +179,7 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
         view: makes a live view from the prefix of its lines; the one that suits unless given.
 
     Returns:
-        Its outcome, also where the notebook or its kernel died, or the machine is far too small for it.
+        Its outcome, also if the notebook or its kernel died, or the machine is far too small for it.
 
     Raises:
         BadInput: the template lacks a parameter, or the data folder cannot be written.
@@ -270,7 +270,7 @@ def _recorded(stage: Stage, run_dir: Path, death: str, problem: str, stopped: bo
         store.write_manifest(run_dir, run.manifest | ends)
         run, problem = Run.load(run_dir), ""
     if stopped:
-        problem = ""  # That a cell was interrupted says nothing more.
+        problem = ""  # The interrupted cell adds nothing to that.
     reason = "; ".join(filter(None, (run.reason, problem)))
     return Executed(stage=stage.name, outcome=run.outcome, reason=reason, run=run)
 

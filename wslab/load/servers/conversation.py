@@ -4,8 +4,8 @@ A thin wrapper around the websockets library's Sans-I/O `ServerProtocol`. It add
 an HTTP answer to bytes that are no HTTP, messages put together from fragments and echoed, UTF-8 checked (close code
 1007), and the knowledge when nothing is left in transition, so that the object can be dropped.
 
-Bytes of an incomplete frame wait here rather than in the library's parser: at a frame boundary the parser holds
-nothing, and a new protocol object can take over at the next one.
+Bytes of an incomplete frame wait here (`FrameBuffer`) rather than in the library's parser: at a frame boundary the
+parser holds nothing, and a new protocol object can take over at the next one.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ from websockets.http11 import Request
 from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 
-from wslab.load.rfc6455 import frame_ends
+from wslab.load.rfc6455 import FrameBuffer
 
 # A message may have this many bytes; a longer one ends the connection with close code 1009.
 MESSAGE_BYTES_MAX = 1 << 20
 VERSION_HEADER = "Sec-WebSocket-Version"
 END_OF_REQUEST = b"\r\n\r\n"
+# A request may have this many bytes, as with other servers (Node 16 KiB, nginx 32 KiB).
+REQUEST_BYTES_MAX = 1 << 14
+# What a conversation takes by itself, beside the bytes in it: measured, on 64-bit CPython 3.11.
+OBJECT_BYTES = 6000
+TOO_LARGE_ANSWER = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+BUSY_ANSWER = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 NO_HTTP_ANSWER = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -37,7 +43,10 @@ class Conversation:
     def __init__(self, *, greeting: bool) -> None:
         state = State.CONNECTING if greeting else State.OPEN
         self.protocol = ServerProtocol(state=state, max_size=MESSAGE_BYTES_MAX)
-        self.waiting = b""  # of a request: its last three bytes; of a frame: all of it, until it is complete
+        self.tail = b""  # of an incomplete request: its last three bytes
+        self.request_bytes = 0
+        self.refused = False  # by us, beside the library
+        self.frames = FrameBuffer(masked=True, bytes_max=MESSAGE_BYTES_MAX)
         self.opcode: Opcode | None = None  # kind of the fragmented message under way
         self.message = bytearray()  # its payload so far; in one piece, as fragments may be many and empty
         self.messages = 0
@@ -50,12 +59,18 @@ class Conversation:
     @property
     def over(self) -> bool:
         """Whether we have said our last word."""
-        return self.protocol.eof_sent
+        return self.refused or self.protocol.eof_sent
+
+    @property
+    def size(self) -> int:
+        """How much memory the peer holds here, in bytes, about."""
+        request_bytes = 0 if self.open else self.request_bytes
+        return OBJECT_BYTES + request_bytes + len(self.frames) + len(self.message)
 
     @property
     def settled(self) -> bool:
         """Whether nothing is in transition, so that this object can be dropped."""
-        return self.protocol.state is State.OPEN and not self.waiting and self.opcode is None
+        return self.protocol.state is State.OPEN and not self.frames and self.opcode is None
 
     def take_messages(self) -> int:
         """Return how many messages were echoed since the last call."""
@@ -66,35 +81,48 @@ class Conversation:
         """Take what was read from the peer and return what is to be written to it."""
         if not self.open:
             request, data = self.split_request(data)
+            self.request_bytes += len(request)
             self.protocol.receive_data(request)
             self.answer_request()
+            if self.asks_too_much():
+                self.refused = True
+                return TOO_LARGE_ANSWER
         if self.protocol.state is State.OPEN:
-            self.receive_frames(self.waiting + data)
+            self.receive_frames(data)
         reply = b"".join(part for part in self.protocol.data_to_send() if part != SEND_EOF)
         if not reply and isinstance(self.protocol.handshake_exc, InvalidMessage):
             return NO_HTTP_ANSWER
         return reply
 
+    def asks_too_much(self) -> bool:
+        """Tell whether a request goes on for longer than it may."""
+        return not self.open and not self.over and self.request_bytes > REQUEST_BYTES_MAX
+
     def receive_frames(self, data: bytes) -> None:
         """Take whole frames one by one, so that what precedes a close or an error is answered before it."""
-        start = 0
-        for end in frame_ends(data, masked=True, bytes_max=MESSAGE_BYTES_MAX):
-            self.protocol.receive_data(data[start:end])
-            start = end
+        for whole in self.frames.feed(data):
+            self.protocol.receive_data(whole)
             for event in self.protocol.events_received():
                 if isinstance(event, Frame):
                     self.receive_frame(event)
-        self.waiting = data[start:]
+
+    def shed(self) -> bytes:
+        """End the connection because its memory is needed; return what is to be written."""
+        if not self.open:
+            self.refused = True
+            return BUSY_ANSWER
+        self.protocol.fail(CloseCode.MESSAGE_TOO_BIG, "no memory left for a message of this size")
+        return b"".join(part for part in self.protocol.data_to_send() if part != SEND_EOF)
 
     def split_request(self, data: bytes) -> tuple[bytes, bytes]:
         """Cut `data` behind the end of the request, of which part may have come earlier; behind it come frames."""
-        joined = self.waiting + data
+        joined = self.tail + data
         end = joined.find(END_OF_REQUEST)
         if end < 0:
-            self.waiting = joined[1 - len(END_OF_REQUEST) :]
+            self.tail = joined[1 - len(END_OF_REQUEST) :]
             return data, b""
-        cut = end + len(END_OF_REQUEST) - len(self.waiting)
-        self.waiting = b""
+        cut = end + len(END_OF_REQUEST) - len(self.tail)
+        self.tail = b""
         return data[:cut], data[cut:]
 
     def answer_request(self) -> None:

@@ -1,151 +1,320 @@
-"""One shard of an epoll server: accept, hand over what arrives, notice who left.
+"""One shard of a server: the compiled loop, and the slow path for what the loop hands out.
 
-What a shard knows of an idle connection is its descriptor in the kernel's tables; there is no object, no dictionary
-entry and no buffer for it. Only a connection in transition is remembered:
+What a shard knows of an idle connection is its descriptor and 16 bytes in an array; there is no object, no dictionary
+entry and no buffer for it. Only a connection in transition has more:
 
-1. `greeting`: accepted, not greeted yet; it has GREETING_SECONDS for it.
-2. `unsent`: bytes that the peer has not taken yet. While there are any, nothing more is read from that peer, which is
-   all the back-pressure there is to it.
-3. `leaving`: half-closed by us, waiting for the peer's end, at most LEAVING_SECONDS.
+1. A connection that is not upgraded yet has `greeting_seconds` for it.
+2. Bytes that the peer has not taken yet are kept. While there are any, nothing more is read from that peer, which
+   bounds them; a peer that takes none of them for `send_seconds` is closed.
+3. A connection that needs more than the fast path has a `Conversation`, dropped when nothing is in transition.
+4. A connection that we leave is half-closed and waits for its peer's end, at most LEAVING_SECONDS.
+
+All that peers make a shard keep has one budget, `memory_bytes`. When it is exceeded, those that hold the most are
+closed: with close code 1009, or status 503 before the upgrade.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
+import resource
+import select
 import socket
-from select import EPOLLERR, EPOLLIN, EPOLLOUT
-from time import monotonic
+from time import monotonic_ns
 
+import numpy as np
+
+from wslab.load.engine import cache, state
+from wslab.load.engine.state import KEPT, LEAVING, SLOW, STATE, UPGRADING
+from wslab.load.kept import Kept
 from wslab.load.scoreboard import (
     CAPACITY,
     CLOSED,
     FAILED,
-    OPEN,
-    OPENED,
+    FAILURE_PHASES,
     PENDING,
     PID,
     RECEIVED,
     ROLE,
     ROLE_SERVER,
+    ROW_WORDS,
     SENT,
+    count_failure,
 )
-from wslab.load.servers.gate import READ_BYTES, Gate
+from wslab.load.scoreboard import (
+    OPEN as OPEN_COUNT,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wslab.load.servers.conversation import Conversation
+
+loop = cache.load("server_loop")
 
 GREETING_SECONDS = 10.0
+SEND_SECONDS = 60.0
 LEAVING_SECONDS = 2.0
 TICK_SECONDS = 1.0
-EVENTS_PER_POLL = 256
+MEMORY_BYTES = 256 << 20
+MEMORY_MIN = 4 << 20  # one message and its echo, and some more
+# Shedding goes on until so much of the budget is in use, so that it is not done again for the next byte.
+SHED_DOWN_TO = 0.75
+# Freed memory is given back to the machine when a shard kept as much as this since it last did.
+RETURN_BYTES = 4 << 20
+MMAP_BYTES = 1 << 17
+# Descriptors that stay free for the interpreter (an import, a traceback) when a shard is full.
+FDS_KEPT_FREE = 16
+# Records for so many descriptors at most: address space, and pages only for those that are used.
+TABLE_MAX = 1 << 22
+NS = 1_000_000_000
+CONNECT = FAILURE_PHASES.index("connect")
+
+KEY_HEADER = b"\r\nSec-WebSocket-Key: "
+TIMEOUT_ANSWER = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-class Shard(Gate):
-    """The event loop of one server process; a server kind says what greeting and talking mean.
+class Door:
+    """What the shards of one server share besides the scoreboard: who accepts, and how to wake the others.
+
+    Args:
+        shards: how many there are.
+    """
+
+    def __init__(self, shards: int) -> None:
+        self.words = np.frombuffer(mmap.mmap(-1, 8 * 3 * shards), np.int64).reshape(3, shards)
+        self.waker = os.eventfd(0, os.EFD_NONBLOCK)
+
+    def lock(self, index: int) -> None:
+        """Note that a shard is dead, and let all others look whether it is their turn."""
+        self.words[loop.ROOM, index] = loop.DEAD
+        self.words[loop.AT_THE_DOOR, index] = 0
+        os.eventfd_write(self.waker, 1)
+
+
+class Shard:
+    """The event loop of one server process.
 
     Args:
         listener: the listening socket that all shards share, non-blocking.
         lifeline: descriptor whose end means that the master is gone.
-        row: this process's row of the board.
-
-    Attributes:
-        greeting_seconds: how long a connection may take to be greeted.
+        row: this process's row of the scoreboard.
+        websocket: speak WebSocket; else echo bytes, of which the first opens a connection.
+        index, door: number of this shard, and what it shares with the others.
+        greeting_seconds: how long a connection may take to be upgraded.
+        send_seconds: how long a peer may take nothing of what is sent to it.
+        memory_bytes: how much peers may make this shard keep.
+        plain: False sends everything through the slow path.
     """
 
-    greeting_seconds = GREETING_SECONDS
+    def __init__(
+        self,
+        listener: socket.socket,
+        lifeline: int,
+        row: memoryview[int],
+        *,
+        websocket: bool = True,
+        index: int = 0,
+        door: Door | None = None,
+        greeting_seconds: float = GREETING_SECONDS,
+        send_seconds: float = SEND_SECONDS,
+        memory_bytes: int = MEMORY_BYTES,
+        plain: bool = True,
+    ) -> None:
+        self.listener, self.lifeline, self.row = listener, lifeline, row
+        self.greeting_ns, self.send_ns = int(greeting_seconds * NS), int(send_seconds * NS)
+        self.memory_bytes = memory_bytes
+        self.door = door or Door(1)
+        if websocket:
+            from wslab.load.servers.conversation import Conversation
 
-    def __init__(self, listener: socket.socket, lifeline: int, row: memoryview[int]) -> None:
-        super().__init__(listener, row)
-        self.lifeline = lifeline
-        self.leaving: dict[int, float] = {}
-        self.opened = self.closed = self.messages = 0
-        row[PID], row[ROLE], row[CAPACITY] = os.getpid(), ROLE_SERVER, self.capacity
-
-    # What a server kind defines.
-
-    def greet(self, fd: int, data: bytes) -> None:
-        """Take bytes of a connection that is not open yet; call `opened_one` once it is."""
-        raise AssertionError("a server kind defines this")
-
-    def talk(self, fd: int, data: bytes) -> None:
-        """Take bytes of an open connection."""
-        raise AssertionError("a server kind defines this")
-
-    def forget(self, fd: int) -> None:
-        """Drop what the server kind remembers of a connection that is about to be closed."""
-
-    def too_slow(self, fd: int) -> bytes:
-        """Return the last words for a connection that was not greeted in time."""
-        return b""
-
-    # The loop.
+            self.converse = Conversation
+        self.kept = Kept()
+        self.taken_at: dict[int, int] = {}  # when a slow peer last took something, ns
+        self.conversations: dict[int, Conversation] = {}
+        self.conversation_bytes = 0
+        self.most_bytes = 0  # kept at any time since memory was last given back
+        self.accepted_before = -1  # by the others, at the last tick
+        self.epoll = select.epoll()
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.words = words = state.words(loop.WORDS)
+        words[state.EPOLL], words[state.COMMANDS] = self.epoll.fileno(), lifeline
+        words[loop.LISTENER], words[loop.WAKER] = listener.fileno(), self.door.waker
+        words[loop.INDEX], words[loop.CAPACITY] = index, soft - self.epoll.fileno() - 1 - FDS_KEPT_FREE
+        words[loop.LOOK_AGAIN] = 1
+        words[state.WAIT_MS], words[state.TICK_NS] = int(TICK_SECONDS * 1000), int(TICK_SECONDS * NS)
+        words[state.PLAIN] = plain
+        self.table = np.zeros(min(soft, TABLE_MAX), state.SERVER_CONNECTION)
+        self.states = self.table["state"]
+        self.events = np.zeros(state.EVENTS_PER_WAIT * loop.EVENT_WORDS, np.int32)
+        self.buffer = np.zeros(state.READ_BYTES, np.uint8)
+        self.view = self.buffer.data
+        self.known = np.zeros((loop.KNOWN_REQUESTS, loop.KNOWN_BYTES), np.uint8)
+        self.known_sizes = np.zeros((loop.KNOWN_REQUESTS, 2), np.int64)
+        self.answer = loop.ANSWER.copy()
+        self.shared = (words, np.frombuffer(row, np.int64), self.table)
+        self.arguments = (
+            *(*self.shared, self.events, self.buffer, self.known, self.known_sizes, self.answer),
+            *(np.zeros(80, np.uint32), self.door.words),
+        )
+        self.loop = loop.lean_loop if websocket else loop.floor_loop
+        self.actions: dict[int, Callable[[], object]] = {
+            state.BYTES: self.receive_bytes,
+            state.WRITABLE: self.flush,
+            state.PARTLY_SENT: self.keep_the_rest,
+            state.GONE: lambda: self.close(int(words[state.FD])),
+            state.TICK: self.tick,
+            state.ACCEPT_FAILED: lambda: count_failure(row, CONNECT, int(words[state.ERROR])),
+        }
+        self.epoll.register(lifeline, select.EPOLLIN)
+        self.epoll.register(self.door.waker, select.EPOLLIN | select.EPOLLET)  # Each write wakes all, and nobody reads.
+        row[PID], row[ROLE], row[CAPACITY] = os.getpid(), ROLE_SERVER, int(words[loop.CAPACITY])
 
     def run(self) -> None:
         """Serve until the lifeline ends."""
-        self.epoll.register(self.lifeline, EPOLLIN)
-        self.resume()
-        poll, read = self.epoll.poll, os.read
-        lifeline, listener = self.lifeline, self.listener.fileno()
-        greeting, leaving = self.greeting, self.leaving
-        next_tick = monotonic() + TICK_SECONDS
-        while True:
-            for fd, mask in poll(TICK_SECONDS, EVENTS_PER_POLL):
-                if fd == listener:
-                    self.accept()
-                    continue
-                if fd == lifeline:
-                    self.sit_out_the_drain()
-                    return
-                if mask & EPOLLERR:
-                    self.close(fd)
-                    continue
-                if mask & EPOLLOUT:
-                    self.flush(fd)
-                    continue
-                try:
-                    data = read(fd, READ_BYTES)
-                except BlockingIOError:
-                    continue
-                except OSError:
-                    data = b""
-                if not data:
-                    self.close(fd)
-                elif fd in greeting:
-                    self.greet(fd, data)
-                elif fd not in leaving:
-                    self.talk(fd, data)
-            now = monotonic()
-            if now >= next_tick:
-                next_tick = now + TICK_SECONDS
-                self.tick(now)
-            self.publish()
-
-    def sit_out_the_drain(self) -> None:
-        """Wait for the end of the lifeline without looking at connections any more.
-
-        A byte on the lifeline says that the swarm is about to reset all of them. To close a million one by one would
-        take the cores that the reset needs; the kernel does it in one go when this process ends.
-        """
+        while self.step() != state.COMMAND:
+            pass
+        # A byte on the lifeline says that the swarm is about to reset all connections. To close a million one by one
+        # would take the cores that the reset needs; the kernel does it in one go when this process ends.
         while os.read(self.lifeline, 1):
             pass
 
-    def opened_one(self, fd: int) -> None:
-        """Count a connection as open; from here on it costs its descriptor and nothing else."""
-        del self.greeting[fd]
-        self.opened += 1
+    @classmethod
+    def rehearse(cls, listener: socket.socket) -> None:
+        """Call the loop once, before shards are forked.
+
+        The first call with arrays of a new type makes Numba look into its types, which would cost each shard 7 MB of
+        pages that it shares otherwise.
+        """
+        shard = cls(listener, listener.fileno(), memoryview(bytearray(8 * ROW_WORDS)).cast("Q"))
+        shard.words[loop.CAPACITY] = shard.words[state.TICK_AT] = shard.words[state.WAIT_MS] = 0
+        shard.step()
+        shard.epoll.close()
+        os.close(shard.door.waker)
+
+    def step(self) -> int:
+        """Let the loop run until something is for Python, see to it, and return what it was."""
+        reason: int = self.loop(*self.arguments)
+        if reason != state.COMMAND:
+            self.actions[reason]()
+        return reason
+
+    # The slow path.
+
+    def receive_bytes(self) -> None:
+        """Let the library handle whatever is not a known request or a single plain message."""
+        fd, data = int(self.words[state.FD]), bytes(self.view[: self.words[state.SIZE]])
+        conversation = self.conversations.get(fd)
+        known_before = conversation is not None
+        greeting = self.states[fd] & STATE == UPGRADING
+        if conversation is None:
+            conversation = self.conversations[fd] = self.converse(greeting=bool(greeting))
+            self.states[fd] |= SLOW
+        else:
+            self.conversation_bytes -= conversation.size
+        reply = conversation.receive(data)
+        self.conversation_bytes += conversation.size
+        if greeting and conversation.open:
+            self.open(fd)
+            if not known_before:
+                self.remember(data)  # Only a request that came whole: the last part of one proves nothing by itself.
+        messages = conversation.take_messages()
+        self.row[SENT] += messages
+        self.row[RECEIVED] += messages
+        if reply:
+            self.send(fd, reply)
+        if fd not in self.conversations:
+            return  # Sending found the peer gone.
+        if conversation.over:
+            self.drop_conversation(fd)
+            self.leave(fd)
+        elif conversation.settled:
+            self.drop_conversation(fd)
+        self.shed()
+
+    def open(self, fd: int) -> None:
+        """Count a connection as open."""
+        loop.open_counted(fd, *self.shared[1:])
+
+    def remember(self, request: bytes) -> None:
+        """Keep a request that has been judged good, its key cut out, if it is of the plain form."""
+        head, found, rest = request.partition(KEY_HEADER)
+        whole = request.startswith(b"GET ") and request.find(b"\r\n\r\n") == len(request) - 4
+        if not found or not whole or len(request) > loop.KNOWN_BYTES or not rest[loop.KEY_BYTES :].startswith(b"\r\n"):
+            return
+        number = int(self.words[loop.KNOWN])
+        if number >= loop.KNOWN_REQUESTS:  # For clients that vary their requests; programs have one each.
+            number = 0
+        self.known[number, : len(request)] = np.frombuffer(request, np.uint8)
+        self.known_sizes[number] = len(head) + len(KEY_HEADER), len(request)
+        self.words[loop.KNOWN] = number + 1
+
+    def send(self, fd: int, data: bytes) -> None:
+        """Send what the peer takes now and keep the rest until it takes more."""
+        if fd not in self.kept:
+            try:
+                sent = os.write(fd, data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.close(fd)
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+        self.keep(fd, data)
+
+    def keep(self, fd: int, data: bytes | memoryview) -> None:
+        """Keep bytes until the peer takes them. With EPOLLOUT alone, nothing more is read from it until then."""
+        if fd not in self.kept:
+            self.taken_at[fd] = monotonic_ns()
+            self.states[fd] |= KEPT
+            self.epoll.modify(fd, select.EPOLLOUT)
+        self.kept.add(fd, data)
+
+    def keep_the_rest(self) -> None:
+        """Keep what the loop could not send."""
+        words = self.words
+        start, size = int(words[state.START]), int(words[state.SIZE])
+        self.keep(int(words[state.FD]), self.view[start : start + size])
+        self.shed()
+
+    def flush(self) -> None:
+        """Send more of what a slow peer has not taken yet, and read from it again once all is gone."""
+        fd = int(self.words[state.FD])
+        try:
+            taken = self.kept.flush(fd)
+        except OSError:
+            self.close(fd)
+            return
+        if taken:
+            self.taken_at[fd] = monotonic_ns()
+        if fd in self.kept:
+            return
+        del self.taken_at[fd]
+        self.states[fd] &= ~KEPT & 0xFF
+        self.epoll.modify(fd, select.EPOLLIN)
+        if self.states[fd] & STATE == LEAVING:
+            self.half_close(fd)
+
+    # Ends.
 
     def leave(self, fd: int) -> None:
         """Say no more on this connection: half-close it once all is sent, and wait for the peer's end."""
-        if fd in self.leaving:
+        what = self.states[fd] & STATE
+        if what == LEAVING:
             return
-        if self.greeting.pop(fd, None) is not None:
-            self.failed += 1
+        if what == UPGRADING:
+            self.row[PENDING] -= 1
+            self.row[FAILED] += 1
         else:
-            self.closed += 1
-        self.leaving[fd] = monotonic() + LEAVING_SECONDS
-        if fd not in self.unsent:
-            self.half_close(fd)
-
-    def all_sent(self, fd: int) -> None:
-        """Half-close a connection on which our last word has now been sent."""
-        if fd in self.leaving:
+            self.row[OPEN_COUNT] -= 1
+            self.row[CLOSED] += 1
+        self.states[fd] = LEAVING | (self.states[fd] & KEPT)
+        self.table[fd]["since"] = monotonic_ns()
+        self.words[loop.LEAVING_COUNT] += 1
+        if fd not in self.kept:
             self.half_close(fd)
 
     def half_close(self, fd: int) -> None:
@@ -157,45 +326,97 @@ class Shard(Gate):
             pass
         view.detach()
 
-    def lost(self, fd: int, error: int) -> None:
-        """Close a connection that is broken."""
-        self.close(fd)
+    def drop_conversation(self, fd: int) -> None:
+        """Forget the conversation of a connection."""
+        conversation = self.conversations.pop(fd, None)
+        if conversation is not None:
+            self.conversation_bytes -= conversation.size
+            self.states[fd] &= ~SLOW & 0xFF
 
     def close(self, fd: int) -> None:
         """Close a connection and forget all of it."""
-        self.forget(fd)
-        self.unsent.pop(fd, None)
-        if self.greeting.pop(fd, None) is not None:
-            self.failed += 1
-        elif self.leaving.pop(fd, None) is None:
-            self.closed += 1
-        os.close(fd)
-        self.held -= 1
-        if not self.accepting:
-            self.resume()
+        self.drop_conversation(fd)
+        self.kept.drop(fd)
+        self.taken_at.pop(fd, None)
+        # The kernel may have told of it already, and the descriptor may be another connection by then.
+        told = self.events[loop.EVENT_FD :: loop.EVENT_WORDS][self.words[state.NEXT] : self.words[state.EVENTS]]
+        told[told == fd] = -1
+        loop.close_counted(fd, *self.shared)
 
-    def tick(self, now: float) -> None:
-        """Once a second: end what took too long, and try again to accept where accepting had failed."""
-        for fd, accepted in list(self.greeting.items()):
-            if now - accepted < self.greeting_seconds:
-                break  # The table is in the order of arrival.
-            words = self.too_slow(fd)
-            if words:
-                self.send(fd, words)
-            if fd in self.greeting:
+    # Memory.
+
+    def held_bytes(self) -> int:
+        """Return how much peers make this shard keep now."""
+        return self.kept.size + self.conversation_bytes
+
+    def shed(self) -> None:
+        """Close those that hold the most until the budget is kept."""
+        held = self.held_bytes()
+        self.most_bytes = max(self.most_bytes, held)
+        if held <= self.memory_bytes:
+            return
+        sizes = dict.fromkeys([*self.kept.peers(), *self.conversations], 0)
+        for fd in sizes:
+            conversation = self.conversations.get(fd)
+            sizes[fd] = self.kept.of(fd) + (conversation.size if conversation is not None else 0)
+        for fd in sorted(sizes, key=sizes.__getitem__, reverse=True):
+            if self.held_bytes() <= self.memory_bytes * SHED_DOWN_TO:
+                return
+            conversation = self.conversations.get(fd)
+            if conversation is None or fd in self.kept:
+                self.close(fd)  # It takes nothing, so there is nothing to tell it.
+                continue
+            self.send(fd, conversation.shed())
+            if fd in self.conversations:
+                self.drop_conversation(fd)
                 self.leave(fd)
-        for fd, deadline in list(self.leaving.items()):
-            if now >= deadline:
-                self.close(fd)
-        if not self.accepting:
-            self.resume()
 
-    def publish(self) -> None:
-        """Write the counters to the board."""
-        row = self.row
-        row[PENDING] = pending = len(self.greeting)
-        row[OPEN] = self.held - pending - len(self.leaving)
-        row[OPENED] = self.opened
-        row[FAILED] = self.failed
-        row[CLOSED] = self.closed
-        row[SENT] = row[RECEIVED] = self.messages
+    # Now and then.
+
+    def tick(self) -> None:
+        """Once a second: end what took too long, see that somebody accepts, give memory back."""
+        now = monotonic_ns()
+        if self.row[PENDING] or self.words[loop.LEAVING_COUNT]:
+            what, age = self.states & STATE, now - self.table["since"]
+            for fd in np.flatnonzero((what == UPGRADING) & (age >= self.greeting_ns)).tolist():
+                if self.loop is loop.lean_loop:
+                    self.send(fd, TIMEOUT_ANSWER)
+                if self.states[fd] & STATE == UPGRADING:
+                    self.drop_conversation(fd)
+                    self.leave(fd)
+            for fd in np.flatnonzero((what == LEAVING) & (age >= int(LEAVING_SECONDS * NS))).tolist():
+                self.close(fd)
+        for fd, taken_at in list(self.taken_at.items()):
+            if now - taken_at >= self.send_ns:
+                self.close(fd)
+        self.look_after_the_door()
+        if self.most_bytes >= RETURN_BYTES and self.held_bytes() < self.most_bytes // 2:
+            loop.return_memory(MMAP_BYTES)
+            self.most_bytes = self.held_bytes()
+
+    def look_after_the_door(self) -> None:
+        """Accept out of turn while connections wait and those before this shard have accepted none for a tick."""
+        words, accepted = self.words, self.door.words[loop.ACCEPTED]
+        words[loop.LOOK_AGAIN] = 1
+        others = int(accepted.sum() - accepted[words[loop.INDEX]])
+        stands_still, self.accepted_before = others == self.accepted_before, others
+        if words[loop.ACCEPTING] and not words[loop.OUT_OF_TURN]:
+            return
+        poll = select.poll()
+        poll.register(self.listener.fileno(), select.POLLIN)
+        if not words[loop.OUT_OF_TURN]:
+            words[loop.OUT_OF_TURN] = stands_still and bool(poll.poll(0))
+        elif not stands_still:
+            words[loop.OUT_OF_TURN] = 0
+
+
+def memory_for(shards: int) -> int:
+    """Return how much the peers of one of so many shards may make it keep: together a quarter of what is left here."""
+    from wslab.machine.cgroup import read_cgroup
+    from wslab.machine.procfs import read_headroom
+
+    left = read_headroom() or MEMORY_BYTES * 4 * shards
+    group = read_cgroup()
+    if group.memory_limit_bytes is not None:
+        left = min(left, group.memory_limit_bytes - (group.memory_used_bytes or 0))
+    return max(MEMORY_MIN, min(MEMORY_BYTES, left // 4 // shards))

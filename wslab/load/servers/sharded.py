@@ -8,9 +8,10 @@ import sys
 
 from wslab.load.prefork import Crew, emit, read_spec, settle
 from wslab.load.scoreboard import ROLE_SERVER, Scoreboard, vacate
-from wslab.load.servers.shard import GREETING_SECONDS, Shard
 
 BACKLOG = 4096
+# What a SPEC may say to each shard.
+OPTIONS = ("greeting_seconds", "send_seconds", "memory_bytes", "plain")
 
 
 def listen(host: str, port: int, backlog: int) -> socket.socket:
@@ -25,15 +26,25 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
     return listener
 
 
-def serve(kind: type[Shard], scheme: str) -> int:
-    """Run a server of the given kind as its SPEC says, until standard input ends; return the exit status.
+def serve(*, websocket: bool) -> int:
+    """Run a server as its SPEC says, until standard input ends; return the exit status.
 
-    The SPEC: `host`, `port` (0 = any free one), `shards`, `backlog`, `greeting_seconds`, and `board_fd`, `board_row`
-    where a supervisor keeps the counters; `uid` is the user to serve as. The one command is `drain`: the clients are
-    about to reset their connections.
+    The SPEC: `host`, `port` (0 = any free one), `shards`, `backlog`, `greeting_seconds`, `send_seconds`,
+    `memory_bytes` (a shard's budget for what its peers make it keep), `plain` (false: the slow path for everything),
+    and `board_fd`, `board_row` where a supervisor keeps the counters; `uid` is the user to serve as. The one command
+    is `drain`: the clients are about to reset their connections.
     One line `{"event": "ready", "url", "pids"}` says that it accepts.
+
+    Args:
+        websocket: speak WebSocket, else echo bytes.
     """
     spec = read_spec()
+    try:
+        # Before the fork, so that all shards share it, and before another user is become, who may not read it.
+        from wslab.load.servers.shard import Door, Shard, memory_for
+    except ImportError as error:
+        emit("error", message=f"the server cannot start: {error}")
+        return 1
     settle(spec.get("uid"))
     host, port, shards = spec.get("host", "127.0.0.1"), spec.get("port", 0), spec.get("shards", 1)
     try:
@@ -43,13 +54,19 @@ def serve(kind: type[Shard], scheme: str) -> int:
         return 1
     fd, first = spec.get("board_fd"), spec.get("board_row", 0)
     board = Scoreboard.create(first + shards + 1) if fd is None else Scoreboard.attach(fd)
+    options = {"memory_bytes": memory_for(shards), **{name: spec[name] for name in OPTIONS if name in spec}}
+    door = Door(shards)
+    Shard.rehearse(listener)
 
     def work(index: int, lifeline: int) -> None:
-        shard = kind(listener, lifeline, board.row(first + index))
-        shard.greeting_seconds = spec.get("greeting_seconds", GREETING_SECONDS)
-        shard.run()
+        row = board.row(first + index)
+        Shard(listener, lifeline, row, websocket=websocket, index=index, door=door, **options).run()
 
-    crew = Crew(work, lambda index: vacate(board.row(first + index)))
+    def on_crash(index: int) -> None:
+        vacate(board.row(first + index))
+        door.lock(index)
+
+    crew = Crew(work, on_crash)
     try:
         crew.fork(shards)
     except OSError as error:
@@ -60,12 +77,13 @@ def serve(kind: type[Shard], scheme: str) -> int:
     address = listener.getsockname()
     listener.close()
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+    scheme = "ws" if websocket else "tcp"
     emit("ready", url=f"{scheme}://{shown}:{address[1]}", pids=[os.getpid(), *crew.pids])
     crew.watch(lambda command: crew.tell(b"D") if command["cmd"] == "drain" else None, lambda: None)
     crew.stop()
     return 0
 
 
-def main(kind: type[Shard], scheme: str) -> None:
+def main(*, websocket: bool) -> None:
     """Run `serve` as a program."""
-    sys.exit(serve(kind, scheme))
+    sys.exit(serve(websocket=websocket))

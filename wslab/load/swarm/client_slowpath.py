@@ -15,9 +15,10 @@ from websockets.http11 import Response
 from websockets.protocol import SEND_EOF, State
 from websockets.uri import WebSocketURI
 
-from wslab.load.rfc6455 import frame_ends
+from wslab.load.rfc6455 import FrameBuffer
 
 MESSAGE_BYTES_MAX = 1 << 24
+ANSWER_BYTES_MAX = 1 << 16
 # The request has been made and sent by the dialect; the library needs some URI to judge the answer.
 NOWHERE = WebSocketURI(secure=False, host="localhost", port=80, path="/", query="")
 
@@ -34,8 +35,8 @@ class Exchange:
         self.protocol = ClientProtocol(NOWHERE, state=state, max_size=MESSAGE_BYTES_MAX)
         if key is not None:
             self.protocol.key = key.decode()
-        self.answer = b""
-        self.waiting = b""
+        self.answer = bytearray()
+        self.frames = FrameBuffer(masked=False, bytes_max=MESSAGE_BYTES_MAX)
         self.message = bytearray()
         self.fragmented = False
         self.messages: list[bytes] = []
@@ -71,32 +72,31 @@ class Exchange:
     @property
     def settled(self) -> bool:
         """Whether nothing is in transition, so that this object can be dropped."""
-        return self.open and not self.waiting and not self.fragmented
+        return self.open and not self.frames and not self.fragmented
 
     def receive(self, data: bytes) -> bytes:
         """Take what was read; return what is to be written. Whole messages are then in `messages`."""
         if self.protocol.state is State.CONNECTING:
+            searched = max(0, len(self.answer) - 3)
             self.answer += data
-            end = self.answer.find(b"\r\n\r\n")
+            end = self.answer.find(b"\r\n\r\n", searched)
             if end < 0:
-                if len(self.answer) > 65536:
+                if len(self.answer) > ANSWER_BYTES_MAX:
                     self.refusal = "the answer to the upgrade has no end"
                 return b""
-            self.answer, data = self.answer[: end + 4], self.answer[end + 4 :]
+            data = bytes(self.answer[end + 4 :])
+            del self.answer[end + 4 :]
             self._judge_answer()
         if self.open:
-            data = self.waiting + data
-            whole = max(frame_ends(data, masked=False, bytes_max=MESSAGE_BYTES_MAX), default=0)
-            data, self.waiting = data[:whole], data[whole:]
-            if data:
-                self.protocol.receive_data(data)
-            for event in self.protocol.events_received():
-                if isinstance(event, Frame):
-                    self._receive_frame(event)
+            for whole in self.frames.feed(data):
+                self.protocol.receive_data(whole)
+                for event in self.protocol.events_received():
+                    if isinstance(event, Frame):
+                        self._receive_frame(event)
         return b"".join(part for part in self.protocol.data_to_send() if part != SEND_EOF)
 
     def _judge_answer(self) -> None:
-        self.protocol.receive_data(self.answer)
+        self.protocol.receive_data(bytes(self.answer))
         for event in self.protocol.events_received():
             if isinstance(event, Response) and event.status_code == 101 and not self.open:
                 self.refusal = str(self.protocol.handshake_exc)

@@ -19,14 +19,15 @@ from wslab.core.target import parse_url
 from wslab.load.prefork import Crew, emit, read_spec, settle
 from wslab.load.scoreboard import PHASE_DONE, PHASES, ROLE_SWARM, Scoreboard, vacate
 from wslab.load.swarm.dialects import dialect_of
-from wslab.load.swarm.dialler import IP_BIND_ADDRESS_NO_PORT
 from wslab.load.swarm.task import Task
-from wslab.load.swarm.worker import DRAIN, HALT, HOLD, QUIET, RAMP, Worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+# Commands of a worker, one byte each; a digit means: verify in so many passes.
+RAMP, HALT, HOLD, QUIET, DRAIN = b"R", b"H", b"T", b"Q", b"D"
+IP_BIND_ADDRESS_NO_PORT = 24
 LANES = 4
 TICK_SECONDS = 0.01
 WINDOW = 256
@@ -54,7 +55,10 @@ class Master:
 
     def work(self, index: int, commands: int) -> None:
         """Be worker `index`."""
-        Worker(self.tasks[index], index, commands, self.row(index), dialect_of(self.spec["url"])).run()
+        from wslab.load.swarm.worker import Worker
+
+        dialect, plain = dialect_of(self.spec["url"]), self.spec.get("plain", True)
+        Worker(self.tasks[index], index, commands, self.row(index), dialect, plain=plain).run()
 
     def row(self, index: int) -> memoryview[int]:
         """Return worker `index`'s row of the board."""
@@ -168,14 +172,22 @@ def leave_time_wait(task: Task, count: int) -> None:
 def main() -> int:
     """Run the swarm as its SPEC says until standard input ends or all workers have drained."""
     spec = read_spec()
-    if spec["url"].startswith("ws:"):
-        import wslab.load.swarm.client_slowpath  # noqa: F401  before the fork, so that all workers share the pages
+    try:
+        # Before the fork, so that all workers share it, and before another user is become, who may not read it.
+        import wslab.load.swarm.worker
+
+        if spec["url"].startswith("ws:"):
+            import wslab.load.swarm.client_slowpath
+    except ImportError as error:
+        emit("error", message=f"the swarm cannot start: {error}")
+        return 1
     settle(spec.get("uid"))
     fd = spec.get("board_fd")
     board = Scoreboard.create(spec["workers"] + 1) if fd is None else Scoreboard.attach(fd)
     try:
         master = Master(spec, board)
         leave_time_wait(master.tasks[0], spec.get("connections_before", 0))
+        wslab.load.swarm.worker.Worker.rehearse(master.tasks[0], dialect_of(spec["url"]))
     except (OSError, ValueError) as error:
         emit("error", message=f"the swarm cannot start: {error}")
         return 1

@@ -1,0 +1,414 @@
+"""The loop of a server shard: accept, upgrade, echo; WebSocket, or the bare bytes of the floor.
+
+1. The plain request is one whose bytes around its key have been judged good before: Python puts them into `known`.
+2. The plain message is a single, whole, masked, unfragmented data frame that was read in one piece.
+3. Shards take turns to accept: only the first TURNS that have descriptors left wait on the listener, because every
+   process that waits there costs each new connection a wake-up. `door` is shared by the shards of a server: who is
+   full or dead, how many each has accepted, and who waits on the listener. Who becomes full wakes those that are next.
+4. A shard stops waiting on the listener before accept would fail for want of descriptors, and looks again after a
+   connection has ended, or at the next tick.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from numba import from_dtype, njit, types
+
+from wslab.load import scoreboard as board
+from wslab.load.engine import libc
+from wslab.load.engine.state import (
+    ACCEPT_FAILED,
+    BOTH,
+    BYTES,
+    COMMAND,
+    COMMANDS,
+    EPOLL,
+    ERROR,
+    EVENTS,
+    EVENTS_PER_WAIT,
+    FD,
+    GONE,
+    KEPT,
+    LEAVING,
+    NEXT,
+    NONE,
+    OPEN,
+    PARTLY_SENT,
+    PLAIN,
+    READ_BYTES,
+    SERVER_CONNECTION,
+    SIZE,
+    SLOW,
+    START,
+    STATE,
+    TICK,
+    TICK_AT,
+    TICK_NS,
+    UPGRADING,
+    WAIT_MS,
+    WRITABLE,
+)
+from wslab.load.engine.wire import ACCEPT_BYTES, BINARY, KEY_BYTES, TEXT, accept_value, is_key, is_text, unmask
+
+# Control words of this loop.
+(
+    LISTENER,
+    WAKER,  # eventfd of all shards, written to when somebody else has to accept
+    INDEX,  # number of this shard
+    HELD,  # descriptors of connections, in whatever state
+    CAPACITY,  # how many there may be
+    ACCEPTING,  # 1 while the listener is in the epoll
+    LOOK_AGAIN,  # 1 when it may be possible to accept again
+    OUT_OF_TURN,  # 1 to accept although others are before this shard: they have come to a standstill
+    LEAVING_COUNT,
+    KNOWN,  # requests that are remembered
+    WORDS,
+) = range(BOTH, BOTH + 11)
+
+ACCEPTS_PER_EVENT = 64
+ROOM, ACCEPTED, AT_THE_DOOR = range(3)  # rows of the door
+FREE, FULL, DEAD = range(3)  # values of its row ROOM
+TURNS = max(2, os.cpu_count() or 2)
+
+KNOWN_REQUESTS, KNOWN_BYTES = 64, 4096
+ANSWER_HEAD = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+ANSWER = np.frombuffer(ANSWER_HEAD + bytes(ACCEPT_BYTES) + b"\r\n\r\n", np.uint8).copy()
+ACCEPT_AT = len(ANSWER_HEAD)
+EVENT_WORDS, EVENT_FD = libc.EVENT_WORDS, libc.EVENT_FD
+
+
+@njit
+def before_me(w, door):
+    """Count the shards with a smaller number that can accept."""
+    count = 0
+    for other in range(w[INDEX]):
+        if door[ROOM, other] == FREE:
+            count += 1
+    return count
+
+
+@njit
+def accept_if_in_turn(w, row, event, door):
+    """Wait for new connections, or stop it, as the turn and the room for more of them say."""
+    w[LOOK_AGAIN] = 0
+    room = w[HELD] < w[CAPACITY]
+    if not room and door[ROOM, w[INDEX]] == FREE:
+        door[ROOM, w[INDEX]] = FULL
+    elif room and door[ROOM, w[INDEX]] == FULL:
+        door[ROOM, w[INDEX]] = FREE
+    row[board.AT_LIMIT] = 0 if room else 1
+    wanted = room and (w[OUT_OF_TURN] == 1 or before_me(w, door) < TURNS)
+    if wanted and not w[ACCEPTING]:
+        mask = libc.EPOLLIN | libc.EPOLLEXCLUSIVE
+        # It fails when another process took the last epoll watch of this user; the next tick tries again.
+        if libc.watch(w[EPOLL], libc.EPOLL_CTL_ADD, w[LISTENER], mask, event) == 0:
+            w[ACCEPTING] = door[AT_THE_DOOR, w[INDEX]] = 1
+    elif not wanted and w[ACCEPTING]:
+        libc.watch(w[EPOLL], libc.EPOLL_CTL_DEL, w[LISTENER], 0, event)
+        w[ACCEPTING] = door[AT_THE_DOOR, w[INDEX]] = 0
+
+
+@njit
+def stop_accepting(w, row, event, door):
+    """Wait for no more connections, until some have ended or the next tick; wake others if too few are left."""
+    me = w[INDEX]
+    if w[ACCEPTING]:
+        libc.watch(w[EPOLL], libc.EPOLL_CTL_DEL, w[LISTENER], 0, event)
+        w[ACCEPTING] = door[AT_THE_DOOR, me] = 0
+    if w[HELD] >= w[CAPACITY]:
+        row[board.AT_LIMIT] = 1
+        door[ROOM, me] = FULL
+    there, elsewhere = 0, 0
+    for other in range(door.shape[1]):
+        if door[ROOM, other] == FREE and other != me:
+            if door[AT_THE_DOOR, other]:
+                there += 1
+            else:
+                elsewhere += 1
+    if there < TURNS and elsewhere:
+        event[0] = 1
+        event[1] = 0
+        libc.write(w[WAKER], event.ctypes.data, 8)
+
+
+@njit
+def accept_failed(error, w, row, event, door):
+    """Step back from the listener after accept or epoll_ctl has failed; return the reason to leave the loop, or -1.
+
+    Without a descriptor it is this process that is full, earlier than its limit said (`fs.nr_open` is lower by now):
+    nobody else is to blame, and nothing is counted.
+    """
+    if error == libc.EMFILE:
+        w[CAPACITY] = max(1, w[HELD])
+    stop_accepting(w, row, event, door)
+    if error == libc.EMFILE:
+        row[board.AT_LIMIT] = 1
+        return -1
+    w[ERROR] = error
+    return ACCEPT_FAILED
+
+
+@njit
+def close_connection(fd, w, row, conn):
+    """Close a connection and count it as what it was."""
+    what = conn[fd].state & STATE
+    if what == UPGRADING:
+        row[board.PENDING] -= 1
+        row[board.FAILED] += 1
+    elif what == LEAVING:
+        w[LEAVING_COUNT] -= 1
+    else:
+        row[board.OPEN] -= 1
+        row[board.CLOSED] += 1
+    conn[fd].state = NONE
+    libc.close(fd)
+    w[HELD] -= 1
+    if not w[ACCEPTING]:
+        w[LOOK_AGAIN] = 1
+
+
+@njit
+def gone(fd, error, w, row, conn):
+    """See a connection off; return the reason to leave the loop when Python keeps something of it, or -1."""
+    if conn[fd].state & (SLOW | KEPT):
+        w[FD], w[ERROR] = fd, error
+        return GONE
+    close_connection(fd, w, row, conn)
+    return -1
+
+
+@njit
+def send(fd, buffer, start, size, w, row, conn):
+    """Send from the buffer; return the reason to leave the loop when not all was taken, or -1."""
+    sent = libc.write(fd, buffer.ctypes.data + start, size)
+    if sent == size:
+        return -1
+    if sent < 0:
+        error = libc.errno()
+        if error != libc.EAGAIN:
+            return gone(fd, error, w, row, conn)
+        sent = 0
+    w[FD], w[START], w[SIZE] = fd, start + sent, size - sent
+    return PARTLY_SENT
+
+
+@njit
+def to_python(fd, size, w):
+    """Hand the bytes in the buffer to Python."""
+    w[FD], w[SIZE] = fd, size
+    return BYTES
+
+
+@njit
+def greet(fd, size, w, row, conn, buffer, known, known_sizes, answer, scratch):
+    """Answer an upgrade request that is known but for its key."""
+    for n in range(w[KNOWN]):
+        head = known_sizes[n, 0]
+        if known_sizes[n, 1] != size:
+            continue
+        tail = head + KEY_BYTES
+        there, here = known[n].ctypes.data, buffer.ctypes.data
+        if libc.memcmp(there, here, head) or libc.memcmp(there + tail, here + tail, size - tail):
+            continue
+        if not is_key(buffer, head):
+            break
+        accept_value(buffer, head, answer, ACCEPT_AT, scratch)
+        opened(fd, row, conn)
+        libc.memcpy(here, answer.ctypes.data, answer.size)
+        return send(fd, buffer, 0, answer.size, w, row, conn)
+    return to_python(fd, size, w)
+
+
+@njit
+def opened(fd, row, conn):
+    """Count a connection as open."""
+    conn[fd].state = (conn[fd].state & ~STATE) | OPEN
+    row[board.PENDING] -= 1
+    row[board.OPEN] += 1
+    row[board.OPENED] += 1
+
+
+@njit
+def talk(fd, size, w, row, conn, buffer):
+    """Echo a message that is one whole frame."""
+    first, second = buffer[0], buffer[1]
+    if first < TEXT or first > BINARY or second < 0x80 or size < 6:
+        return to_python(fd, size, w)
+    payload = np.int64(second & 0x7F)
+    header = 2
+    if payload == 126:
+        payload = (np.int64(buffer[2]) << 8) | np.int64(buffer[3])
+        header = 4
+        if payload < 126:
+            return to_python(fd, size, w)
+    if payload > READ_BYTES or size != header + 4 + payload:
+        return to_python(fd, size, w)
+    start = header + 4
+    ascii = unmask(buffer, start, payload, header)
+    if first == TEXT and not ascii and not is_text(buffer, start, payload):
+        unmask(buffer, start, payload, header)  # As it came: the library judges it and says why.
+        return to_python(fd, size, w)
+    row[board.RECEIVED] += 1
+    row[board.SENT] += 1
+    # The header of the echo takes the place of the mask. From the end, as the two overlap.
+    for n in range(header - 1, 0, -1):
+        buffer[4 + n] = buffer[n]
+    buffer[5] &= 0x7F
+    buffer[4] = first
+    return send(fd, buffer, 4, header + payload, w, row, conn)
+
+
+@njit(forceinline=True)
+def receive(websocket, fd, size, w, row, conn, buffer, known, known_sizes, answer, scratch):
+    """Take what was read from a connection; return the reason to leave the loop, or -1."""
+    state = conn[fd].state
+    if state == LEAVING:
+        return -1
+    if not websocket:
+        if (state & STATE) == UPGRADING:
+            opened(fd, row, conn)
+            size_of_message = size - 1
+        else:
+            size_of_message = size
+        if size_of_message:
+            row[board.RECEIVED] += 1
+            row[board.SENT] += 1
+        return send(fd, buffer, 0, size, w, row, conn)
+    if state & SLOW or not w[PLAIN]:
+        return to_python(fd, size, w)
+    if state == OPEN:
+        return talk(fd, size, w, row, conn, buffer)
+    return greet(fd, size, w, row, conn, buffer, known, known_sizes, answer, scratch)
+
+
+@njit(forceinline=True)
+def take(websocket, now, w, row, conn, event, buffer, known, known_sizes, answer, scratch, door):
+    """Accept a burst, and greet at once whoever has already spoken; return the reason to leave the loop, or -1."""
+    for _ in range(ACCEPTS_PER_EVENT):
+        if w[HELD] >= w[CAPACITY]:
+            stop_accepting(w, row, event, door)
+            return -1
+        fd = libc.accept4(w[LISTENER], 0, 0, libc.SOCK_NONBLOCK | libc.SOCK_CLOEXEC)
+        if fd < 0:
+            error = libc.errno()
+            if error == libc.EAGAIN:
+                return -1
+            if error == libc.EMFILE or error == libc.ENFILE or error == libc.ENOBUFS or error == libc.ENOMEM:
+                return accept_failed(error, w, row, event, door)
+            continue  # The peer left between its connect and our accept.
+        if fd >= conn.size:
+            libc.close(fd)
+            return accept_failed(libc.EMFILE, w, row, event, door)
+        error = libc.watch(w[EPOLL], libc.EPOLL_CTL_ADD, fd, libc.EPOLLIN, event)
+        if error:
+            libc.close(fd)
+            row[board.FAILED] += 1
+            return accept_failed(error, w, row, event, door)
+        w[HELD] += 1
+        door[ACCEPTED, w[INDEX]] += 1
+        row[board.PENDING] += 1
+        conn[fd].state = UPGRADING
+        conn[fd].since = now
+        size = libc.read(fd, buffer.ctypes.data, READ_BYTES)
+        if size > 0:
+            reason = receive(websocket, fd, size, w, row, conn, buffer, known, known_sizes, answer, scratch)
+        elif size < 0 and libc.errno() == libc.EAGAIN:
+            continue
+        else:
+            reason = gone(fd, 0, w, row, conn)
+        if reason >= 0:
+            return reason
+    return -1
+
+
+@njit(forceinline=True)
+def serve(websocket, w, row, conn, events, buffer, known, known_sizes, answer, scratch, door):
+    """Serve until something is for Python; return the reason."""
+    event, pair = np.zeros(4, np.int32), np.zeros(2, np.int64)
+    while True:
+        if w[NEXT] >= w[EVENTS]:
+            if w[LOOK_AGAIN]:
+                accept_if_in_turn(w, row, event, door)
+            count = libc.epoll_wait(w[EPOLL], events.ctypes.data, EVENTS_PER_WAIT, w[WAIT_MS])
+            w[NEXT] = 0
+            w[EVENTS] = max(count, 0)  # EINTR is nothing but a wait without events.
+        now = libc.clock(pair)
+        while w[NEXT] < w[EVENTS]:
+            at = w[NEXT] * EVENT_WORDS
+            w[NEXT] += 1
+            mask, fd = events[at], np.int64(events[at + EVENT_FD])
+            reason = -1
+            if fd < 0:
+                continue  # closed by Python after the kernel had told of it
+            if fd == w[LISTENER]:
+                reason = take(websocket, now, w, row, conn, event, buffer, known, known_sizes, answer, scratch, door)
+            elif fd == w[COMMANDS]:
+                return COMMAND
+            elif fd == w[WAKER]:
+                w[LOOK_AGAIN] = 1
+            elif mask & libc.EPOLLERR:
+                reason = gone(fd, libc.socket_error(fd, pair), w, row, conn)
+            elif mask & libc.EPOLLOUT:
+                w[FD] = fd
+                return WRITABLE
+            else:
+                size = libc.read(fd, buffer.ctypes.data, READ_BYTES)
+                if size > 0:
+                    reason = receive(websocket, fd, size, w, row, conn, buffer, known, known_sizes, answer, scratch)
+                else:
+                    error = libc.errno() if size < 0 else 0
+                    if error != libc.EAGAIN:
+                        reason = gone(fd, error, w, row, conn)
+            if reason >= 0:
+                return reason
+        if now >= w[TICK_AT]:
+            w[TICK_AT] = now + w[TICK_NS]
+            return TICK
+
+
+_words, _board_row = types.int64[::1], types.int64[::1]
+_arguments = (
+    _words,
+    _board_row,
+    from_dtype(SERVER_CONNECTION)[::1],
+    types.int32[::1],  # events
+    types.uint8[::1],  # buffer
+    types.uint8[:, ::1],  # known
+    types.int64[:, ::1],  # known_sizes
+    types.uint8[::1],  # answer
+    types.uint32[::1],  # scratch
+    types.int64[:, ::1],  # door
+)
+
+
+@njit(types.int64(*_arguments), cache=True, nogil=True)
+def lean_loop(w, row, conn, events, buffer, known, known_sizes, answer, scratch, door):
+    """Serve WebSocket; see `serve`."""
+    return serve(True, w, row, conn, events, buffer, known, known_sizes, answer, scratch, door)
+
+
+@njit(types.int64(*_arguments), cache=True, nogil=True)
+def floor_loop(w, row, conn, events, buffer, known, known_sizes, answer, scratch, door):
+    """Echo bytes; see `serve`."""
+    return serve(False, w, row, conn, events, buffer, known, known_sizes, answer, scratch, door)
+
+
+@njit(types.void(types.int64, _words, _board_row, from_dtype(SERVER_CONNECTION)[::1]), cache=True)
+def close_counted(fd, w, row, conn):
+    """Close a connection from Python; see `close_connection`."""
+    close_connection(fd, w, row, conn)
+
+
+@njit(types.void(types.int64, _board_row, from_dtype(SERVER_CONNECTION)[::1]), cache=True)
+def open_counted(fd, row, conn):
+    """Count a connection as open from Python; see `opened`."""
+    opened(fd, row, conn)
+
+
+@njit(types.void(types.int64), cache=True)
+def return_memory(threshold):
+    """Give freed memory back to the machine, and have blocks of `threshold` bytes or more given back at once."""
+    libc.mallopt(libc.M_MMAP_THRESHOLD, threshold)
+    libc.malloc_trim(0)
