@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 BACKLOG = 4096
 # A shard that died has a successor after this many seconds; twice as many each time that it dies again within CALM.
-RESTART_SECONDS, CALM_SECONDS = 0.25, 10.0
-RESTARTS_IN_A_ROW = 6
+RESTART_SECONDS, CALM_SECONDS = 0.1, 10.0
+RESTARTS_IN_A_ROW = 4
 # What a SPEC may say to each shard.
 OPTIONS = ("greeting_seconds", "send_seconds", "memory_bytes", "plain")
 
