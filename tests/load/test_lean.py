@@ -22,7 +22,7 @@ from load.rig import ACCEPT, KEY, REQUEST, Bench, Peer, Program, cpu_ticks, fram
 from wslab.load import scoreboard as words
 from wslab.load.engine import server_loop, state
 from wslab.load.scoreboard import Scoreboard
-from wslab.load.servers import shard
+from wslab.load.servers import shard, sharded
 from wslab.load.servers.conversation import Conversation
 
 SIZES = [0, 1, 125, 126, 127, 16370, 65535, 65536, 1 << 20]
@@ -493,6 +493,43 @@ def test_a_shard_that_is_killed_is_reported_and_the_others_serve_on() -> None:
             assert peer.frame() == (0x81, b"hello")
         assert not gone(other)
     os.close(board.fd)
+
+
+def test_a_shard_that_died_has_a_successor_where_that_is_asked_for() -> None:
+    with serving(shards=1, restart=True) as server:
+        os.kill(server.pids[1], signal.SIGKILL)
+        assert server.wait_for("process_exited")["signal"] == 9
+        server.pids.append(server.wait_for("process_started")["pid"])
+        with Peer(server.address) as peer:
+            peer.upgrade().send(frame(1, b"hello"))
+            assert peer.frame() == (0x81, b"hello")
+        assert server.end() == 0
+
+
+def test_a_server_whose_shards_have_all_died_does_not_end_well() -> None:
+    with serving(shards=2) as server:
+        for pid in server.pids[1:]:
+            os.kill(pid, signal.SIGKILL)
+        assert server.process.wait(rig.DEADLINE_SECONDS) == 1
+
+
+def test_a_shard_that_dies_again_and_again_is_given_up() -> None:
+    class Crew:
+        started = 0
+
+        def fork_member(self, index: int) -> int:
+            self.started += 1
+            raise OSError(errno.EAGAIN, "no")
+
+    crew = Crew()
+    successors = sharded.Successors(crew, lambda index: None)
+    waits = []
+    successors.died(0)
+    while successors.due:
+        waits.append(successors.start_those_due())
+        successors.due = dict.fromkeys(successors.due, 0.0)
+    assert crew.started == sharded.RESTARTS_IN_A_ROW
+    assert waits[1:-1] == sorted(waits[1:-1])
 
 
 def test_the_end_of_standard_input_ends_all_of_it() -> None:

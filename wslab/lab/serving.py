@@ -23,7 +23,8 @@ from wslab.core.stage import SERVER_KINDS
 from wslab.lab import registry
 from wslab.lab.fleet import child_environment
 
-START_SECONDS = 30.0
+# The first start on a machine compiles the event loops, where that was not done at installation.
+START_SECONDS = 120.0
 STOP_SECONDS = 5.0
 # Far more than there are cores; each takes megabytes, and a typo must not use up the machine's memory.
 SHARDS_MOST = 1024
@@ -61,7 +62,7 @@ class Serving:
         count = len(os.sched_getaffinity(0)) if shards == "auto" else parse_count(shards, "shards")
         if count > SHARDS_MOST:
             raise refuse("shards", shards, f'a whole number from 1 to {SHARDS_MOST}, or "auto"')
-        self._spec = {"host": host, "port": int(port), "shards": count, "board_fd": None}
+        self._spec = {"host": host, "port": int(port), "shards": count, "board_fd": None, "restart": True}
         self._module = SERVER_KINDS[kind].module
         self._process: subprocess.Popen[bytes] | None = None
         self._registration: registry.Registration | None = None
@@ -83,13 +84,14 @@ class Serving:
         self.stop()
 
     def wait(self, say: Callable[[str], object] = lambda line: None) -> str:
-        """Wait until the server ends by itself, which it does only when it is killed, and return how it ended.
+        """Wait until the server ends by itself, which it does when its shards die again and again; return how.
 
         Args:
-            say: called with one line for each shard that dies.
+            say: called with one line for each shard that dies or is started in the place of one that did.
         """
         assert self._process is not None
         assert self._process.stdout is not None
+        assert self._registration is not None
         shards = set(self.pids[1:])
         while part := self._process.stdout.read(1 << 16):
             for event in self._lines.feed(part):
@@ -97,9 +99,15 @@ class Serving:
                     shards.discard(event["pid"])
                     how = _how_it_ended(event.get("exit_code"), event.get("signal"))
                     say(f"a shard has died (pid {event['pid']}, {how}); {len(shards)} of {len(self.pids) - 1} are left")
+                elif event.get("event") == "process_started":
+                    shards.add(event["pid"])
+                    self._registration.add("server", [event["pid"]])
+                    say(f"a shard was started in its place (pid {event['pid']})")
+                elif event.get("event") == "error":
+                    say(event["message"])
         code = self._process.wait()
         how = _how_it_ended(code, -code if code < 0 else None)
-        return "all shards of the server have died" if code == 0 else f"the server ended by itself ({how})"
+        return f"the server ended by itself ({how})" if shards else "all shards of the server have died"
 
     def stop(self) -> None:
         """End the server and wait until it is gone; does nothing the second time."""

@@ -76,16 +76,33 @@ class Crew:
         gc.collect()
         gc.freeze()
         for index in range(count):
-            reader, writer = os.pipe()
+            self.pids.append(0)
+            self.fork_member(index)
+
+    def fork_member(self, index: int) -> int:
+        """Fork member `index`, the first one or another in the place of one that died, and return its pid.
+
+        Raises:
+            OSError: the machine allows no more processes.
+        """
+        reader, writer = os.pipe()
+        try:
             pid = os.fork()
-            if pid == 0:
-                self._be_a_member(index, reader, writer)
+        except OSError:
             os.close(reader)
-            self.pipes[pid] = writer
-            self.pids.append(pid)
-            pidfd = os.pidfd_open(pid)
-            self.watched[pidfd] = pid
-            self.epoll.register(pidfd, select.EPOLLIN)
+            os.close(writer)
+            if not self.pids[index]:
+                del self.pids[index:]
+            raise
+        if pid == 0:
+            self._be_a_member(index, reader, writer)
+        os.close(reader)
+        self.pipes[pid] = writer
+        self.pids[index] = pid
+        pidfd = os.pidfd_open(pid)
+        self.watched[pidfd] = pid
+        self.epoll.register(pidfd, select.EPOLLIN)
+        return pid
 
     def _be_a_member(self, index: int, reader: int, writer: int) -> None:
         status = 1
@@ -134,8 +151,10 @@ class Crew:
         commands = JsonLines()
         os.set_blocking(STDIN, False)
         self.epoll.register(STDIN, select.EPOLLIN)
-        while self.watched:
+        while True:
             wait = on_tick()
+            if not self.watched and wait is None:
+                return  # Nobody is left, and nobody will come.
             for descriptor, _ in self.epoll.poll(-1 if wait is None else wait):
                 if descriptor != STDIN:
                     self._bury(descriptor)

@@ -35,7 +35,8 @@ from wslab.machine.line_file import why_not_written
 from wslab.machine.process import raise_fd_limit
 
 TICK_SECONDS = 0.1
-START_SECONDS = 30.0
+# The first start on a machine compiles the event loops, where that was not done at installation.
+START_SECONDS = 120.0
 START_SECONDS_PER_PROCESS = 0.2
 STOP_SECONDS = 3.0  # from closing the lifelines to SIGKILL
 MASTERS = 2  # of the server and of the swarm; each has the row behind those that it forked

@@ -92,6 +92,10 @@ class Door:
         self.words[loop.AT_THE_DOOR, index] = 0
         os.eventfd_write(self.waker, 1)
 
+    def unlock(self, index: int) -> None:
+        """Note that a dead shard is about to have a successor."""
+        self.words[loop.ROOM, index] = loop.FREE
+
 
 class Shard:
     """The event loop of one server process.
@@ -181,13 +185,14 @@ class Shard:
             pass
 
     @classmethod
-    def rehearse(cls, listener: socket.socket) -> None:
+    def rehearse(cls, listener: socket.socket, *, websocket: bool) -> None:
         """Call the loop once, before shards are forked.
 
         The first call with arrays of a new type makes Numba look into its types, which would cost each shard 7 MB of
         pages that it shares otherwise.
         """
-        shard = cls(listener, listener.fileno(), memoryview(bytearray(8 * ROW_WORDS)).cast("Q"))
+        row = memoryview(bytearray(8 * ROW_WORDS)).cast("Q")
+        shard = cls(listener, listener.fileno(), row, websocket=websocket)
         shard.words[loop.CAPACITY] = shard.words[state.TICK_AT] = shard.words[state.WAIT_MS] = 0
         shard.step()
         shard.epoll.close()

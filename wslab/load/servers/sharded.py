@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from time import monotonic
 
 from wslab.load.prefork import Crew, emit, read_spec, settle
 from wslab.load.scoreboard import ROLE_SERVER, Scoreboard, vacate
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 BACKLOG = 4096
+# A shard that died has a successor after this many seconds; twice as many each time that it dies again within CALM.
+RESTART_SECONDS, CALM_SECONDS = 0.1, 10.0
+RESTARTS_IN_A_ROW = 4
 # What a SPEC may say to each shard.
 OPTIONS = ("greeting_seconds", "send_seconds", "memory_bytes", "plain")
 
@@ -31,7 +39,8 @@ def serve(*, websocket: bool) -> int:
 
     The SPEC: `host`, `port` (0 = any free one), `shards`, `backlog`, `greeting_seconds`, `send_seconds`,
     `memory_bytes` (a shard's budget for what its peers make it keep), `plain` (false: the slow path for everything),
-    and `board_fd`, `board_row` where a supervisor keeps the counters; `uid` is the user to serve as. The one command
+    and `board_fd`, `board_row` where a supervisor keeps the counters; `uid` is the user to serve as; with `restart`, a
+    shard that dies has a successor. The one command
     is `drain`: the clients are about to reset their connections.
     One line `{"event": "ready", "url", "pids"}` says that it accepts.
 
@@ -56,7 +65,7 @@ def serve(*, websocket: bool) -> int:
     board = Scoreboard.create(first + shards + 1) if fd is None else Scoreboard.attach(fd)
     options = {"memory_bytes": memory_for(shards), **{name: spec[name] for name in OPTIONS if name in spec}}
     door = Door(shards)
-    Shard.rehearse(listener)
+    Shard.rehearse(listener, websocket=websocket)
 
     def work(index: int, lifeline: int) -> None:
         row = board.row(first + index)
@@ -65,8 +74,11 @@ def serve(*, websocket: bool) -> int:
     def on_crash(index: int) -> None:
         vacate(board.row(first + index))
         door.lock(index)
+        if spec.get("restart"):
+            successors.died(index)
 
     crew = Crew(work, on_crash)
+    successors = Successors(crew, door.unlock)
     try:
         crew.fork(shards)
     except OSError as error:
@@ -75,13 +87,53 @@ def serve(*, websocket: bool) -> int:
         return 1
     board.enter(first + shards, ROLE_SERVER)  # The master's own row, for its memory and CPU time belong to the server.
     address = listener.getsockname()
-    listener.close()
+    if not spec.get("restart"):
+        listener.close()
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
     scheme = "ws" if websocket else "tcp"
     emit("ready", url=f"{scheme}://{shown}:{address[1]}", pids=[os.getpid(), *crew.pids])
-    crew.watch(lambda command: crew.tell(b"D") if command["cmd"] == "drain" else None, lambda: None)
+    crew.watch(lambda command: crew.tell(b"D") if command["cmd"] == "drain" else None, successors.start_those_due)
+    all_died = not crew.watched
     crew.stop()
-    return 0
+    return 1 if all_died else 0
+
+
+class Successors:
+    """Starts a shard in the place of one that died, later each time that it dies again soon.
+
+    Args:
+        crew: the shards.
+        on_start: called with the index of a shard before its successor is forked.
+    """
+
+    def __init__(self, crew: Crew, on_start: Callable[[int], None]) -> None:
+        self.crew, self.on_start = crew, on_start
+        self.due: dict[int, float] = {}  # index -> when its successor is to be started
+        self.deaths: dict[int, tuple[int, float]] = {}  # index -> how often in a row, and when last
+
+    def died(self, index: int) -> None:
+        """Plan the successor of a shard, or say that it has had too many."""
+        now = monotonic()
+        count, last = self.deaths.get(index, (0, 0.0))
+        count = count + 1 if now - last < CALM_SECONDS else 1
+        self.deaths[index] = count, now
+        if count > RESTARTS_IN_A_ROW:
+            emit("error", message=f"shard {index + 1} died {count} times in a row and is not started again")
+            return
+        self.due[index] = now + RESTART_SECONDS * 2 ** (count - 1)
+
+    def start_those_due(self) -> float | None:
+        """Start whom it is time for; return the seconds until the next one is due, None when there is none."""
+        now = monotonic()
+        for index in [index for index, at in self.due.items() if at <= now]:
+            del self.due[index]
+            self.on_start(index)
+            try:
+                emit("process_started", pid=self.crew.fork_member(index))
+            except OSError as error:
+                emit("error", message=f"cannot start shard {index + 1} again: {error.strerror}")
+                self.died(index)
+        return max(0.0, min(self.due.values()) - now) if self.due else None
 
 
 def main(*, websocket: bool) -> None:
