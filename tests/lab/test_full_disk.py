@@ -74,7 +74,7 @@ def test_a_disk_that_fills_up_is_the_outcome_and_what_was_recorded_stays(tmp_pat
 
 
 @needs_root
-@pytest.mark.parametrize("options", ["size=64k", "size=4m,nr_inodes=4"])
+@pytest.mark.parametrize("options", ["size=64k", "size=4m,nr_inodes=4", "size=4m,nr_inodes=5"])
 def test_a_disk_without_room_for_a_run_is_bad_input_and_nothing_is_left(tmp_path: Path, options: str) -> None:
     with small_disk(tmp_path / "disk", options) as disk:
         with pytest.raises(BadInput, match=r"data_dir=.*disk cannot take a run: No space left on device"):

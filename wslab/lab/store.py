@@ -107,7 +107,7 @@ def create_run(data_dir: Path, stage_name: str) -> Path:
     Space for its manifest is reserved in it, so that a run can record how it ended even when the disk is full.
 
     Raises:
-        BadInput: it cannot be created, or there is not even the space for a manifest.
+        BadInput: it cannot be created, or there is not even the space for a manifest, or the inodes for two.
     """
     while True:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -116,6 +116,8 @@ def create_run(data_dir: Path, stage_name: str) -> Path:
             run_dir.mkdir(parents=True)
             (run_dir / "logs").mkdir()
             _set_aside(run_dir, RESERVED_BYTES)
+            # The manifest takes that inode, and the one set aside for the next manifest takes another.
+            tempfile.TemporaryFile(dir=run_dir).close()
         except FileExistsError:
             continue
         except OSError as problem:
