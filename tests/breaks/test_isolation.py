@@ -106,7 +106,7 @@ def test_inside_everything_is_bound_and_outside_only_what_is_one_for_the_whole_m
         "fd_hard": 300,
         "fd_soft": 300,
         "nproc_soft": 5000,
-        "memory_cgroup_limit_bytes": 60 << 20,
+        "memory_cgroup_limit_bytes": 128 << 20,
         "memory_cgroup_used_bytes": 0,
         "memory_cgroup_of": "server",
         "pids_cgroup_max": 20,

@@ -9,6 +9,7 @@ from time import monotonic
 
 from wslab.load.prefork import Crew, emit, read_spec, settle
 from wslab.load.scoreboard import ROLE_SERVER, Scoreboard, vacate
+from wslab.machine.process import release_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,8 +50,11 @@ def serve(*, websocket: bool) -> int:
     """
     spec = read_spec()
     try:
-        # Before the fork, so that all shards share it, and before another user is become, who may not read it.
+        # Before the fork, so that all shards share it, and before another user takes over, who may not read it.
         from wslab.load.servers.shard import Door, Shard, memory_for
+
+        if websocket:
+            import wslab.load.servers.conversation  # noqa: F401
     except ImportError as error:
         emit("error", message=f"the server cannot start: {error}")
         return 1
@@ -66,6 +70,7 @@ def serve(*, websocket: bool) -> int:
     options = {"memory_bytes": memory_for(shards), **{name: spec[name] for name in OPTIONS if name in spec}}
     door = Door(shards)
     Shard.rehearse(listener, websocket=websocket)
+    release_text("llvmlite")
 
     def work(index: int, lifeline: int) -> None:
         row = board.row(first + index)

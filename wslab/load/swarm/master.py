@@ -20,6 +20,7 @@ from wslab.load.prefork import Crew, emit, read_spec, settle
 from wslab.load.scoreboard import PHASE_DONE, PHASES, ROLE_SWARM, Scoreboard, vacate
 from wslab.load.swarm.dialects import dialect_of
 from wslab.load.swarm.task import Task
+from wslab.machine.process import release_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -188,6 +189,7 @@ def main() -> int:
         master = Master(spec, board)
         leave_time_wait(master.tasks[0], spec.get("connections_before", 0))
         wslab.load.swarm.worker.Worker.rehearse(master.tasks[0], dialect_of(spec["url"]))
+        release_text("llvmlite")
     except (OSError, ValueError) as error:
         emit("error", message=f"the swarm cannot start: {error}")
         return 1
