@@ -390,8 +390,7 @@ class Worker:
         self.words[loop.FAILURES_IN_A_ROW] += 1
         self.count_failure(phase, error, detail)
         if self.words[loop.FAILURES_IN_A_ROW] >= FAILURES_IN_A_ROW and self.words[loop.DIALLING]:
-            self.words[loop.DIALLING] = 0
-            self.row[board.PHASE_DONE] = loop.RAMP_DONE
+            self.halt()
 
     def count_failure(self, phase: int, error: int, detail: str = "") -> None:
         """Count a failure by phase and errno, and report the first of its kind."""
