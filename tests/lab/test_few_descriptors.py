@@ -20,7 +20,7 @@ def stage(limit: int, connections: int, folder: Path, root: Path) -> tuple[int, 
         text=True,
         timeout=60,
         cwd=root,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": str(root)},
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "XDG_STATE_HOME": str(folder), "PYTHONPATH": str(root)},
     )
     return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
 
