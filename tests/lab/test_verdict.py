@@ -108,6 +108,15 @@ def test_messages_that_were_missed_break_a_run_and_a_broken_run_has_a_finding(
     assert len(told.findings) == 1
 
 
+def test_echoes_that_came_after_they_had_been_given_up_are_not_unasked() -> None:
+    events = phases()
+    table = [{"phase": "echo", "errno": 110, "name": "ETIMEDOUT", "count": 40, "first_seconds": 2.5}]
+    events[-1] |= {**SENT, "messages_failed": 40, "messages_unasked": 30}
+    told = judge(evidence([*events, {"elapsed_seconds": 3.0, "event": "failures", "table": table}]))
+    assert told.outcome == "broke"
+    assert "server_protocol" not in [finding.limit for finding in told.findings]
+
+
 @pytest.mark.parametrize("counts", [{}, {"messages_failed": 1}, {"messages_unasked": 1}])
 def test_one_message_in_a_thousand_breaks_nothing_and_a_held_run_has_no_finding(counts: Event) -> None:
     events = phases()

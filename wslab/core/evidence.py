@@ -297,11 +297,17 @@ class Evidence:
         if self.spoiled("messages_failed"):
             yield "hold", f"{self.counted('messages_failed'):,} of {self.counted('messages_sent'):,} messages failed"
         if self.spoiled("messages_unasked"):
-            yield "hold", f"{self.counted('messages_unasked'):,} unasked messages came from the server"
+            yield "hold", f"{self.unasked:,} unasked messages came from the server"
 
     def spoiled(self, key: str) -> bool:
         """Return whether more messages failed, or came unasked, than `MESSAGES_SPOILED` allows."""
-        return self.counted(key) > MESSAGES_SPOILED * self.counted("messages_sent")
+        count = self.unasked if key == "messages_unasked" else self.counted(key)
+        return count > MESSAGES_SPOILED * self.counted("messages_sent")
+
+    @property
+    def unasked(self) -> int:
+        """Messages that nobody asked for, without the echoes that came after they had been given up."""
+        return max(0, self.counted("messages_unasked") - self.errors("echo hold", "ETIMEDOUT"))
 
     def counted(self, key: str) -> int:
         """Return a count of the swarm as the last phase before the drain left it, or as the last sample saw it."""

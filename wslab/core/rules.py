@@ -234,7 +234,7 @@ def process_limit(run: Evidence) -> Findings:
 def server_protocol(run: Evidence) -> Findings:
     """The server gave a wrong answer, or sent unasked messages."""
     wrong = run.quote_errors("upgrade", "EPROTO"), run.quote_errors("echo hold", "EBADMSG EPROTO")
-    unasked = run.counted("messages_unasked") if run.spoiled("messages_unasked") else 0
+    unasked = run.unasked if run.spoiled("messages_unasked") else 0
     if any(wrong) or unasked:
         details = [str(event["detail"]) for event in run.named("failure") if event.get("detail")]
         text = "; ".join([part for part in wrong if part] + details[:1])
