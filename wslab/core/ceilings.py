@@ -164,8 +164,7 @@ def ceiling_of(host: Host, plan: Plan, limit: str, side: str) -> int | None:
     """Return the connections at which a limit ends as planned; None when it has no number in connections."""
     rows = [row for row in LIMITS if row.name == limit]
     rows.sort(key=lambda row: (row.side != side, row.scope == ONE_PROCESS))
-    supply = rows[0].supply(host, plan) if rows else None
-    return None if supply is None else supply // rows[0].units_per_connection
+    return rows[0].ceiling(host, plan) if rows else None
 
 
 def _layout_parameter(limit: str, side: str) -> str | None:
@@ -201,8 +200,8 @@ def _before(new: Setting, old: Setting | None) -> bool:
 
 
 def _ends_below(limit: Limit, need: Need) -> bool:
-    supply = limit.supply(need.host, need.plan)
-    ends = supply is not None and supply // limit.units_per_connection < need.plan.connections
+    ceiling = limit.ceiling(need.host, need.plan)
+    ends = ceiling is not None and ceiling < need.plan.connections
     return ends and not limit.exempt(need.host, need.plan)
 
 
@@ -214,8 +213,7 @@ def _ends(row: Ceiling) -> str:
 
 
 def _ceiling(limit: Limit, need: Need) -> Ceiling:
-    supply = limit.supply(need.host, need.plan)
-    ceiling = None if supply is None else supply // limit.units_per_connection
+    ceiling = limit.ceiling(need.host, need.plan)
     note = limit.exempt(need.host, need.plan)
     return Ceiling(
         limit=limit.name,
@@ -339,8 +337,7 @@ def _place(limit: Limit, host: Host, plan: Plan, summary: Mapping[str, Any]) -> 
     if limit.name == "memory_machine":
         left = memory_left(host, plan.memory_reserve_bytes)
         return None if left is None else int(left / float(_measured(summary) or BYTES_PER_CONNECTION))
-    supply = limit.supply(host, plan)
-    return None if supply is None else supply // limit.units_per_connection
+    return limit.ceiling(host, plan)
 
 
 def _title(limit: Limit, summary: Mapping[str, Any]) -> str:

@@ -75,6 +75,11 @@ class Limit:
     scope: str = ""
     wall: str = ""
 
+    def ceiling(self, host: Host, plan: Plan) -> int | None:
+        """Return the connections at which it ends; None when it has no number in connections."""
+        supply = self.supply(host, plan)
+        return None if supply is None else supply // self.units_per_connection
+
     @property
     def needs_root(self) -> bool:
         """Whether the best way to lift it takes root."""
