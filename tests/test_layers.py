@@ -19,7 +19,7 @@ ROOMS = (("core",), ("machine",), ("load",), ("lab",), ("view",), ("breaks", "tu
 # The core computes; it may use no module that reads a clock, a file, a socket or a process.
 PURE = """
     __future__ abc bisect collections contextlib dataclasses decimal difflib enum errno fractions functools heapq
-    ipaddress itertools json math numbers operator re statistics string textwrap types typing
+    ipaddress itertools json math numbers operator re shlex statistics string textwrap types typing
 """
 # What is pure in a module that is not.
 PURE_PARTS = {"os.PathLike", "os.fspath"}

@@ -34,7 +34,8 @@ from wslab.cli_output import lost_output, open_standard_streams, print_json, say
 from wslab.cli_signals import ignore_signals, take_signals
 from wslab.core.quantities import BadInput, parse_count, refuse
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
-from wslab.core.stage import SERVER_KINDS, Stage
+from wslab.core.servers import SERVER_KINDS
+from wslab.core.stage import Stage
 from wslab.core.target import CONSENT_OPTION
 
 EXIT_STATUS = {HELD: 0, BROKE: 1, CRASHED: 3, ABORTED: 130}

@@ -14,50 +14,12 @@ from typing import Any
 
 from wslab.core.plan import ADDRESSES_MOST
 from wslab.core.quantities import BadInput, did_you_mean, format_count, parse_bytes, parse_count, parse_number, refuse
+from wslab.core.servers import DEFAULT_SERVER, SERVER_KINDS, parse_server
 
 # The websockets library and most servers refuse a larger message unless they are told otherwise.
 MESSAGE_BYTES_MAX = 1 << 20
 LABEL_LENGTH_MAX = 100
 FLAG_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerKind:
-    """A server that a stage can be run against.
-
-    Attributes:
-        name: the value of the parameter `server`.
-        module: what `python -m` starts.
-        summary: one line for the help text.
-    """
-
-    name: str
-    module: str
-    summary: str
-
-
-SERVER_KINDS: dict[str, ServerKind] = {
-    kind.name: kind
-    for kind in (
-        ServerKind(
-            name="lean",
-            module="wslab.load.servers.lean",
-            summary="epoll echo server that keeps no object for an idle connection",
-        ),
-        ServerKind(
-            name="tcp_floor",
-            module="wslab.load.servers.tcp_floor",
-            summary="the same processes on raw TCP, without WebSocket: the floor to compare with",
-        ),
-    )
-}
-DEFAULT_SERVER = "lean"
-
-
-def _server(value: object, name: str) -> str:
-    if not isinstance(value, str) or value.strip() not in SERVER_KINDS:
-        raise refuse(name, value, "one of " + ", ".join(SERVER_KINDS))
-    return value.strip()
 
 
 def _word_or(word: str, parse: Callable[[object, str], Any], accepted: str) -> Callable[[object, str], Any]:
@@ -132,7 +94,12 @@ class Stage:
     """One stage as it was asked for; `Stage.of` builds it from whatever a person typed."""
 
     connections: int = _parameter(10_000, parse_count, "connections to open", "1M")
-    server: str = _parameter(DEFAULT_SERVER, _server, "server kind: " + ", ".join(SERVER_KINDS), "lean")
+    server: str = _parameter(
+        DEFAULT_SERVER,
+        parse_server,
+        f"server under test: a kind ({', '.join(SERVER_KINDS)}), a command line, or the ws:// address of one that runs",
+        "'node my.js --port {port}'",
+    )
     server_shards: int | str = _parameter("auto", _PROCESSES, "server processes", "4")
     swarm_workers: int | str = _parameter("auto", _PROCESSES, "client processes", "4")
     ramp_rate: float | str = _parameter("max", _RATE, "new connections per second", "5000")

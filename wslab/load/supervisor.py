@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from wslab.core.json_lines import JsonLines
-from wslab.core.stage import DEFAULT_SERVER, SERVER_KINDS
+from wslab.core.servers import DEFAULT_SERVER, SERVER_KINDS
 from wslab.load.children import Child
 from wslab.load.messages import Reports
 from wslab.load.phases import PHASES, Phases

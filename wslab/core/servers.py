@@ -1,0 +1,133 @@
+"""What a stage can be run against: a kind from the table, a command line of the user's, or the URL of a running server.
+
+The parameter `server` holds one of the three. A name of the table is a kind, text with `://` is a URL, and text with a
+blank or a slash is a command line; any other single word is a mistyped kind.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from wslab.core.quantities import did_you_mean, refuse
+from wslab.core.target import parse_url
+
+# What a command line may name; the rest of the text is taken as it stands.
+PLACEHOLDERS = ("host", "port", "shards", "folder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """Something that a server kind needs on the machine.
+
+    Attributes:
+        install: the one command that installs it.
+        program: a program that has to be found on PATH.
+        module: a Python module that has to be importable.
+        path: a file or folder that has to exist, relative to the kind's `folder`.
+    """
+
+    install: str
+    program: str = ""
+    module: str = ""
+    path: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return what is needed, for a message."""
+        return self.program or self.module or self.path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerKind:
+    """A server that a stage can be run against; it has a `module` or a `command`.
+
+    Attributes:
+        name: the value of the parameter `server`.
+        summary: one line for the help text.
+        module: ours: what `python -m` starts, with its specification as JSON; it speaks the lines of the supervisor.
+        command: anybody's: a command line with placeholders from `PLACEHOLDERS`, started as a user's command is.
+        folder: where its files are, relative to `wslab/load/servers`; this is `{folder}` in `command`.
+        needs: what has to be on the machine.
+        one_process: whether it serves in one process only, so that more shards are no remedy.
+        defaults: entries of its specification besides host, port, shards and backlog.
+    """
+
+    name: str
+    summary: str
+    module: str = ""
+    command: str = ""
+    folder: str = ""
+    needs: tuple[Need, ...] = ()
+    one_process: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+SERVER_KINDS: dict[str, ServerKind] = {
+    kind.name: kind
+    for kind in (
+        ServerKind(
+            name="lean",
+            module="wslab.load.servers.lean",
+            summary="epoll echo server that keeps no object for an idle connection",
+        ),
+        ServerKind(
+            name="tcp_floor",
+            module="wslab.load.servers.tcp_floor",
+            summary="the same processes on raw TCP, without WebSocket: the floor to compare with",
+        ),
+    )
+}
+DEFAULT_SERVER = "lean"
+
+
+def is_url(server: str) -> bool:
+    """Return whether a value of the parameter `server` is the URL of a server that runs already."""
+    return "://" in server.split(None, 1)[0]
+
+
+def is_command(server: str) -> bool:
+    """Return whether a value of the parameter `server` is a command line of the user's."""
+    return server not in SERVER_KINDS and not is_url(server)
+
+
+def serves_in_one_process(server: str) -> bool:
+    """Return whether wslab cannot give this server more processes: a one-process kind, a command or a URL."""
+    return server not in SERVER_KINDS or SERVER_KINDS[server].one_process
+
+
+def parse_server(value: object, name: str = "server") -> str:
+    """Return the value of the parameter `server` as it is kept.
+
+    Raises:
+        BadInput: it is no kind, no URL and no command line.
+    """
+    text = value.strip() if isinstance(value, str) else ""
+    if text in SERVER_KINDS:
+        return text
+    if text and is_url(text):
+        parse_url(text)
+        return text
+    if not text or "\0" in text or not ("/" in text or len(text.split()) > 1):
+        hint = did_you_mean(text, SERVER_KINDS) if text else ""
+        kinds = "one of " + ", ".join(SERVER_KINDS)
+        raise refuse(
+            name, value, f"{hint or kinds}; or a command such as 'node my.js --port {{port}}', or a ws:// address"
+        )
+    try:
+        shlex.split(text)
+    except ValueError as problem:
+        raise refuse(name, value, f"a command line; this one has {str(problem).lower()}") from problem
+    return text
+
+
+def fill(command: str, values: Mapping[str, object]) -> list[str]:
+    """Return the words of a command line with its placeholders replaced; other braces stay as they are."""
+    words = shlex.split(command)
+    for name in PLACEHOLDERS:
+        if name in values:
+            words = [word.replace(f"{{{name}}}", str(values[name])) for word in words]
+    return words
