@@ -12,6 +12,7 @@ from typing import Any
 
 from wslab.core.ceilings import remedy as remedy_for
 from wslab.core.evidence import Evidence
+from wslab.core.knee import most_rate
 from wslab.core.plan import ports_per_address
 from wslab.core.quantities import counted, format_bytes
 from wslab.core.records import Finding, Span
@@ -70,7 +71,7 @@ def finding(
         host=run.host,
         plan=run.plan,
         message_bytes=int(run.stage.get("message_bytes") or 32),
-        message_rate=float(run.stage.get("message_rate") or 0.0),
+        message_rate=most_rate(run.stage.get("message_rate")),
     )
     return Finding(
         limit=limit,

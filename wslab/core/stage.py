@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from wslab.core.knee import AUTO
 from wslab.core.plan import ADDRESSES_MOST
 from wslab.core.quantities import BadInput, did_you_mean, format_count, parse_bytes, parse_count, parse_number, refuse
 from wslab.core.servers import DEFAULT_SERVER, SERVER_KINDS, parse_server
@@ -79,6 +80,13 @@ def _flag(value: object, name: str) -> bool:
     return FLAG_WORDS[word]
 
 
+def _message_rate(value: object, name: str) -> float | str:
+    """Parse messages per second and connection; null is refused, as it is no rate."""
+    if isinstance(value, str) and value.strip().lower() == AUTO:
+        return AUTO
+    return parse_number(value, name, 'messages per second, 0 or more, or "auto" to climb to the knee')
+
+
 _PROCESSES = _word_or("auto", parse_count, 'a whole number of at least 1, such as 4, or "auto"')
 _ADDRESSES = _word_or("auto", _addresses, f'a whole number from 1 to {ADDRESSES_MOST}, or "auto"')
 _RATE = _word_or("max", _number("", above=True), 'connections per second above 0, such as 5000, or "max"')
@@ -104,8 +112,11 @@ class Stage:
     swarm_workers: int | str = _parameter("auto", _PROCESSES, "client processes", "4")
     ramp_rate: float | str = _parameter("max", _RATE, "new connections per second", "5000")
     hold_seconds: float = _parameter(10.0, _number("seconds, 0 or more"), "how long all stay open", "60")
-    message_rate: float = _parameter(
-        0.01, _number("messages per second, 0 or more"), "messages per second and connection while they are held", "0.1"
+    message_rate: float | str = _parameter(
+        0.01, _message_rate, 'messages per second and connection while they are held; "auto" climbs to the knee', "0.1"
+    )
+    latency_bound: float = _parameter(
+        0.1, _number("seconds above 0", above=True), "seconds that 99 % of round trips may take up to the knee", "0.5"
     )
     message_bytes: int = _parameter(32, _message_bytes, "payload of a message in bytes", "1KiB")
     source_addresses: int | str = _parameter("auto", _ADDRESSES, "loopback addresses that the clients dial from", "16")

@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from wslab.core.knee import held_rate, knee_of
 from wslab.core.plan import Plan
-from wslab.core.saturation import generator_limited
+from wslab.core.saturation import bottleneck, generator_limited, headroom, pairs_of
 from wslab.core.timeline import (
+    ACTIVE,
     Phase,
     Record,
     active,
@@ -53,13 +55,16 @@ def summarize(
         events: everything that happened, in order.
 
     Returns:
-        A flat mapping; None where something was not measured.
+        A mapping; None where something was not measured. `limited_by` and `swarm_headroom_fraction` have one entry a
+        phase: the side that was at its limit, and what the busiest worker had left of a core; `knee` is there after a
+        climb.
     """
     phases = timeline(events)
     opened = open_at_plateau(phases, samples)
     ramp, verify = last_phase(phases, "ramp"), last_phase(phases, "verify")
     ramp_seconds = ramp.seconds if ramp else None
     rows = list(latency)
+    knee = knee_of(events, samples, float(stage.get("latency_bound") or 0.0))
     headrooms = [sample["memory_headroom_bytes"] for sample in active(samples) if sample.get("memory_headroom_bytes")]
     return {
         "connections": int(stage["connections"]),
@@ -80,6 +85,9 @@ def summarize(
         "server_shards": plan.server_shards,
         "swarm_workers": plan.swarm_workers,
         "generator_limited": generator_limited(samples),
+        "limited_by": {name: bottleneck(pairs_of(samples, name)) for name in ACTIVE},
+        "swarm_headroom_fraction": {name: headroom(pairs_of(samples, name)) for name in ACTIVE},
+        **({"knee": knee} if knee else {}),
     }
 
 
@@ -117,13 +125,12 @@ def _messages(stage: Mapping[str, Any], phases: Sequence[Phase], opened: int) ->
     """
     verify_rate = _message_rate(phases, "verify")
     hold = last_phase(phases, "hold")
-    scheduled = (
-        hold is not None and (hold.seconds or 0.0) >= HOLD_SECONDS_MIN and float(stage.get("message_rate") or 0) > 0
-    )
+    rate = held_rate(stage.get("message_rate"))
+    scheduled = hold is not None and (hold.seconds or 0.0) >= HOLD_SECONDS_MIN and rate > 0
     hold_rate = _message_rate(phases, "hold") if scheduled else None
     return {
         "messages_per_second": verify_rate if hold_rate is None else hold_rate,
-        "messages_offered_per_second": float(stage["message_rate"]) * opened if scheduled else None,
+        "messages_offered_per_second": rate * opened if scheduled else None,
         "verify_messages_per_second": verify_rate,
     }
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from wslab.core.ceilings import ceilings, relaxed
 from wslab.core.evidence import Evidence
 from wslab.core.host import Host
+from wslab.core.knee import AUTO, held_rate
 from wslab.core.plan import Plan, refusal, resolve
 from wslab.core.quantities import BadInput
 from wslab.core.records import BROKE, CRASHED, RUNNING
@@ -191,7 +192,8 @@ class Experiment:
         fleet.send("start", run_dir=str(self.run_dir), **self.place.put_into(start))
         self._wait(fleet, "started")
         self._started = True
-        for name in ("ramp", "hold", "verify"):
+        climb = ("climb",) if self.stage.message_rate == AUTO else ()
+        for name in ("ramp", "hold", *climb, "verify"):
             seconds = self.stage.hold_seconds if name == "hold" else None
             ended = self._phase(fleet, name, seconds)
             if (ended.get("stopped_by") or "").endswith("_died"):
@@ -272,7 +274,8 @@ def start_command(
         "connections": stage.connections,
         "workers": plan.swarm_workers,
         "ramp_rate": None if stage.ramp_rate == "max" else stage.ramp_rate,
-        "message_rate": stage.message_rate,
+        "message_rate": held_rate(stage.message_rate),
+        "latency_bound": stage.latency_bound,
         "message_bytes": stage.message_bytes,
         # Other machines cannot reply to loopback addresses.
         "source_addresses": plan.source_addresses if not target or is_loopback(parse_url(target)[0]) else (),

@@ -197,21 +197,22 @@ def main(argv: list[str]) -> int:
         except OSError as problem:
             report(problem)
 
-    def record() -> str:
+    def record() -> tuple[int, int]:
+        moment = scoreboard.moment
         sample = recorder.sample()
         keep(samples, [sample])
         reports.figure("sample", **sample)
         keep(latency, recorder.latencies(sample["elapsed_seconds"]))
-        return str(sample["phase"])
+        return moment
 
-    phase = record()
+    moment = record()
     due = next_due(time.monotonic(), epoch, interval)
     while not _ended(min(POLL_SECONDS, due - time.monotonic())):
         if time.monotonic() >= due:
-            phase = record()
+            moment = record()
             due = next_due(time.monotonic(), epoch, interval)
-        elif scoreboard.phase != phase:
-            phase = record()
+        elif scoreboard.moment != moment:
+            moment = record()
     record()
     reports.flush(seconds=1.0)
     return 0
