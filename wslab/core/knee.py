@@ -194,7 +194,6 @@ def _observed(event: Record, samples: Sequence[Record], latency_bound: float) ->
         and (after.get("elapsed_seconds") or 0.0) <= ended
     ]
     kept = step.is_kept(latency_bound)
-    ends = ("server", "swarm")
     return step.as_dict() | {
         "kept": kept,
         "limited_by": None if kept else bottleneck(pairs),
