@@ -30,7 +30,7 @@ def load() -> type[EventLoopShards]:
         def listener_for(self, request: WSUpgradeRequest) -> WSListener:
             return Echo(self)
 
-    class Echo(WSListener):  # type: ignore[misc, unused-ignore]
+    class Echo(WSListener):
         """What picows tells about one connection."""
 
         def __init__(self, shard: PicowsShards) -> None:

@@ -59,7 +59,9 @@ class Shards:
         """Note that a dead shard is about to have a successor."""
 
 
-def serve(load: Callable[[], type[Shards]], *, scheme: str, open_listener: Callable[..., socket.socket] = listen) -> int:
+def serve(
+    load: Callable[[], type[Shards]], *, scheme: str, open_listener: Callable[..., socket.socket] = listen
+) -> int:
     """Run a server as its SPEC says, until standard input ends; return the exit status.
 
     The SPEC: `host`, `port` (0 = any free one), `shards`, `backlog`, what the kind itself understands, and `board_fd`,
