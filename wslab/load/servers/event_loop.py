@@ -17,7 +17,6 @@ from wslab.load.scoreboard import CLOSED, OPEN, OPENED
 from wslab.load.servers.sharded import Shards
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
     from typing import Any
 
 # A server under load can log a traceback a connection; a shard writes so many records of a logger and no more.
@@ -45,7 +44,7 @@ class EventLoopShards(Shards):
         await asyncio.Event().wait()
         del server
 
-    def start(self) -> Awaitable[object]:
+    async def start(self) -> object:
         """Start accepting with the library's own function for a server, called with `settings`."""
         raise NotImplementedError
 

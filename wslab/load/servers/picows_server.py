@@ -5,14 +5,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from wslab.load.scoreboard import RECEIVED, SENT
 from wslab.load.servers.event_loop import EventLoopShards, log_few
 from wslab.load.servers.sharded import main
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
 
 
 def load() -> type[EventLoopShards]:
@@ -22,10 +17,10 @@ def load() -> type[EventLoopShards]:
     class PicowsShards(EventLoopShards):
         """Shards that serve as the documentation of picows teaches it."""
 
-        def start(self) -> Awaitable[object]:
+        async def start(self) -> object:
             """Start accepting."""
             log_few("picows.server")
-            return ws_create_server(self.listener_for, **self.settings)
+            return await ws_create_server(self.listener_for, **self.settings)
 
         def listener_for(self, request: WSUpgradeRequest) -> WSListener:
             return Echo(self)

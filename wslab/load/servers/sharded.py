@@ -163,6 +163,6 @@ class Successors:
         return max(0.0, min(self.due.values()) - now) if self.due else None
 
 
-def main(load: Callable[[], type[Shards]], *, scheme: str = "ws", **options: Any) -> None:
+def main(load: Callable[[], type[Shards]], **options: Any) -> None:
     """Run `serve` as a program."""
-    sys.exit(serve(load, scheme=scheme, **options))
+    sys.exit(serve(load, **options))

@@ -57,7 +57,7 @@ def load() -> type[Shards]:
             while part := os.read(self.listening, 1024):
                 said += part
             os.close(self.listening)
-            return len(said) == self.spec.get("shards", 1)
+            return len(said) == int(self.spec.get("shards", 1))
 
         def run(self, index: int, lifeline: int, row: memoryview[int]) -> None:
             """Serve until the lifeline ends."""
