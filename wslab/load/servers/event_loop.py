@@ -8,12 +8,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from itertools import count
 from typing import TYPE_CHECKING
 
-from wslab.load.scoreboard import CLOSED, OPEN, OPENED
+from wslab.load.scoreboard import AT_LIMIT, CLOSED, OPEN, OPENED
 from wslab.load.servers.sharded import Shards
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ class EventLoopShards(Shards):
         asyncio.run(self._serve(lifeline))
 
     async def _serve(self, lifeline: int) -> None:
-        asyncio.get_running_loop().add_reader(lifeline, leave, lifeline)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(lifeline, leave, lifeline)
+        loop.set_exception_handler(self._note_problem)
+        log_few("asyncio")
         server = await self.start()  # Held for as long as this coroutine waits.
         await asyncio.Event().wait()
         del server
@@ -50,13 +54,22 @@ class EventLoopShards(Shards):
 
     def opened(self) -> None:
         """Count a connection as open."""
-        self.row[OPENED] += 1
-        self.row[OPEN] += 1
+        row = self.row
+        row[OPENED] += 1
+        row[OPEN] += 1
+        row[AT_LIMIT] = 0
 
     def closed(self) -> None:
         """Count a connection as lost."""
         self.row[OPEN] -= 1
         self.row[CLOSED] += 1
+
+    def _note_problem(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Note that this shard does not accept, or log any other problem."""
+        if getattr(context.get("exception"), "errno", None) == errno.EMFILE:
+            self.row[AT_LIMIT] = 1
+        else:
+            loop.default_exception_handler(context)
 
 
 def leave(lifeline: int) -> None:

@@ -60,7 +60,7 @@ class Shards:
 
 
 def serve(
-    load: Callable[[], type[Shards]], *, scheme: str, open_listener: Callable[..., socket.socket] = listen
+    load: Callable[[], type[Shards]], *, scheme: str = "ws", open_listener: Callable[..., socket.socket] = listen
 ) -> int:
     """Run a server as its SPEC says, until standard input ends; return the exit status.
 

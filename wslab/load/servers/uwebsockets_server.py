@@ -12,11 +12,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import socket
 from typing import TYPE_CHECKING
 
-from wslab.load.scoreboard import CLOSED, OPEN, OPENED, RECEIVED, SENT
+from wslab.load.scoreboard import AT_LIMIT, CAPACITY, CLOSED, OPEN, OPENED, RECEIVED, SENT
 from wslab.load.servers.event_loop import leave
 from wslab.load.servers.sharded import Shards, listen, main
 
@@ -76,6 +77,7 @@ def load() -> type[Shards]:
                 row[CLOSED] += 1
 
             def look(_: object) -> None:
+                row[AT_LIMIT] = row[OPEN] >= row[CAPACITY]
                 if poll.poll(0):
                     leave(lifeline)
 
@@ -92,6 +94,9 @@ def load() -> type[Shards]:
                 os.write(self.tell_listening, b"1")
                 os.close(self.tell_listening)
             loop = app.loop.uv_loop
+            null = os.open(os.devnull, os.O_RDONLY)  # Its number is how many descriptors are in use.
+            row[CAPACITY] = max(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - null)
+            os.close(null)
             timer = loop.create_timer(LOOK_MS, LOOK_MS, look, None)
             loop.run()
             del timer
