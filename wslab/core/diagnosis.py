@@ -24,6 +24,10 @@ from wslab.core.evidence import Evidence
 from wslab.core.records import Finding
 from wslab.core.rules import Findings
 
+# What a server that cannot be tested is named by.
+SERVER_FAULTS = (
+    *("server_died", "server_unreachable", "server_refused", "server_closed", "server_silent", "server_protocol"),
+)
 # A process that died is the cause of what failed after it.
 ENDED_A_PROCESS = ("server_died", "generator", "process_limit")
 
@@ -47,6 +51,7 @@ class Rule:
 
 RULES: tuple[Rule, ...] = (
     Rule(rank=PROVED, limits=("memory_machine", "memory_cgroup"), test=rules.out_of_memory),
+    Rule(rank=PROVED, limits=SERVER_FAULTS, test=rules.server_failed),
     Rule(rank=PROVED, limits=("memory_reserve",), test=rules.memory_reserve),
     Rule(rank=PROVED, limits=("process_limit",), test=rules.process_limit),
     Rule(rank=PROVED, limits=("server_died", "generator"), test=rules.died),

@@ -29,6 +29,7 @@ from wslab.core.plan import (
     SERVER_GROUP_BYTES_V2,
     SWARM_GROUP_BYTES,
     Plan,
+    fd_limit,
     left,
     ports_per_address,
     process_capacity,
@@ -166,9 +167,19 @@ def port_chosen_late(host: Host, plan: Plan) -> str:
     return "" if plan.ports_at_bind else "the swarm sets IP_BIND_ADDRESS_NO_PORT"
 
 
+def server_descriptors(host: Host, plan: Plan) -> int:
+    """Return the descriptors that the server has for connections."""
+    return plan.server_shards * process_capacity(host) if host.server_fds_free is None else host.server_fds_free
+
+
 def server_elsewhere(host: Host, plan: Plan) -> str:
-    """Explain that the processes of the server are not ours."""
-    return "" if plan.server_shards else "the server runs already; nothing is known of its processes"
+    """Explain that nothing is known of the server's processes, or that a server may raise the limit it inherits."""
+    if host.server_fd_limit is None:
+        return "" if plan.server_shards else "the server runs already; nothing is known of its processes"
+    most = fd_limit(host)
+    if host.server_processes is None and host.server_fd_limit < most:
+        return f"what the server inherits; it may raise its own limit to {most:,}"
+    return ""
 
 
 def single_process(host: Host, plan: Plan) -> str:
@@ -202,8 +213,8 @@ CAPACITIES: tuple[Limit, ...] = (
         scope=PLANNED,
         title="file descriptors of all server shards",
         reads="RLIMIT_NOFILE, /proc/self/limits",
-        value=lambda host: host.fd_hard,
-        supply=lambda host, plan: plan.server_shards * process_capacity(host),
+        value=lambda host: host.fd_hard if host.server_fd_limit is None else host.server_fd_limit,
+        supply=server_descriptors,
         exempt=server_elsewhere,
         remedy="more server shards, each has a limit of its own; or a higher hard limit",
         lifts=(_SHARDS, _nofile(need.fds_of_shard)),

@@ -24,7 +24,7 @@ from wslab.core.saturation import (
     server_idle,
     throttled,
 )
-from wslab.core.settings import CONNTRACK_CHAIN, Need
+from wslab.core.settings import CONNTRACK_CHAIN, Need, fds
 
 Findings = Iterator[Finding]
 
@@ -101,10 +101,12 @@ def file_max(run: Evidence) -> Findings:
 
 def descriptors(run: Evidence) -> Findings:
     """EMFILE in the swarm, or shards that stopped accepting: fd_limit, or nr_open where the fd limit equals it."""
+    yield from server_descriptors(run)
     hard, most = run.host.fd_hard, run.host.nr_open
     limit = "nr_open" if most is not None and (hard is None or hard < 0 or hard >= most) else "fd_limit"
     bound = f"fs.nr_open {most:,}" if limit == "nr_open" else f"RLIMIT_NOFILE {hard or 0:,}"
-    full = [sample for sample in run.active if sample.get("server_shards_at_limit")]
+    own = run.host.server_fd_limit is None
+    full = [sample for sample in run.active if own and sample.get("server_shards_at_limit")]
     shards = max((int(sample["server_shards_at_limit"]) for sample in full), default=0)
     # While one shard has room, it accepts what the full ones do not, so that their limit does not bind.
     bound_here = shards >= run.plan.server_shards - len(run.deaths("server"))
@@ -117,6 +119,40 @@ def descriptors(run: Evidence) -> Findings:
     if run.errors(names="EMFILE"):
         text = f"{run.quote_errors(names='EMFILE')}; {bound} a process, {counted(run.plan.swarm_workers, 'worker')}"
         yield finding(run, limit, "swarm", text, first=run.failed_within(names="EMFILE"))
+
+
+def server_descriptors(run: Evidence) -> Findings:
+    """A server that is not ours has a process whose descriptors are used up, as seen from outside."""
+    full = run.named("process_full")
+    if not full or run.errors(names="ENFILE"):
+        return
+    limit = int(full[0]["limit"])
+    name = "nr_open" if limit >= (run.host.nr_open or limit + 1) else "fd_limit"
+    shown = ", ".join(f"pid {event['pid']} {event['fds']:,} of {event['limit']:,}" for event in full[:3])
+    more = f" and {len(full) - 3:,} more" if len(full) > 3 else ""
+    text = f"open descriptors of server processes at their limit: {shown}{more}; {run.quote('server_fds')}"
+    failed = run.quote_errors("connect upgrade")
+    text += f"; {failed}" if failed else f"; {run.misses[0]}"
+    text += f"; {run.quote('listen_overflows_total')}" if run.delta("listen_overflows_total") > 0 else ""
+    wanted = fds(-(-run.asked // max(1, run.host.server_processes or 1)), run.host)
+    remedy = f"a higher limit where the server is started: ulimit -n {wanted}; or more processes of the server"
+    at = max(run.reached, 0)
+    yield finding(run, name, "server", text, first=_event_at(full[0]), remedy=remedy, at=at)
+
+
+def server_failed(run: Evidence) -> Findings:
+    """A server that could not be tested: it ended, did not listen, or gave a wrong answer before it was ready."""
+    for event in run.named("server_failed")[:1]:
+        said = f"; its last lines: {event['last_lines']}" if event.get("last_lines") else ""
+        pid = f" (pid {event['pid']})" if event.get("pid") else ""
+        yield finding(
+            run,
+            str(event["limit"]),
+            "server",
+            f"{event['message']}{pid}{said}",
+            remedy="read logs/server.log of this run, and start the command by hand",
+            first=_event_at(event),
+        )
 
 
 def ports(run: Evidence) -> Findings:
@@ -199,7 +235,7 @@ def memory_reserve(run: Evidence) -> Findings:
 
 def out_of_memory(run: Evidence) -> Findings:
     """A process killed by signal 9 while oom_kill rose: the machine's memory ran out, or that of a control group."""
-    killed = [event for event in run.deaths("server") + run.deaths("swarm") if event.get("signal") == SIGKILL]
+    killed = [event for event in run.deaths("server") + run.deaths("swarm") if _was_killed(event)]
     if not killed or run.delta("oom_kills_total") <= 0:
         return
     total = run.host.memory_total_bytes or 0
@@ -210,6 +246,11 @@ def out_of_memory(run: Evidence) -> Findings:
     text += f", control group limit {format_bytes(bound)}" if bound and limit == "memory_cgroup" else ""
     text += _memory_pressure(run)
     yield finding(run, limit, "machine", text, first=_event_at(killed[0]))
+
+
+def _was_killed(event: Mapping[str, Any]) -> bool:
+    """Return whether a process ended by SIGKILL, or says as shells do that the one it started did."""
+    return event.get("signal") == SIGKILL or event.get("exit_code") == 128 + SIGKILL
 
 
 def _memory_pressure(run: Evidence) -> str:
@@ -254,6 +295,7 @@ def died(run: Evidence) -> Findings:
         if deaths := run.deaths(role):
             text = f"{_killed(deaths)}; {run.quote('oom_kills_total')}"
             text += "".join(f"; error: {event.get('message', '')}" for event in run.named("error")[:1])
+            text += f"; its last lines: {deaths[0]['last_lines']}" if deaths[0].get("last_lines") else ""
             remedy = f"read logs/{role}.log of this run: the process itself failed"
             yield finding(run, limit, role, text, remedy=remedy, first=_event_at(deaths[0]))
 
@@ -326,7 +368,8 @@ def server_silent(run: Evidence) -> Findings:
     if waiting or _stalled(run):
         text = run.quote_errors(names="ETIMEDOUT") or run.misses[0]
         shares = [sample.get("server_cpu_fraction_max") or 0.0 for sample in run.loaded]
-        text += f"; busiest server process at {shares[-1]:.0%} of a core, {run.quote('server_connections_opened')}"
+        text += f"; busiest server process at {shares[-1]:.0%} of a core, "
+        text += run.quote("server_connections_opened" if run.host.server_fd_limit is None else "server_fds")
         remedy = "look at the server itself: it is stopped, blocked, or never answers"
         yield finding(run, "server_silent", "server", f"{text}; {_quiet(run)}", remedy=remedy)
 
@@ -383,7 +426,9 @@ def _stalled(run: Evidence) -> bool:
     A queue that overflows drains again within a second when the server accepts; a server that is stopped never does.
     """
     tail = [sample for sample in run.active if sample.get("phase") == "ramp"][-SILENT_SAMPLES:]
-    opened = {sample.get("server_connections_opened") for sample in tail}
+    # Of a server that is not ours only its descriptors are known.
+    counts = "server_connections_opened" if run.host.server_fd_limit is None else "server_fds"
+    opened = {sample.get(counts) for sample in tail}
     return (
         len(tail) == SILENT_SAMPLES
         and run.timeouts > 0

@@ -15,6 +15,21 @@ from typing import Any
 from wslab.core.quantities import did_you_mean, refuse
 from wslab.core.target import parse_url
 
+# The commands that install programs which servers are started with, on Debian and its kin.
+INSTALLS = {
+    "node": "apt-get install nodejs",
+    "npm": "apt-get install npm",
+    "npx": "apt-get install npm",
+    "java": "apt-get install default-jre-headless",
+    "go": "apt-get install golang-go",
+    "cargo": "apt-get install cargo",
+    "ruby": "apt-get install ruby",
+    "php": "apt-get install php-cli",
+    "uvicorn": "pip install uvicorn[standard]",
+    "gunicorn": "pip install gunicorn",
+    "hypercorn": "pip install hypercorn",
+    "daphne": "pip install daphne",
+}
 # What a command line may name; the rest of the text is taken as it stands.
 PLACEHOLDERS = ("host", "port", "shards", "folder")
 
@@ -145,6 +160,11 @@ def is_url(server: str) -> bool:
 def is_command(server: str) -> bool:
     """Return whether a value of the parameter `server` is a command line of the user's."""
     return server not in SERVER_KINDS and not is_url(server)
+
+
+def is_foreign(server: str) -> bool:
+    """Return whether a server is watched from outside, because it is no program of ours."""
+    return server not in SERVER_KINDS or bool(SERVER_KINDS[server].command)
 
 
 def serves_in_one_process(server: str) -> bool:

@@ -19,6 +19,7 @@ from wslab.core.servers import DEFAULT_SERVER, SERVER_KINDS, parse_server
 # The websockets library and most servers refuse a larger message unless they are told otherwise.
 MESSAGE_BYTES_MAX = 1 << 20
 LABEL_LENGTH_MAX = 100
+PORT_MAX = 65535
 FLAG_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -51,6 +52,13 @@ def _addresses(value: object, name: str) -> int:
     return count
 
 
+def _port(value: object, name: str) -> int:
+    port = parse_count(value, name)
+    if port > PORT_MAX:
+        raise refuse(name, value, "")
+    return port
+
+
 def _memory_cap(value: object, name: str) -> int:
     return parse_bytes(value, name, minimum=1)
 
@@ -81,6 +89,7 @@ def _flag(value: object, name: str) -> bool:
 
 _PROCESSES = _word_or("auto", parse_count, 'a whole number of at least 1, such as 4, or "auto"')
 _ADDRESSES = _word_or("auto", _addresses, f'a whole number from 1 to {ADDRESSES_MOST}, or "auto"')
+_PORT = _word_or("auto", _port, 'a port from 1 to 65535, or "auto" for any free one')
 _RATE = _word_or("max", _number("", above=True), 'connections per second above 0, such as 5000, or "max"')
 _CAP = _word_or("none", _memory_cap, 'a size in bytes, such as 16GiB, or "none"')
 
@@ -99,6 +108,11 @@ class Stage:
         parse_server,
         f"server under test: a kind ({', '.join(SERVER_KINDS)}), a command line, or the ws:// address of one that runs",
         "'node my.js --port {port}'",
+    )
+    server_port: int | str = _parameter("auto", _PORT, "port that a server command listens on", "8080")
+    server_pid: int | str = _parameter("auto", _PROCESSES, "process to watch of a server that runs already", "4711")
+    server_ready_seconds: float = _parameter(
+        30.0, _number("seconds above 0", above=True), "how long a server command may take to start", "60"
     )
     server_shards: int | str = _parameter("auto", _PROCESSES, "server processes", "4")
     swarm_workers: int | str = _parameter("auto", _PROCESSES, "client processes", "4")

@@ -14,6 +14,7 @@ from typing import Any
 
 from wslab.core.plan import Plan
 from wslab.core.saturation import generator_limited
+from wslab.core.servers import DEFAULT_SERVER, is_foreign
 from wslab.core.timeline import (
     Phase,
     Record,
@@ -73,7 +74,7 @@ def summarize(
         "messages_unasked": count_before_drain(phases, samples, "messages_unasked") or 0,
         **_percentiles("roundtrip", _roundtrips(rows, phases)),
         **_percentiles("handshake", [row for row in rows if row["kind"] == "handshake"]),
-        **_bytes_per_connection(samples, phases, opened),
+        **_bytes_per_connection(samples, phases, opened, is_foreign(str(stage.get("server") or DEFAULT_SERVER))),
         "memory_headroom_bytes_min": min(headrooms, default=None),
         **_cpu_per("connection", samples, ramp, opened),
         **_cpu_per("message", samples, verify, messages_between(phases, verify) if verify else None),
@@ -134,8 +135,13 @@ def _message_rate(phases: Sequence[Phase], name: str) -> float | None:
     return answered / phase.seconds if phase and phase.seconds and answered is not None else None
 
 
-def _bytes_per_connection(samples: Sequence[Record], phases: Sequence[Phase], opened: int) -> dict[str, float | None]:
-    """Return what a connection costs: memory of each end's processes, of the kernel, and the sum."""
+def _bytes_per_connection(
+    samples: Sequence[Record], phases: Sequence[Phase], opened: int, foreign: bool
+) -> dict[str, float | None]:
+    """Return what a connection costs: memory of each end's processes, of the kernel, and the sum.
+
+    Of a server that is not ours, what it took before the first connection is subtracted.
+    """
     plateau, baseline = _plateau(samples, opened), _baseline(samples, phases)
     count = (plateau or {}).get("swarm_connections_open") or opened
     ends: dict[str, float | None] = {"server_user": None, "swarm_user": None, "kernel": None}
@@ -143,14 +149,24 @@ def _bytes_per_connection(samples: Sequence[Record], phases: Sequence[Phase], op
         for side in ("server", "swarm"):
             size = plateau.get(f"{side}_pss_bytes")
             size = plateau.get(f"{side}_rss_bytes") if size is None else size
+            if side == "server" and foreign:
+                size = _grown(samples, phases, plateau)
             # Where the target is somebody else's server, no process of this end is ours.
-            ends[f"{side}_user"] = size / count if size and plateau.get(f"{side}_processes") != 0 else None
+            ends[f"{side}_user"] = size / count if size is not None and plateau.get(f"{side}_processes") != 0 else None
         now, then = plateau.get("memory_kernel_bytes"), (baseline or {}).get("memory_kernel_bytes")
         if now is not None and then is not None and count >= KERNEL_CONNECTIONS_MIN:
             ends["kernel"] = (now - then) / count
     parts = [part for part in ends.values() if part is not None]
     ends["total"] = sum(parts) if len(parts) == len(ends) else None
     return {f"{name}_bytes_per_connection": size for name, size in ends.items()}
+
+
+def _grown(samples: Sequence[Record], phases: Sequence[Phase], plateau: Record) -> float | None:
+    """Return by how much the server's processes have grown since the last reading before the ramp."""
+    column = "server_rss_bytes" if plateau.get("server_pss_bytes") is None else "server_pss_bytes"
+    read = [sample for sample in samples if sample.get("server_processes") and sample.get(column) is not None]
+    before = _baseline(read, phases)
+    return None if before is None or plateau.get(column) is None else plateau[column] - before[column]
 
 
 def _plateau(samples: Sequence[Record], opened: int) -> Record | None:
