@@ -36,6 +36,8 @@ LIBRARIES = {
     "jupyter_client": ["view/kernel.py"],
     "IPython": ["view/live.py"],
     "click": ["cli.py", "cli_options.py"],
+    "picows": ["load/servers/picows_server.py"],
+    "socketify": ["load/servers/uwebsockets_server.py"],
     "pyroute2": ["machine/journal.py", "breaks/netns.py"],
 }
 

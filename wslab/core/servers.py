@@ -94,6 +94,59 @@ SERVER_KINDS: dict[str, ServerKind] = {
             module="wslab.load.servers.tcp_floor",
             summary="the same processes on raw TCP, without WebSocket: the floor to compare with",
         ),
+        ServerKind(
+            name="asyncio",
+            module="wslab.load.servers.asyncio_server",
+            summary="asyncio server of the websockets library as its documentation teaches it",
+            # The library's own: compression, a ping every 20 s, messages of 1 MiB. The backlog is asyncio's.
+            defaults={"backlog": 100, "options": {}},
+        ),
+        ServerKind(
+            name="asyncio_tuned",
+            module="wslab.load.servers.asyncio_server",
+            summary="the same without compression and keepalive, and with a long backlog: for many connections",
+            # Compression takes most of a connection's memory, and keepalive a task a connection: its pings, every 20 s,
+            # are more than a process can send from some 100,000 connections on. Limits as for one small message at a
+            # time; a message may still be as long as a stage can ask for.
+            defaults={
+                "options": {"compression": None, "ping_interval": None, "max_queue": 4, "write_limit": 8192},
+            },
+        ),
+        ServerKind(
+            name="node_ws",
+            command="node {folder}/server.js --host {host} --port {port} --shards {shards}",
+            folder="node_ws",
+            summary="ws 8 on Node.js, the server of the public write-ups; several processes by Node's own cluster mode",
+            needs=(
+                Need(program="node", install="apt install nodejs npm"),
+                Need(path="node_modules/ws/package.json", install="npm ci --prefix {folder}"),
+            ),
+        ),
+        ServerKind(
+            name="picows",
+            module="wslab.load.servers.picows_server",
+            summary="picows: WebSocket in Cython on asyncio's event loop",
+            needs=(Need(module="picows", install="pip install 'wslab[servers]'"),),
+            # What the library would take: 10 MiB a message, no pings; 5 s for a handshake. The backlog is asyncio's.
+            defaults={"backlog": 100, "options": {}},
+        ),
+        ServerKind(
+            name="uwebsockets",
+            module="wslab.load.servers.uwebsockets_server",
+            summary="uWebSockets, in C++, through socketify; its processes listen with SO_REUSEPORT",
+            needs=(Need(module="socketify", install="pip install 'wslab[servers]'"),),
+            # As the library's own echo server has it; socketify would take 16 KiB a message, and close a connection
+            # that is idle for two minutes instead of sending it a ping. The backlog of 512 cannot be changed.
+            defaults={
+                "backlog": 512,
+                "options": {
+                    "max_payload_length": 1 << 20,
+                    "max_backpressure": 1 << 20,
+                    "idle_timeout": 120,
+                    "send_pings_automatically": True,
+                },
+            },
+        ),
     )
 }
 DEFAULT_SERVER = "lean"
