@@ -46,6 +46,9 @@ SERVER_PARAMETERS = ("server", "server_shards", "memory_cap")
 # Parameters that no kernel setting depends on; and `connections`, which has another default there.
 UNTUNED_PARAMETERS = ("connections", "server", "ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune")
 
+# Parameters that are not the same for all servers of a comparison, or mean nothing there.
+UNCOMPARED_PARAMETERS = ("connections", "server", "server_port", "server_pid", "label", "tune")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
@@ -315,6 +318,51 @@ def bench(connections: str, repetitions: str, as_json: bool) -> int:
     counts = parse_counts(connections, "connections")
     result = measure(counts, parse_count(repetitions, "repetitions"), say=say)
     return show(result, as_json, EXIT_STATUS[result.outcome])
+
+
+@command(example="wslab compare --servers lean,asyncio,node_ws --connections 15k --memory 16GiB --cpus 6")
+@click.option(
+    "--servers",
+    metavar="LIST",
+    default="",
+    help="Kinds, commands and addresses with commas between them, quotes around one with a comma in it.",
+)
+@click.option("--server", "more", metavar="X", multiple=True, help="One more, as it stands; may be repeated.")
+@click.option("--connections", metavar="LIST", default="15k", help="Compared at the largest; default 15k.")
+@click.option("--repetitions", metavar="N", default="3", help="Default 3.")
+@click.option("--check", metavar="N", help="Connections of a larger stage that the prediction is checked against.")
+@click.option("--memory", metavar="X", help="Size of another machine to predict for, such as 16GiB.")
+@click.option("--cpus", metavar="N", help="Its CPUs.")
+@click.option("--messages-each", metavar="X", default="0.1", help="Messages/s a connection to predict for.")
+@directory_option("--recorded", help="Show a comparison that was recorded in this folder.")
+@stage_options(without=UNCOMPARED_PARAMETERS)
+def compare(
+    servers: str,
+    more: tuple[str, ...],
+    connections: str,
+    repetitions: str,
+    check: str | None,
+    memory: str | None,
+    cpus: str | None,
+    messages_each: str,
+    recorded: str,
+    as_json: bool,
+    **parameters: Any,
+) -> int:
+    """Measure several servers side by side.
+
+    The floor is measured with them, so that every figure is a ratio as well. Messages climb to the knee unless
+    --message-rate says otherwise.
+    """
+    from wslab.core.comparison import split_servers
+
+    names = [] if recorded else split_servers(servers, more)
+    from wslab.view.comparison import compare as measure
+
+    sizes = {"check": check, "memory": memory, "cpus": cpus, "messages_each": messages_each}
+    counts = [] if recorded else [names, connections, repetitions]
+    result = measure(*counts, **sizes, recorded=absolute(recorded), say=say, **given(parameters))
+    return show(result, as_json, EXIT_STATUS[result.outcome], kept=str(result.folder))
 
 
 # What several commands do.

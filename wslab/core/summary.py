@@ -56,9 +56,8 @@ def summarize(
         events: everything that happened, in order.
 
     Returns:
-        A mapping; None where something was not measured. `limited_by` and `swarm_headroom_fraction` have one entry a
-        phase: the side that was at its limit, and what the busiest worker had left of a core; `knee` is there after a
-        climb.
+        A flat mapping but for `knee`, which is there after a climb; None where something was not measured. For each
+        phase it has the side that was at its limit, and what the busiest worker had left of a core.
     """
     phases = timeline(events)
     opened = open_at_plateau(phases, samples)
@@ -80,14 +79,15 @@ def summarize(
         **_percentiles("roundtrip", _roundtrips(rows, phases)),
         **_percentiles("handshake", [row for row in rows if row["kind"] == "handshake"]),
         **_bytes_per_connection(samples, phases, opened, is_foreign(str(stage.get("server") or DEFAULT_SERVER))),
+        **_plateau_bytes(samples, phases, opened),
         "memory_headroom_bytes_min": min(headrooms, default=None),
         **_cpu_per("connection", samples, ramp, opened),
         **_cpu_per("message", samples, verify, messages_between(phases, verify) if verify else None),
         "server_shards": plan.server_shards,
         "swarm_workers": plan.swarm_workers,
         "generator_limited": generator_limited(samples),
-        "limited_by": {name: bottleneck(pairs_of(samples, name)) for name in ACTIVE},
-        "swarm_headroom_fraction": {name: headroom(pairs_of(samples, name)) for name in ACTIVE},
+        **{f"{name}_limited_by": bottleneck(pairs_of(samples, name)) for name in ACTIVE},
+        **{f"{name}_swarm_headroom_fraction": headroom(pairs_of(samples, name)) for name in ACTIVE},
         **({"knee": knee} if knee else {}),
     }
 
@@ -166,6 +166,34 @@ def _bytes_per_connection(
     parts = [part for part in ends.values() if part is not None]
     ends["total"] = sum(parts) if len(parts) == len(ends) else None
     return {f"{name}_bytes_per_connection": size for name, size in ends.items()}
+
+
+def _plateau_bytes(samples: Sequence[Record], phases: Sequence[Phase], opened: int) -> dict[str, float | None]:
+    """Return the memory of both ends and of the kernel at the plateau, and at the first reading of all processes.
+
+    That reading may come a moment after the ramp has begun, so it has a number of connections of its own.
+    """
+    plateau = _plateau(samples, opened) or {}
+    kernel = (_baseline(samples, phases) or {}).get("memory_kernel_bytes")
+    columns = [f"{side}_pss_bytes" for side in ("server", "swarm")]
+    alive = [f"{side}_processes" for side in ("server", "swarm")]
+    first = next(
+        (
+            sample
+            for sample in samples
+            if all(sample.get(name) == plateau.get(name) for name in alive)
+            and all(sample.get(name) is not None for name in columns)
+        ),
+        {},
+    )
+    found: dict[str, float | None] = {}
+    for sample, at in ((plateau, ""), (first if first is not plateau else {}, "_at_start")):
+        found[f"plateau_connections{at}"] = sample.get("swarm_connections_open")
+        known = sample.get("memory_kernel_bytes")
+        found[f"kernel_bytes{at}"] = None if known is None or kernel is None else known - kernel
+        for column, number, side in zip(columns, alive, ("server", "swarm"), strict=True):
+            found[f"{side}_user_bytes{at}"] = sample.get(column) if sample.get(number) else None
+    return found
 
 
 def _grown(samples: Sequence[Record], phases: Sequence[Phase], plateau: Record) -> float | None:
