@@ -117,11 +117,13 @@ def figures_of(summary: Mapping[str, Any]) -> dict[str, float | None]:
     before the first connection does not count as part of each.
     """
     knee = summary.get("knee") or {}
-    count, before, now, start = (
-        summary.get(f"{key}{at}") for key in ("plateau_connections", "server_user_bytes") for at in ("", "_at_start")
-    )
-    known = None not in (count, before, now, start) and count > before
-    grown = (now - start) / (count - before) if known else None
+    sizes = [
+        summary.get(f"{key}{at}") for key in ("server_user_bytes", "plateau_connections") for at in ("", "_at_start")
+    ]
+    grown = None
+    if None not in sizes and sizes[2] != sizes[3]:
+        now, start, count, before = map(float, sizes)  # type: ignore[arg-type]
+        grown = (now - start) / (count - before)
     found = {figure.key: summary.get(figure.key) for figure in FIGURES}
     found["server_user_bytes_per_connection"] = found["server_user_bytes_per_connection"] if grown is None else grown
     found["server_cpu_seconds_per_message"] = (

@@ -151,12 +151,7 @@ def latency_to_the_knee(comparison: Compared) -> Plot:
         look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "label": label(server), "gid": f"knee {server}"}
         ax.plot(rates, p99, marker=marker, markersize=5, **look)
         blamed = [step for step in taken if step["limited_by"] == "generator"]
-        hollow: dict[str, Any] = {
-            "markerfacecolor": "white",
-            "markersize": 8,
-            "zorder": 5,
-            "gid": f"generator {server}",
-        }
+        hollow: dict[str, Any] = {"markerfacecolor": "white", "markersize": 8, "zorder": 5}
         ax.plot(
             [step["messages_per_second"] for step in blamed],
             [step["roundtrip_seconds_p99"] for step in blamed],
