@@ -125,7 +125,7 @@ def figures_of(summary: Mapping[str, Any]) -> dict[str, float | None]:
         now, start, count, before = map(float, sizes)  # type: ignore[arg-type]
         grown = (now - start) / (count - before)
     found = {figure.key: summary.get(figure.key) for figure in FIGURES}
-    found["server_user_bytes_per_connection"] = found["server_user_bytes_per_connection"] if grown is None else grown
+    found["server_user_bytes_per_connection"] = grown
     found["server_cpu_seconds_per_message"] = (
         knee.get("server_cpu_seconds_per_message") or found["server_cpu_seconds_per_message"]
     )

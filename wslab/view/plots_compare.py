@@ -6,6 +6,8 @@ A bar or a point that is hatched or hollow is the generator's limit, and so the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import log2
+from statistics import median
 from typing import Any, Protocol
 
 from matplotlib.axes import Axes
@@ -39,6 +41,8 @@ LINES = (
 )
 FLOOR_LINE = (COLOURS["floor"], "|")
 HATCH = "////"
+# Steps of several climbs whose rates differ by less than this part of an octave are one point of a line.
+RATES_AN_OCTAVE = 3
 ROW_HEIGHT, FRAME_HEIGHT = 0.42, 2.0
 
 
@@ -146,17 +150,12 @@ def latency_to_the_knee(comparison: Compared) -> Plot:
         if not taken:
             continue
         colour, marker = FLOOR_LINE if server == FLOOR else next(lines, LINES[-1])
-        rates = [step["messages_per_second"] for step in taken]
-        p99 = [step["roundtrip_seconds_p99"] for step in taken]
-        look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "label": label(server), "gid": f"knee {server}"}
-        ax.plot(rates, p99, marker=marker, markersize=5, **look)
-        blamed = [step for step in taken if step["limited_by"] == "generator"]
-        hollow: dict[str, Any] = {"markerfacecolor": "white", "markersize": 8, "zorder": 5}
-        ax.plot(
-            [step["messages_per_second"] for step in blamed],
-            [step["roundtrip_seconds_p99"] for step in blamed],
-            marker, color=colour, gid=f"generator {server}", **hollow,
-        )  # fmt: skip
+        ax.plot(*_middle(taken), color=colour, linewidth=1.4, label=label(server), gid=f"knee {server}")
+        for limited, gid in ((False, "step"), (True, "generator")):
+            these = [step for step in taken if (step["limited_by"] == "generator") == limited]
+            places = [step["messages_per_second"] for step in these], [step["roundtrip_seconds_p99"] for step in these]
+            face = {"markerfacecolor": "white"} if limited else {}
+            ax.plot(*places, marker, color=colour, markersize=5, alpha=0.75, gid=f"{gid} {server}", **face)
     for entry in comparison.entries:
         if knee := entry["summary"].get("knee"):
             bounds.add(knee["latency_bound"])
@@ -168,6 +167,15 @@ def latency_to_the_knee(comparison: Compared) -> Plot:
     seconds_axis(ax, "y", "round trip, p99", log=True)
     side_legend(ax)
     return plot
+
+
+def _middle(steps: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """Return a line through the steps: medians of p99 over rates that are about the same."""
+    groups: dict[int, list[Mapping[str, Any]]] = {}
+    for step in steps:
+        groups.setdefault(round(RATES_AN_OCTAVE * log2(step["messages_per_second"])), []).append(step)
+    rates = [median(step["messages_per_second"] for step in group) for group in groups.values()]
+    return rates, [median(step["roundtrip_seconds_p99"] for step in group) for group in groups.values()]
 
 
 def _steps(comparison: Compared, server: str) -> list[Mapping[str, Any]]:
