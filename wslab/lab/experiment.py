@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 # 2: the plan is stored whole, as `plan`, and the limits are those of `Host`. Folders of version 1 still load.
 SCHEMA_VERSION = 2
 
-BACKLOG = 4096
 # Three retransmitted SYNs fit into it (1, 2 and 4 s): a full accept queue slows a connection and does not end it.
 HANDSHAKE_TIMEOUT_SECONDS = 10.0
 # Samples come every second; a supervisor that sends nothing for so long hangs.
@@ -307,7 +306,7 @@ def start_command(
         server |= {"command_line": stage.server, "cwd": os.getcwd(), "fd_limit": host.fd_soft if host else None}
         server["environment"] = {"PYTHONPATH": os.environ.get("PYTHONPATH")}
     else:
-        server |= {"kind": stage.server, "backlog": BACKLOG}
+        server["kind"] = stage.server
     swarm = {
         "connections": stage.connections,
         "workers": plan.swarm_workers,

@@ -50,7 +50,8 @@ def check_server(stage: Stage) -> None:
     kind = SERVER_KINDS.get(stage.server)
     for need in kind.needs if kind else ():
         if not _is_there(need, kind.folder if kind else ""):
-            raise BadInput(f"server={stage.server} needs {need.name}, which is not installed: {need.install}")
+            install = need.install.replace("{folder}", str(_SERVERS / kind.folder)) if kind else need.install
+            raise BadInput(f"server={stage.server} needs {need.name}, which is not installed: {install}")
     if is_command(stage.server):
         check_program(fill(stage.server, {})[0])
     if stage.server_pid != "auto":

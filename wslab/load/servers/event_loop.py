@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 from itertools import count
@@ -20,6 +19,8 @@ from wslab.load.servers.sharded import Shards
 if TYPE_CHECKING:
     from typing import Any
 
+# How often a shard looks whether it has descriptors left.
+LOOK_SECONDS = 0.5
 # A server under load can log a traceback a connection; a shard writes so many records of a logger and no more.
 RECORDS_LOGGED = 100
 
@@ -40,13 +41,12 @@ class EventLoopShards(Shards):
         asyncio.run(self._serve(lifeline))
 
     async def _serve(self, lifeline: int) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_reader(lifeline, leave, lifeline)
-        loop.set_exception_handler(self._note_problem)
+        asyncio.get_running_loop().add_reader(lifeline, leave, lifeline)
         log_few("asyncio")
-        server = await self.start()  # Held for as long as this coroutine waits.
-        await asyncio.Event().wait()
-        del server
+        server = await self.start()
+        while server:  # It has to be held on to.
+            self.row[AT_LIMIT] = out_of_descriptors()
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def start(self) -> object:
         """Start accepting with the library's own function for a server, called with `settings`."""
@@ -54,22 +54,13 @@ class EventLoopShards(Shards):
 
     def opened(self) -> None:
         """Count a connection as open."""
-        row = self.row
-        row[OPENED] += 1
-        row[OPEN] += 1
-        row[AT_LIMIT] = 0
+        self.row[OPENED] += 1
+        self.row[OPEN] += 1
 
     def closed(self) -> None:
         """Count a connection as lost."""
         self.row[OPEN] -= 1
         self.row[CLOSED] += 1
-
-    def _note_problem(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Note that this shard does not accept, or log any other problem."""
-        if getattr(context.get("exception"), "errno", None) == errno.EMFILE:
-            self.row[AT_LIMIT] = 1
-        else:
-            loop.default_exception_handler(context)
 
 
 def leave(lifeline: int) -> None:
@@ -81,6 +72,15 @@ def leave(lifeline: int) -> None:
     while os.read(lifeline, 1):
         pass
     os._exit(0)
+
+
+def out_of_descriptors() -> bool:
+    """Return whether this process has no descriptor left for another connection."""
+    try:
+        os.close(os.dup(0))
+    except OSError:
+        return True
+    return False
 
 
 def log_few(name: str) -> None:

@@ -12,13 +12,12 @@
 from __future__ import annotations
 
 import os
-import resource
 import select
 import socket
 from typing import TYPE_CHECKING
 
-from wslab.load.scoreboard import AT_LIMIT, CAPACITY, CLOSED, OPEN, OPENED, RECEIVED, SENT
-from wslab.load.servers.event_loop import leave
+from wslab.load.scoreboard import AT_LIMIT, CLOSED, OPEN, OPENED, RECEIVED, SENT
+from wslab.load.servers.event_loop import leave, out_of_descriptors
 from wslab.load.servers.sharded import Shards, listen, main
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def load() -> type[Shards]:
                 row[CLOSED] += 1
 
             def look(_: object) -> None:
-                row[AT_LIMIT] = row[OPEN] >= row[CAPACITY]
+                row[AT_LIMIT] = out_of_descriptors()
                 if poll.poll(0):
                     leave(lifeline)
 
@@ -94,9 +93,6 @@ def load() -> type[Shards]:
                 os.write(self.tell_listening, b"1")
                 os.close(self.tell_listening)
             loop = app.loop.uv_loop
-            null = os.open(os.devnull, os.O_RDONLY)  # Its number is how many descriptors are in use.
-            row[CAPACITY] = max(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - null)
-            os.close(null)
             timer = loop.create_timer(LOOK_MS, LOOK_MS, look, None)
             loop.run()
             del timer
