@@ -154,8 +154,10 @@ def latency_to_the_knee(comparison: Compared) -> Plot:
         for limited, gid in ((False, "step"), (True, "generator")):
             these = [step for step in taken if (step["limited_by"] == "generator") == limited]
             places = [step["messages_per_second"] for step in these], [step["roundtrip_seconds_p99"] for step in these]
-            face = {"markerfacecolor": "white"} if limited else {}
-            ax.plot(*places, marker, color=colour, markersize=5, alpha=0.75, gid=f"{gid} {server}", **face)
+            face = "white" if limited else colour
+            ax.plot(
+                *places, marker, color=colour, markersize=5, alpha=0.75, gid=f"{gid} {server}", markerfacecolor=face
+            )
     for entry in comparison.entries:
         if knee := entry["summary"].get("knee"):
             bounds.add(knee["latency_bound"])
