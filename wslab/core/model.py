@@ -240,8 +240,10 @@ def ends_on(host: Host, stage: Stage, memory: Line | None, rate: Estimate | None
         for row in rows
         if row.binding and row.ceiling_connections is not None and row.limit not in MEMORY_LIMITS
     ]
-    found.sort(key=lambda end: end.at_connections.value)
-    return list({end.limit: end for end in reversed(found)}.values())[::-1]
+    lowest: dict[str, End] = {}
+    for end in sorted(found, key=lambda end: end.at_connections.value):
+        lowest.setdefault(end.limit, end)  # Of both ends, or of a limit and its one-process form, the nearer one.
+    return list(lowest.values())
 
 
 def compared_with(
