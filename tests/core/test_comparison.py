@@ -123,6 +123,21 @@ def test_memory_of_a_server_is_its_growth_and_not_its_interpreter() -> None:
     assert found["figures"]["server_user_bytes_per_connection"]["median"] == 10_000
 
 
+def test_latency_is_compared_at_a_light_load_that_is_the_same_for_all_and_told_at_each_ones_knee() -> None:
+    def climbed(light: float, knee: float) -> dict[str, Any]:
+        steps = [{"messages_per_second": rate, "roundtrip_seconds_p99": light * rate} for rate in (1000.0, 4000.0)]
+        return {"knee": {"messages_per_second": 4000.0, "roundtrip_seconds_p99": knee, "steps": steps}}
+
+    entries = [
+        entry(FLOOR, 0, 1.0, summary=climbed(1e-6, 0.05)),
+        entry("lean", 0, 1.0, summary=climbed(3e-6, 0.09)),
+    ]
+    lean = results([FLOOR, "lean"], entries, STAGE, host())[1]["figures"]
+    assert lean["light_roundtrip_seconds_p99"]["median"] == pytest.approx(0.003)
+    assert lean["light_roundtrip_seconds_p99"]["ratios"][FLOOR]["median"] == pytest.approx(3.0)
+    assert (lean["knee_roundtrip_seconds_p99"]["median"], lean["knee_roundtrip_seconds_p99"]["ratios"]) == (0.09, {})
+
+
 def test_the_worst_outcome_of_several() -> None:
     assert worst(["held", "held"]) == "held"
     assert worst(["held", "refused"]) == "broke"

@@ -228,6 +228,6 @@ def test_the_marks_are_explained_where_they_occur(stages: Callable[..., Stages],
 
 def test_an_end_is_told_with_its_bounds_where_it_has_some() -> None:
     at = {"value": 1e6, "low": 9e5, "high": None}
-    assert end_text({"limit": "memory_machine", "at_connections": at}) == "memory_machine at 1M (900k to –)"
+    assert end_text({"limit": "memory_machine", "at_connections": at}) == "memory_machine at 1M (900k or more)"
     exact = {"value": 19_936.0, "low": None, "high": None}
     assert end_text({"limit": "fd_limit", "at_connections": exact}) == "fd_limit at 19.9k"

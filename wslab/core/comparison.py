@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 from wslab.core.host import Host
+from wslab.core.knee import RATE_FIRST
 from wslab.core.model import Estimate, compared_with, ends_on, fit, memory_points, rate_on
 from wslab.core.quantities import BadInput, refuse
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
@@ -27,6 +28,7 @@ FLOOR = "tcp_floor"
 MEASURE, CHECK = "measure", "check"
 REFUSED = "refused"
 LABEL_CHARS = 24
+QUANTILES = {"p50": "p50", "p99": "p99", "p999": "p99.9"}
 # Ends that are shown and kept for one machine: the first is what counts, the next are what comes after it is lifted.
 ENDS_SHOWN = 3
 
@@ -40,12 +42,14 @@ class Figure:
         title: what it is, for people.
         unit: `rate`, `bytes`, `cpu` (seconds of a core) or `seconds`.
         phase: the phase whose limit it may be; empty for a cost, which no generator limits.
+        own_load: whether each server was loaded differently for it.
     """
 
     key: str
     title: str
     unit: str
     phase: str = ""
+    own_load: bool = False
 
 
 FIGURES: tuple[Figure, ...] = (
@@ -55,10 +59,20 @@ FIGURES: tuple[Figure, ...] = (
     Figure(key="server_cpu_seconds_per_connection", title="server CPU a connection", unit="cpu"),
     Figure(key="server_cpu_seconds_per_message", title="server CPU a message", unit="cpu"),
     Figure(key="verify_messages_per_second", title="echoes, one at a time each", unit="rate", phase="verify"),
+    *(
+        Figure(
+            key=f"light_roundtrip_seconds_{name}",
+            title=f"round trip at {RATE_FIRST:,.0f} messages/s, {words}",
+            unit="seconds",
+        )
+        for name, words in QUANTILES.items()
+    ),
     Figure(key="knee_messages_per_second", title="messages at the knee", unit="rate", phase="climb"),
-    Figure(key="knee_roundtrip_seconds_p50", title="round trip there, p50", unit="seconds", phase="climb"),
-    Figure(key="knee_roundtrip_seconds_p99", title="round trip there, p99", unit="seconds", phase="climb"),
-    Figure(key="knee_roundtrip_seconds_p999", title="round trip there, p99.9", unit="seconds", phase="climb"),
+    *(
+        # At its own rate for each server, so no ratio of two of them says anything.
+        Figure(key=f"knee_roundtrip_seconds_{name}", title=f"round trip there, {words}", unit="seconds", own_load=True)
+        for name, words in QUANTILES.items()
+    ),
 )
 
 
@@ -129,7 +143,10 @@ def figures_of(summary: Mapping[str, Any]) -> dict[str, float | None]:
     found["server_cpu_seconds_per_message"] = (
         knee.get("server_cpu_seconds_per_message") or found["server_cpu_seconds_per_message"]
     )
-    return found | {key: knee.get(key.removeprefix("knee_")) for key in found if key.startswith("knee_")}
+    steps = {step["messages_per_second"]: step for step in reversed(knee.get("steps") or ())}
+    for kind, of in (("light_", steps.get(RATE_FIRST) or {}), ("knee_", knee)):
+        found |= {key: of.get(key.removeprefix(kind)) for key in found if key.startswith(kind)}
+    return found
 
 
 def limited_by(figure: Figure, summary: Mapping[str, Any]) -> str | None:
@@ -178,9 +195,8 @@ def results(
         figures = {}
         for figure in FIGURES:
             values = _values(figure, tables[server])
-            ratios = {
-                other: spread(_divided(values, _values(figure, tables[other]))) for other in servers if other != server
-            }
+            others = [] if figure.own_load else [other for other in servers if other != server]
+            ratios = {other: spread(_divided(values, _values(figure, tables[other]))) for other in others}
             sides = [limited_by(figure, summary) for summary in tables[server].values() if summary]
             figures[figure.key] = {
                 **spread(list(values.values())),

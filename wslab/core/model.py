@@ -39,6 +39,7 @@ STUDENT = {
     30: 2.042,
     60: 2.000,
 }
+LAYOUT_LIMITS = ("fd_limit", "ephemeral_ports")
 MEMORY_LIMITS = ("memory_machine", "memory_reserve", "memory_cgroup")
 # Linux gives a user 4 % of memory for epoll watches, at 184 bytes each (fs/eventpoll.c).
 WATCH_SHARE, WATCH_BYTES = 25, 184
@@ -238,7 +239,11 @@ def ends_on(host: Host, stage: Stage, memory: Line | None, rate: Estimate | None
     found += [
         End(limit=row.limit, at_connections=Estimate(value=float(row.ceiling_connections)), why=row.title)
         for row in rows
-        if row.binding and row.ceiling_connections is not None and row.limit not in MEMORY_LIMITS
+        if row.binding
+        and row.ceiling_connections is not None
+        and row.limit not in MEMORY_LIMITS
+        # A layout grows with the stage: where it holds what was planned, it holds more as well.
+        and not (row.limit in LAYOUT_LIMITS and row.ceiling_connections >= largest)
     ]
     lowest: dict[str, End] = {}
     for end in sorted(found, key=lambda end: end.at_connections.value):

@@ -48,6 +48,9 @@ from wslab.lab.tables import (
 )
 from wslab.machine.procfs import read_host
 
+# What a stage is for, repetition, server, connections.
+Step = tuple[str, int, str, int]
+
 RECORD = "compare.json"
 SCHEMA_VERSION = 1
 HOLD_SECONDS = 2.0
@@ -304,7 +307,7 @@ def _machine(memory: object, cpus: object) -> dict[str, Any] | None:
 
 def _measure(
     comparison: Comparison,
-    steps: Sequence[tuple[str, int, str, int]],
+    steps: Sequence[Step],
     say: Callable[[str], None],
     clock: Callable[[], float],
 ) -> None:
@@ -313,7 +316,7 @@ def _measure(
     Raises:
         KeyboardInterrupt: the user stopped it.
     """
-    order, took = comparison.record["order"], list[tuple[str, float]]()
+    order, took = comparison.record["order"], list[tuple[Step, float]]()
     for number, (role, repetition, server, count) in enumerate(steps, start=1):
         if gave_up := _given_up(server, order):
             say(f"{number}/{len(steps)}  {label(server):<14} not tried again: {gave_up}")
@@ -321,13 +324,13 @@ def _measure(
         started = clock()
         entry: dict[str, Any] = {"role": role, "repetition": repetition, "server": server, "connections": count}
         entry |= {"started_at": store.utc_now(), **_run(comparison, entry)}
-        took.append((server, clock() - started))
+        took.append((steps[number - 1], clock() - started))
         order.append(entry | {"seconds": round(took[-1][1], 3)})
         comparison.save()
         if entry["outcome"] == ABORTED:
             raise KeyboardInterrupt
         told = told_in_words(entry["summary"]) if entry["outcome"] == HELD else f"{entry['outcome']}: {entry['reason']}"
-        left = _seconds_left(took, [step[2] for step in steps[number:] if not _given_up(step[2], order)])
+        left = _seconds_left(took, [step for step in steps[number:] if not _given_up(step[2], order)])
         say(f"{number}/{len(steps)}  {label(server):<14} {format_count(count):>6}  {told}{left}")
 
 
@@ -366,13 +369,20 @@ def _given_up(server: str, order: Sequence[Mapping[str, Any]]) -> str:
     return str(last[-1]["reason"]) if refused or crashed else ""
 
 
-def _seconds_left(took: Sequence[tuple[str, float]], rest: Sequence[str]) -> str:
-    """Return how long the rest will take, each server as long as it took before; empty text after the last."""
+def _seconds_left(took: Sequence[tuple[Step, float]], rest: Sequence[Step]) -> str:
+    """Return how long the rest will take, each stage as long as those most like it; empty text after the last."""
     if not rest:
         return ""
-    every = sum(seconds for _, seconds in took) / len(took)
-    known = dict(took)
-    return f"  {seconds_text(sum(known.get(server, every) for server in rest))} left"
+
+    def likely(step: Step) -> float:
+        # The same stage of the same server, the same stage, or any.
+        for alike in (lambda one: one[::2] == step[::2] and one[3] == step[3], lambda one: one[3] == step[3], bool):
+            known = [seconds for one, seconds in took if alike(one)]
+            if known:
+                return sum(known) / len(known)
+        return 0.0
+
+    return f"  {seconds_text(sum(map(likely, rest)))} left"
 
 
 def told_in_words(summary: Mapping[str, Any]) -> str:
@@ -390,12 +400,13 @@ def told_in_words(summary: Mapping[str, Any]) -> str:
 
 
 def cell(one: Mapping[str, Any], unit: str) -> str:
-    """Return one figure: mark, median, and half of its range as a share of it."""
+    """Return one figure: mark, median, and half of its range, of memory as bytes since a slope may be about nothing."""
     middle = one["median"]
     if middle is None:
         return MISSING
     several = len([value for value in one["values"] if value is not None]) > 1
-    around = f" ±{(one['max'] - one['min']) / 2 / middle:.0%}" if several and middle else ""
+    half = (one["max"] - one["min"]) / 2
+    around = f" ±{FORMS[unit](half) if unit == 'bytes' else f'{half / middle:.0%}'}" if several and middle else ""
     return f"{MARKS.get(one['limited_by'], '')}{FORMS[unit](middle)}{around}"
 
 
@@ -436,7 +447,8 @@ def end_text(end: Mapping[str, Any]) -> str:
     """Return where a limit ends a climb: `memory_machine at 1.02M (0.98M to 1.06M)`."""
     at = end["at_connections"]
     told = any(at[bound] != at["value"] for bound in ("low", "high") if at[bound] is not None)
-    bounds = f" ({count_text(at['low'])} to {count_text(at['high'])})" if told else ""
+    most = "or more" if at["high"] is None else f"to {count_text(at['high'])}"
+    bounds = f" ({count_text(at['low'])} {most})" if told else ""
     return f"{end['limit']} at {count_text(at['value'])}{bounds}"
 
 
