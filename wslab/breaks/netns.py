@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from wslab.machine.enter import become, enter, enter_netns
+from wslab.machine.firewall import find_nft
 from wslab.machine.procfs import read_host
 from wslab.machine.sysctls import sysctl_path, write_sysctl
 
 NETNS_FOLDER = "/run/netns"
-# nft is for administrators, and its folder is not in everybody's path.
-_PATH = "/usr/sbin:/sbin:/usr/local/sbin"
 _ANSWER_SECONDS = 30.0
 _LOOPBACK_INDEX = 1
 LOOPBACK_PACKETS = Path("/sys/class/net/lo/queues/rx-0/rps_cpus")
@@ -38,11 +36,6 @@ _CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 1 << 14, 1 << 18
 def netns_path(name: str) -> str:
     """Return where a namespace of this name can be entered."""
     return f"{NETNS_FOLDER}/{name}"
-
-
-def find_nft() -> str | None:
-    """Return the nft program, or None when it is not installed."""
-    return shutil.which("nft") or shutil.which("nft", path=_PATH)
 
 
 def create_netns(name: str, sysctls: Mapping[str, str | int], nft: str, packet_cpu: int | None = None) -> None:

@@ -98,7 +98,7 @@ def ports(host: Host, plan: Plan) -> int:
 
 def bound_ports(host: Host, plan: Plan) -> int:
     """Return the ports of all source addresses, whatever they are used for."""
-    return ports_per_address(host) * len(plan.source_addresses)
+    return ports_per_address(host, plan.listener_ports) * len(plan.source_addresses)
 
 
 def bucket_entries(host: Host, plan: Plan) -> int | None:
@@ -292,7 +292,7 @@ CAPACITIES: tuple[Limit, ...] = (
         name="ephemeral_ports",
         side="swarm",
         title="ephemeral ports of all source addresses towards one listener",
-        reads="/proc/sys/net/ipv4/ip_local_port_range",
+        reads="/proc/sys/net/ipv4/ip_local_port_range, less ip_local_reserved_ports and bound ports (sock_diag)",
         value=lambda host: host.port_low,
         supply=ports,
         remedy="more source addresses, all of 127/8 is free; or a wider port range",
