@@ -390,11 +390,13 @@ def show_run(recorded: Any, diagnose: bool, as_json: bool) -> int:
         ends = {"run_id": recorded.run_id, "outcome": recorded.outcome}
         print_json({**ends, "findings": findings, "recorded_findings": recorded.findings})
         return 0
+    from wslab.lab.tables import finding_lines
+
     print(f"{recorded.run_id}: {recorded.outcome}")
     for title, found in (("found by today's rules", findings), ("recorded", recorded.findings)):
         print(f"{title}:{'' if found else ' nothing'}")
         for finding in found:
-            print(f"  {finding['limit']} ({finding['side']}): {finding['evidence']}\n    remedy: {finding['remedy']}")
+            print("\n".join(finding_lines(finding)))
     return 0
 
 

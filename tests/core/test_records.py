@@ -82,4 +82,13 @@ def test_seconds_are_kept_to_the_microsecond() -> None:
 
 def test_a_finding_is_written_with_the_keys_of_the_contract() -> None:
     finding = Finding(limit="conntrack", side="kernel", at_connections=5, evidence="drop 0 → 3", remedy="raise it")
-    assert list(finding.as_dict()) == ["limit", "side", "at_connections", "evidence", "remedy", "first_seconds"]
+    assert list(finding.as_dict()) == [
+        "limit",
+        "side",
+        "at_connections",
+        "evidence",
+        "remedy",
+        "first_seconds",
+        "certainty",
+        "ruled_out",
+    ]

@@ -11,23 +11,28 @@ may only be a consequence, then what is concluded from CPU time.
 4. The generator is asked before the server.
 5. Every finding quotes the counter, errno or event that proves it. When no other rule applies, "unknown" says what was
    ruled out.
+6. Every finding says how certain it is: the rule's own certainty, unless the finding itself says otherwise. What is
+   only inferred lists the limits that were ruled out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wslab.core import rules
 from wslab.core.ceilings import ceiling_of
 from wslab.core.evidence import Evidence
-from wslab.core.records import Finding
+from wslab.core.records import Certainty, Finding
+from wslab.core.ruled_out import ruled_out
 from wslab.core.rules import Findings
 
 # A process that died is the cause of what failed after it.
 ENDED_A_PROCESS = ("server_died", "generator", "process_limit")
 
 PROVED, COUNTED, SILENT, GENERATOR, SERVER, MACHINE, UNKNOWN = range(7)
+
+_CERTAINTY_OF_RANK = {PROVED: Certainty.PROVED, COUNTED: Certainty.COUNTED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +43,22 @@ class Rule:
         rank: rules of a higher rank are tried only when those of a lower one find nothing.
         limits: the limits that it can name.
         test: yields the findings that it can prove from the evidence of a run that missed something.
+        certainty: of its findings that do not say it themselves; follows from the rank unless given.
     """
 
     rank: int
     limits: tuple[str, ...]
     test: Callable[[Evidence], Findings]
+    certainty: Certainty | None = None
+
+    def findings(self, evidence: Evidence) -> list[Finding]:
+        """Return what it finds, each with its certainty."""
+        usual = self.certainty or _CERTAINTY_OF_RANK.get(self.rank, Certainty.INFERRED)
+        found = [replace(one, certainty=one.certainty or usual) for one in self.test(evidence)]
+        return [
+            replace(one, ruled_out=ruled_out(evidence, one.limit)) if one.certainty is Certainty.INFERRED else one
+            for one in found
+        ]
 
 
 RULES: tuple[Rule, ...] = (
@@ -76,7 +92,7 @@ def diagnose(evidence: Evidence) -> list[Finding]:
     if not evidence.misses:
         return []
     for rank in sorted({rule.rank for rule in RULES}):
-        findings = [finding for rule in RULES if rule.rank == rank for finding in rule.test(evidence)]
+        findings = [finding for rule in RULES if rule.rank == rank for finding in rule.findings(evidence)]
         if findings:
             return in_order(evidence, findings)
     return []

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 Value = int | float | str | None
@@ -178,6 +179,14 @@ LATENCY_COLUMNS: tuple[Column, ...] = _columns(
 )
 
 
+class Certainty(StrEnum):
+    """How a finding is known."""
+
+    PROVED = "proved"  # the kernel's own word names this limit: an errno, an exit status, an event
+    COUNTED = "counted"  # a counter of this limit moved by as much as was missed
+    INFERRED = "inferred"  # it fits what was measured, and others were ruled out
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """What broke, with the proof.
@@ -189,6 +198,8 @@ class Finding:
         evidence: the counter, errno or event that proves it, with its value before and after.
         remedy: what lifts the limit.
         first_seconds: the two times between which its evidence first appeared; None where that was not recorded.
+        certainty: how it is known, see `Certainty`; the diagnosis fills it in where a rule does not say.
+        ruled_out: for what is inferred, the limits whose own proof was looked for and did not appear.
     """
 
     limit: str
@@ -197,6 +208,8 @@ class Finding:
     evidence: str
     remedy: str
     first_seconds: Span | None = None
+    certainty: Certainty | None = None
+    ruled_out: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as it is written to JSON."""

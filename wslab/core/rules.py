@@ -3,6 +3,7 @@
 1. First come the rules whose evidence identifies one limit: an errno, an event, or a counter of exactly this limit.
 2. Then rules that compare: counters that also rise as a consequence, then CPU time, and last what could be ruled out.
 3. A rule says when its evidence first appeared, so that what bound first can be named first.
+4. A counter that moved by less than what was missed explains a part of it; the rest is inferred, and so is the finding.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from wslab.core.ceilings import remedy as remedy_for
 from wslab.core.evidence import Evidence
 from wslab.core.plan import ports_per_address
 from wslab.core.quantities import counted, format_bytes
-from wslab.core.records import Finding, Span
+from wslab.core.records import Certainty, Finding, Span
 from wslab.core.saturation import (
     ENDS,
     cpu_pressure,
@@ -54,6 +55,7 @@ def finding(
     first: Span | None = None,
     remedy: str = "",
     at: float | None = None,
+    certainty: Certainty | None = None,
 ) -> Finding:
     """Build a finding; its remedy is what preflight says about this limit, with the command for this stage.
 
@@ -65,6 +67,7 @@ def finding(
         first: when the evidence first appeared.
         remedy: what lifts it, where that is not what the table of limits says.
         at: connections at which it bound; those that were reached unless given.
+        certainty: how it is known; what the rule's row says unless given.
     """
     need = Need(
         host=run.host,
@@ -79,7 +82,14 @@ def finding(
         evidence=evidence,
         remedy=remedy or remedy_for(need, limit, side),
         first_seconds=first,
+        certainty=certainty,
     )
+
+
+def _counted(run: Evidence, moved: float) -> Certainty:
+    """Return how far a counter that rose by `moved` accounts for the attempts, messages or connections that failed."""
+    failed = run.timeouts or run.asked - run.opened
+    return Certainty.COUNTED if 0 < failed <= moved else Certainty.INFERRED
 
 
 def _event_at(event: Mapping[str, Any]) -> Span | None:
@@ -113,7 +123,8 @@ def descriptors(run: Evidence) -> Findings:
         text = f"shards without a free descriptor 0 → {shards} of {run.plan.server_shards}"
         text += f"; fds of the fullest shard {fds[0]:,} → {max(fds):,}" if fds else ""
         first = run.became_within("server_shards_at_limit", shards)
-        yield finding(run, limit, "server", f"{text}; {bound} a process", first=first)
+        text = f"{text}; {bound} a process"
+        yield finding(run, limit, "server", text, first=first, certainty=Certainty.COUNTED)
     if run.errors(names="EMFILE"):
         text = f"{run.quote_errors(names='EMFILE')}; {bound} a process, {counted(run.plan.swarm_workers, 'worker')}"
         yield finding(run, limit, "swarm", text, first=run.failed_within(names="EMFILE"))
@@ -130,7 +141,7 @@ def ports(run: Evidence) -> Findings:
     waiting = run.when_ramp_began("tcp_time_wait")
     if run.asked <= each * addresses < run.asked + waiting:
         text = f"{errors}; {waiting:,} connections in TIME_WAIT (sockstat tw) when the ramp began; {space}"
-        yield finding(run, "time_wait", "kernel", text, first=first)
+        yield finding(run, "time_wait", "kernel", text, first=first, certainty=Certainty.COUNTED)
     else:
         text = f"{errors}; {space} for {run.asked:,} connections"
         yield finding(run, "ephemeral_ports", "swarm", text, first=first)
@@ -157,7 +168,9 @@ def conntrack(run: Evidence) -> Findings:
             text += f"; nf_conntrack_count {counts[0]:,} → {max(counts):,} of {most:,}"
         text += f"; {run.quote_errors(names='ETIMEDOUT')}" if run.timeouts else ""
         first = run.rose_within("conntrack_drops_total") or run.became_within("conntrack_count", most)
-        yield finding(run, "conntrack", "kernel", text, first=first)
+        # A packet that the full table dropped is counted here and nowhere else; a full table alone is half of a proof.
+        certainty = _counted(run, run.delta("conntrack_drops_total"))
+        yield finding(run, "conntrack", "kernel", text, first=first, certainty=certainty)
 
 
 def conntrack_chains(run: Evidence) -> Findings:
@@ -168,7 +181,8 @@ def conntrack_chains(run: Evidence) -> Findings:
         text += f" in {buckets:,} buckets" if buckets else ""
         text += f"; {run.quote_errors(names='ETIMEDOUT')}" if run.timeouts else ""
         first = run.rose_within("conntrack_chains_too_long_total")
-        yield finding(run, "conntrack_buckets", "kernel", text, first=first)
+        certainty = _counted(run, run.delta("conntrack_chains_too_long_total"))
+        yield finding(run, "conntrack_buckets", "kernel", text, first=first, certainty=certainty)
 
 
 def epoll_watches(run: Evidence) -> Findings:
@@ -209,7 +223,9 @@ def out_of_memory(run: Evidence) -> Findings:
     bound = run.host.memory_cgroup_limit_bytes
     text += f", control group limit {format_bytes(bound)}" if bound and limit == "memory_cgroup" else ""
     text += _memory_pressure(run)
-    yield finding(run, limit, "machine", text, first=_event_at(killed[0]))
+    # The counter is that of the whole machine, so that it takes as many kills as processes that were lost.
+    certainty = Certainty.COUNTED if run.delta("oom_kills_total") >= len(killed) else Certainty.INFERRED
+    yield finding(run, limit, "machine", text, first=_event_at(killed[0]), certainty=certainty)
 
 
 def _memory_pressure(run: Evidence) -> str:
@@ -275,14 +291,17 @@ def accept_queue(run: Evidence) -> Findings:
         somaxconn = run.host.somaxconn
         text += f"; somaxconn {somaxconn:,}" if somaxconn else ""
         first = run.rose_within("listen_overflows_total")
-        yield finding(run, "accept_queue", "server", text + _timeouts(run), first=first)
+        certainty = _counted(run, run.delta("listen_overflows_total"))
+        yield finding(run, "accept_queue", "server", text + _timeouts(run), first=first, certainty=certainty)
 
 
 def syn_queue(run: Evidence) -> Findings:
     """SYNs answered by cookies or dropped, because too many connections were half open."""
     if _matters(run, sum(map(run.delta, SYN_QUEUE_FULL))) and _syns_first(run):
         text = f"{run.quote('syn_cookies_total')}; {run.quote('syn_drops_total')}"
-        yield finding(run, "syn_queue", "kernel", text + _timeouts(run), first=run.rose_within(*SYN_QUEUE_FULL))
+        first = run.rose_within(*SYN_QUEUE_FULL)
+        certainty = _counted(run, sum(map(run.delta, SYN_QUEUE_FULL)))
+        yield finding(run, "syn_queue", "kernel", text + _timeouts(run), first=first, certainty=certainty)
 
 
 def tcp_memory(run: Evidence) -> Findings:
@@ -293,7 +312,8 @@ def tcp_memory(run: Evidence) -> Findings:
         text += f"; at most {max(run.values('tcp_memory_bytes'), default=0):,} bytes in socket buffers"
         text += f", tcp_mem {pages * size:,} bytes" if pages else ""
         first = run.rose_within("tcp_aborts_on_memory_total", "tcp_memory_pressures_total")
-        yield finding(run, "tcp_mem", "kernel", text, first=first)
+        certainty = _counted(run, run.delta("tcp_aborts_on_memory_total"))
+        yield finding(run, "tcp_mem", "kernel", text, first=first, certainty=certainty)
 
 
 def device_backlog(run: Evidence) -> Findings:
@@ -307,7 +327,8 @@ def device_backlog(run: Evidence) -> Findings:
     if drops > 0 and (drops >= run.timeouts if run.timeouts else not busy):
         text = f"{run.quote('softnet_drops_total')}; {run.quote('retransmits_total')}"
         first = run.rose_within("softnet_drops_total")
-        yield finding(run, "device_backlog", "kernel", text + _timeouts(run), first=first)
+        certainty = _counted(run, drops)
+        yield finding(run, "device_backlog", "kernel", text + _timeouts(run), first=first, certainty=certainty)
 
 
 def conntrack_buckets(run: Evidence) -> Findings:
@@ -315,7 +336,7 @@ def conntrack_buckets(run: Evidence) -> Findings:
     buckets, counts = run.host.conntrack_buckets, run.values("conntrack_count")
     if buckets and counts and max(counts) > CONNTRACK_CHAIN * buckets and run.delta("conntrack_count") > 0:
         text = f"{run.quote('conntrack_count')} in {buckets:,} buckets, {max(counts) / buckets:.1f} entries each"
-        yield finding(run, "conntrack_buckets", "kernel", text)
+        yield finding(run, "conntrack_buckets", "kernel", text, certainty=Certainty.INFERRED)
 
 
 def server_silent(run: Evidence) -> Findings:
