@@ -206,7 +206,13 @@ class Isolation:
             self._groups.append(group)
         if self.enclosure.netns:
             self._journal.note(NETNS, self.name)
-            create_netns(self.name, self.enclosure.sysctls, self.enclosure.nft, self.enclosure.packet_cpu)
+            create_netns(
+                self.name,
+                self.enclosure.sysctls,
+                self.enclosure.nft,
+                self.enclosure.packet_cpu,
+                self.enclosure.link,
+            )
         # Last, and so the first to be undone: this is what others could notice.
         for name, value in self.enclosure.global_sysctls.items():
             try:
