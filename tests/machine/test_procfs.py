@@ -17,8 +17,8 @@ DATA = Path(__file__).parents[1] / "data"
 CAPTURED = DATA / "proc-cgroup1/proc"
 
 _KEYS = """
-    fd_soft fd_hard nr_open file_max file_used port_low port_high somaxconn syn_backlog syncookies conntrack_max
-    conntrack_count conntrack_buckets epoll_watches_max memory_total_bytes memory_headroom_bytes
+    fd_soft fd_hard nr_open file_max file_used port_low port_high ports_reserved ports_taken
+    somaxconn syn_backlog syncookies conntrack_max conntrack_count conntrack_buckets epoll_watches_max memory_total_bytes memory_headroom_bytes
     memory_cgroup_limit_bytes memory_cgroup_used_bytes cgroup_version tcp_mem_pages_low tcp_mem_pages_pressure
     tcp_mem_pages_high pid_max threads_max nproc_soft pids_cgroup_max pids_cgroup_used
     netdev_max_backlog time_wait cpu_count cpu_quota uid kernel cpu_model page_bytes

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from wslab.core import rules
+from wslab.core import between, rules
 from wslab.core.ceilings import ceiling_of
 from wslab.core.evidence import Evidence
 from wslab.core.records import Certainty, Finding
@@ -30,7 +30,7 @@ from wslab.core.rules import Findings
 # A process that died is the cause of what failed after it.
 ENDED_A_PROCESS = ("server_died", "generator", "process_limit")
 
-PROVED, COUNTED, SILENT, GENERATOR, SERVER, MACHINE, UNKNOWN = range(7)
+PROVED, COUNTED, BETWEEN, SILENT, GENERATOR, SERVER, MACHINE, UNKNOWN = range(8)
 
 _CERTAINTY_OF_RANK = {PROVED: Certainty.PROVED, COUNTED: Certainty.COUNTED}
 
@@ -74,11 +74,19 @@ RULES: tuple[Rule, ...] = (
     Rule(rank=PROVED, limits=("conntrack",), test=rules.conntrack),
     Rule(rank=PROVED, limits=("conntrack_buckets",), test=rules.conntrack_chains),
     Rule(rank=PROVED, limits=("server_protocol",), test=rules.server_protocol),
+    Rule(rank=PROVED, limits=("firewall",), test=between.firewall_refused),
+    Rule(rank=PROVED, limits=("server_refused",), test=between.server_refused),
+    Rule(rank=PROVED, limits=("server_unreachable",), test=between.server_unreachable),
+    Rule(rank=PROVED, limits=("server_closed",), test=between.server_closed_with_code),
     Rule(rank=COUNTED, limits=("accept_queue",), test=rules.accept_queue),
     Rule(rank=COUNTED, limits=("syn_queue",), test=rules.syn_queue),
     Rule(rank=COUNTED, limits=("tcp_mem",), test=rules.tcp_memory),
     Rule(rank=COUNTED, limits=("device_backlog",), test=rules.device_backlog),
     Rule(rank=COUNTED, limits=("conntrack_buckets",), test=rules.conntrack_buckets),
+    # After the counters of the kernel's own limits, which drop packets as well; before a server that seems silent.
+    Rule(rank=BETWEEN, limits=("link",), test=between.link, certainty=Certainty.COUNTED),
+    Rule(rank=BETWEEN, limits=("firewall",), test=between.firewall_dropped),
+    Rule(rank=BETWEEN, limits=("server_closed", "firewall"), test=between.server_closed_silently),
     Rule(rank=SILENT, limits=("server_silent",), test=rules.server_silent),
     Rule(rank=GENERATOR, limits=("generator",), test=rules.generator),
     Rule(rank=SERVER, limits=("server_cpu",), test=rules.server_cpu),

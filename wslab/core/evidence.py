@@ -36,6 +36,8 @@ RAMP_GRACE_SECONDS = 1.0
 MESSAGES_JUDGED = 100
 # Failed messages, or unasked ones, are a miss above this share of the messages sent: one in a thousand.
 MESSAGES_SPOILED = 0.001
+# So few failed messages say that something failed, and nothing about who was busy: any of them may have had bad luck.
+FEW_FAILED = 10
 
 # The kernel's own names of the counters, as its tools print them.
 COUNTERS = {
@@ -54,6 +56,10 @@ COUNTERS = {
     "conntrack_drops_total": "nf_conntrack drop",
     "conntrack_chains_too_long_total": "nf_conntrack chainlength",
     "softnet_drops_total": "softnet_stat dropped",
+    "segments_sent_total": "OutSegs",
+    "resets_sent_total": "OutRsts",
+    "link_drops_total": "qdisc dropped",
+    "link_overlimits_total": "qdisc overlimits",
     "oom_kills_total": "vmstat oom_kill",
     "server_cpu_throttled_total": "nr_throttled",
     "swarm_cpu_throttled_total": "nr_throttled",
@@ -303,6 +309,12 @@ class Evidence:
         """Return whether more messages failed, or came unasked, than `MESSAGES_SPOILED` allows."""
         count = self.unasked if key == "messages_unasked" else self.counted(key)
         return count > MESSAGES_SPOILED * self.counted("messages_sent")
+
+    @property
+    def too_few(self) -> bool:
+        """Return whether all that was missed are so few messages that no comparison can tell their cause."""
+        others = any(phase != "hold" for phase, _ in self._missed) or len(self._missed) > 1
+        return not others and 0 < self.counted("messages_failed") < FEW_FAILED
 
     @property
     def unasked(self) -> int:

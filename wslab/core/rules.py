@@ -13,7 +13,8 @@ from typing import Any
 
 from wslab.core.ceilings import remedy as remedy_for
 from wslab.core.evidence import Evidence
-from wslab.core.plan import ports_per_address
+from wslab.core.path import reached_server
+from wslab.core.plan import ports_in_range, ports_per_address
 from wslab.core.quantities import counted, format_bytes
 from wslab.core.records import Certainty, Finding, Span
 from wslab.core.saturation import (
@@ -135,9 +136,10 @@ def ports(run: Evidence) -> Findings:
     if not run.errors("connect", "EADDRNOTAVAIL"):
         return
     addresses = len(run.plan.source_addresses)
-    each = ports_per_address(run.host) * run.plan.destinations
+    each = ports_per_address(run.host, run.plan.listener_ports) * run.plan.destinations
     errors, first = run.quote_errors("connect", "EADDRNOTAVAIL"), run.failed_within("connect", "EADDRNOTAVAIL")
     space = f"{each:,} ports{_towards(run)} × {counted(addresses, 'source address', 'es')} = {each * addresses:,}"
+    space += _passed_over(run)
     waiting = run.when_ramp_began("tcp_time_wait")
     if run.asked <= each * addresses < run.asked + waiting:
         text = f"{errors}; {waiting:,} connections in TIME_WAIT (sockstat tw) when the ramp began; {space}"
@@ -151,10 +153,22 @@ def _towards(run: Evidence) -> str:
     return f" towards {run.plan.destinations} addresses" if run.plan.destinations > 1 else ""
 
 
+def _passed_over(run: Evidence) -> str:
+    """Say which ports of the range connect does not choose; empty where it may choose all."""
+    counts = {
+        "reserved": run.host.ports_reserved,
+        "bound by others": run.host.ports_taken,
+        "the server's own": run.plan.listener_ports,
+    }
+    told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    return f" (of {ports_in_range(run.host):,}, without {told})" if told else ""
+
+
 def bind_ports(run: Evidence) -> Findings:
     """EADDRINUSE in the swarm: bind took a port at once instead of leaving it to connect."""
     if run.errors("connect", "EADDRINUSE"):
-        text = f"bind: {run.quote_errors('connect', 'EADDRINUSE')}; {ports_per_address(run.host):,} ports an address"
+        each = ports_per_address(run.host, run.plan.listener_ports)
+        text = f"bind: {run.quote_errors('connect', 'EADDRINUSE')}; {each:,} ports an address"
         yield finding(run, "bind_ports", "swarm", text, first=run.failed_within("connect", "EADDRINUSE"))
 
 
@@ -305,8 +319,13 @@ def syn_queue(run: Evidence) -> Findings:
 
 
 def tcp_memory(run: Evidence) -> Findings:
-    """TCP had no memory left for socket buffers."""
-    if run.delta("tcp_aborts_on_memory_total") > 0 or run.delta("tcp_memory_pressures_total") > 0:
+    """TCP had no memory left for socket buffers.
+
+    Without a connection that was aborted for it, pressure may only be a consequence: what an end without CPU does not
+    read stays in buffers.
+    """
+    aborted, pressed = run.delta("tcp_aborts_on_memory_total") > 0, run.delta("tcp_memory_pressures_total") > 0
+    if aborted or (pressed and not _cpu_short(run)):
         pages, size = run.host.tcp_mem_pages_high, run.host.page_bytes or 4096
         text = f"{run.quote('tcp_memory_pressures_total')}; {run.quote('tcp_aborts_on_memory_total')}"
         text += f"; at most {max(run.values('tcp_memory_bytes'), default=0):,} bytes in socket buffers"
@@ -314,6 +333,11 @@ def tcp_memory(run: Evidence) -> Findings:
         first = run.rose_within("tcp_aborts_on_memory_total", "tcp_memory_pressures_total")
         certainty = _counted(run, run.delta("tcp_aborts_on_memory_total"))
         yield finding(run, "tcp_mem", "kernel", text, first=first, certainty=certainty)
+
+
+def _cpu_short(run: Evidence) -> bool:
+    """Return whether an end or the machine had no CPU left where something was missed."""
+    return any(busy(run.active, run.missed_in) for busy in (generator_limited, server_busy, machine_busy))
 
 
 def device_backlog(run: Evidence) -> Findings:
@@ -340,7 +364,13 @@ def conntrack_buckets(run: Evidence) -> Findings:
 
 
 def server_silent(run: Evidence) -> Findings:
-    """The server is idle, accepts connections and does not answer."""
+    """The server is idle, and does not answer or accept what has reached it.
+
+    What reached it is seen in its sockets; where that was recorded and shows nothing, the load was lost on the way.
+    """
+    reached = reached_server(run)
+    if reached is None or run.too_few:
+        return
     talked = [phase.name for phase in run.phases if phase.name in ("hold", "verify")][-1:]
     idle = any(server_idle(run.active, phase) for phase in talked)
     waiting = idle and run.errors("echo hold", "ETIMEDOUT") and not _loud(run)
@@ -348,27 +378,28 @@ def server_silent(run: Evidence) -> Findings:
         text = run.quote_errors(names="ETIMEDOUT") or run.misses[0]
         shares = [sample.get("server_cpu_fraction_max") or 0.0 for sample in run.loaded]
         text += f"; busiest server process at {shares[-1]:.0%} of a core, {run.quote('server_connections_opened')}"
+        text += f"; {reached}" if reached else ""
         remedy = "look at the server itself: it is stopped, blocked, or never answers"
         yield finding(run, "server_silent", "server", f"{text}; {_quiet(run)}", remedy=remedy)
 
 
 def generator(run: Evidence) -> Findings:
     """The swarm was busy or late while the server had time to spare."""
-    if generator_limited(run.active, run.missed_in) and not _loud(run):
+    if generator_limited(run.active, run.missed_in) and not _loud(run) and not run.too_few:
         text = f"{run.misses[0]}; {_busy(run)}; {_quiet(run)}"
         yield finding(run, "generator", "swarm", text, remedy=_quota_remedy(run, _waiting(run, "swarm")))
 
 
 def server_cpu(run: Evidence) -> Findings:
     """The server was busy while the swarm had time to spare."""
-    if server_busy(run.active, run.missed_in):
+    if server_busy(run.active, run.missed_in) and not run.too_few:
         text = f"{run.misses[0]}; {_busy(run)}; {_quiet(run)}"
         yield finding(run, "server_cpu", "server", text, remedy=_quota_remedy(run, _waiting(run, "server")))
 
 
 def machine_cpu(run: Evidence) -> Findings:
     """The machine had no idle CPU, or one end had used up its CPU quota while the other was busy as well."""
-    if machine_busy(run.active, run.missed_in):
+    if machine_busy(run.active, run.missed_in) and not run.too_few:
         waiting = _waiting(run, *ENDS)
         why = f"{' and '.join(waiting)} wait for a CPU quota, and both ends are busy" if waiting else "no idle CPU"
         text = f"{run.misses[0]}; {why}; {_busy(run)}; {_quiet(run)}"
@@ -378,6 +409,7 @@ def machine_cpu(run: Evidence) -> Findings:
 def unknown(run: Evidence) -> Findings:
     """Say what was missed, what failed, and what can be ruled out."""
     parts = [*run.misses, run.quote_errors() or "no failures were counted"]
+    parts += ["too few to tell their cause by"] if run.too_few else []
     parts += [f"error: {event.get('message', '')}" for event in run.named("error")[:1]]
     counters = [name for name in (*QUIET, *ALSO_RULED_OUT) if run.values(name) and run.delta(name) <= 0]
     ruled_out = ", ".join([*map(run.quote, counters), _busy(run)])

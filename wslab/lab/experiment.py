@@ -293,7 +293,7 @@ def as_dialled(plan: Plan, swarm: Mapping[str, Any], target: str = "") -> Plan:
     """Return the plan with the destinations and port choice of a swarm's specification, and no shards for a target."""
     destinations = len(swarm.get("destination_addresses") or ()) or plan.destinations
     plan = replace(plan, destinations=destinations, ports_at_bind=bool(swarm.get("bind_without_no_port")))
-    return replace(plan, server_shards=0) if target else plan
+    return replace(plan, server_shards=0, listener_ports=0) if target else plan
 
 
 def check_dialable(target: str, consent: bool) -> None:

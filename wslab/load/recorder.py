@@ -14,7 +14,10 @@ writes `samples.csv` and `latency.csv` into the run folder, a row at a time, and
    to the disk also when the reader of stdout is slow or gone.
 5. A file that cannot be written, such as on a full disk, is reported once in an `error` event that names it. Recording
    goes on: the caller still gets the samples, and rows are kept again as soon as there is space.
-6. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
+6. What lies between the ends is recorded with them, from outside: the queues of a sample of the connections, the
+   queueing discipline towards the server, and, where they may be read, the rules of the firewall before and after (a
+   `firewall` event each). The supervisor puts the server's port on the scoreboard when it is known.
+7. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, Column, header, 
 from wslab.load import scoreboard as words
 from wslab.load.messages import Reports, unwritten_fields
 from wslab.load.scoreboard import Scoreboard
+from wslab.machine.between import Between
 from wslab.machine.counters import Counters
+from wslab.machine.firewall import read_rules
 from wslab.machine.line_file import LineFile
 from wslab.machine.process import raise_fd_limit
 from wslab.machine.processes import Group
@@ -54,6 +59,7 @@ _ROLE_WORDS = {
 }
 _HISTOGRAMS = {"handshake": words.HANDSHAKE, "roundtrip": words.ROUNDTRIP}
 _PSS_PHASES = ("hold", "verify")
+_UNLOADED = ("drain", "done")
 
 
 class Table(LineFile):
@@ -87,14 +93,16 @@ class Recorder:
     Args:
         scoreboard: the counters of the load.
         epoch: monotonic time that `elapsed_seconds` counts from.
+        destination: host of the server.
     """
 
-    def __init__(self, scoreboard: Scoreboard, epoch: float) -> None:
+    def __init__(self, scoreboard: Scoreboard, epoch: float, destination: str = "127.0.0.1") -> None:
         self._scoreboard = scoreboard
         self._epoch = epoch
         self._counters = Counters()
         self._groups = {side: Group() for side in _ROLES}
         self._buckets = {kind: [0] * BUCKETS for kind in _HISTOGRAMS}
+        self._between = Between(destination)
         self._pss_of: frozenset[int] = frozenset()
         self._pss_phase = ""
         self._pss_at = 0.0
@@ -111,6 +119,7 @@ class Recorder:
         for side, role in _ROLES.items():
             record |= self._side(side, role, now)
         record |= self._counters.read()
+        record |= self._between.read(self._scoreboard.port, record["swarm_connections_open"])
         if self._pss_is_due(phase, now):
             for side, group in self._groups.items():
                 record[f"{side}_pss_bytes"] = group.pss_bytes()
@@ -175,7 +184,7 @@ def main(argv: list[str]) -> int:
     spec = json.loads(argv[1])
     epoch, interval = float(spec["epoch_monotonic"]), float(spec.get("interval_seconds", 1.0))
     scoreboard = Scoreboard.attach(spec["board_fd"])
-    recorder = Recorder(scoreboard, epoch)
+    recorder = Recorder(scoreboard, epoch, str(spec.get("destination") or "127.0.0.1"))
     reports = Reports(sys.stdout.fileno(), epoch)
     unwritten: set[str] = set()
 
@@ -204,15 +213,26 @@ def main(argv: list[str]) -> int:
         keep(latency, recorder.latencies(sample["elapsed_seconds"]))
         return str(sample["phase"])
 
+    def tell_rules() -> None:
+        rules = read_rules()
+        reports.event("firewall", rules=None if rules is None else [rule.as_dict() for rule in rules])
+
     phase = record()
+    tell_rules()
     due = next_due(time.monotonic(), epoch, interval)
+    told = False
     while not _ended(min(POLL_SECONDS, due - time.monotonic())):
         if time.monotonic() >= due:
             phase = record()
             due = next_due(time.monotonic(), epoch, interval)
         elif scoreboard.phase != phase:
             phase = record()
+        if phase in _UNLOADED and not told:
+            told = True
+            tell_rules()
     record()
+    if not told:
+        tell_rules()
     reports.flush(seconds=1.0)
     return 0
 

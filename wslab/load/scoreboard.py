@@ -27,6 +27,7 @@ ROLE_NONE, ROLE_SERVER, ROLE_SWARM = 0, 1, 2
 
 # Words of the header.
 PHASE = 0
+PORT = 1  # of the server, 0 before it is known
 HEADER_WORDS = 8
 
 # Words of a row.
@@ -94,6 +95,15 @@ class Scoreboard:
     @phase.setter
     def phase(self, name: str) -> None:
         self.words[PHASE] = PHASES.index(name)
+
+    @property
+    def port(self) -> int:
+        """Return the port of the server, 0 before it is known."""
+        return self.words[PORT]
+
+    @port.setter
+    def port(self, number: int) -> None:
+        self.words[PORT] = number
 
     def enter(self, index: int, role: int) -> memoryview[int]:
         """Claim row `index` for this process and return the row."""
