@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from wslab.breaks.enclosure import Enclosure
-from wslab.breaks.table import MIB, find_breaks, half_open, impatient, inside, load
+from wslab.breaks.table import MIB, find_breaks, guarded, half_open, impatient, inside, load
 from wslab.breaks.trial import COUNTED, ESTIMATED, Trial
 from wslab.core.plan import FDS_RESERVED
 from wslab.core.quantities import counted
@@ -81,6 +81,7 @@ class _Draft:
     sysctls: dict[str, str | int] = field(default_factory=dict)
     swarm: dict[str, Any] = field(default_factory=dict)
     fd_limit: dict[str, int] = field(default_factory=dict)
+    rule: str = ""
 
 
 def _ephemeral_ports(draft: _Draft, ceiling: int) -> int:
@@ -115,6 +116,14 @@ def _fd_limit_swarm(draft: _Draft, ceiling: int) -> int:
     return each * draft.workers
 
 
+def _firewall(action: str) -> Callable[[_Draft, int], int]:
+    def lower(draft: _Draft, ceiling: int) -> int:
+        draft.rule = f"ct count over {ceiling} {action}"
+        return ceiling
+
+    return lower
+
+
 # Each limit with a number: its side, and what lowers it to about so many connections; returns the exact ceiling.
 COUNTABLE: dict[str, tuple[str, Callable[[_Draft, int], int]]] = {
     "ephemeral_ports": ("swarm", _ephemeral_ports),
@@ -122,9 +131,15 @@ COUNTABLE: dict[str, tuple[str, Callable[[_Draft, int], int]]] = {
     "time_wait": ("kernel", _time_wait),
     "fd_limit": ("server", _fd_limit_server),
     "fd_limit (swarm)": ("swarm", _fd_limit_swarm),
+    "firewall": ("kernel", _firewall("drop")),
+    "firewall (counts)": ("kernel", _firewall("counter drop")),
+    "firewall (refuses)": ("kernel", _firewall("counter reject with tcp reset")),
 }
-# They are bound by one range of ports, so that one scenario has one of them.
-OF_PORTS = ("ephemeral_ports", "bind_ports", "time_wait")
+# Each group is bound by one setting, so that a scenario has one of each.
+EXCLUSIVE = (
+    ("ephemeral_ports", "bind_ports", "time_wait"),
+    ("firewall", "firewall (counts)", "firewall (refuses)"),
+)
 
 
 def draw(number: int, seed: int) -> Scenario:
@@ -145,8 +160,9 @@ def _together(number: int, rng: Random, *, healthy: bool) -> Scenario:
     """Return a scenario of limits with a number."""
     names = list(COUNTABLE)
     rng.shuffle(names)
-    port_limit = next(name for name in names if name in OF_PORTS)
-    names = [name for name in names if name not in OF_PORTS or name == port_limit]
+    for group in EXCLUSIVE:
+        chosen = next(name for name in names if name in group)
+        names = [name for name in names if name not in group or name == chosen]
     names = names[: rng.choice((1, 2, 2, 3))]
     ceilings = [rng.randint(LEAST, MOST)]
     for _ in names[1:]:
@@ -167,7 +183,7 @@ def _together(number: int, rng: Random, *, healthy: bool) -> Scenario:
         parameters=load(
             asked, draft.shards, draft.workers, source_addresses=draft.addresses, server=server, **messages
         ),
-        enclosure=Enclosure(netns=True, sysctls=draft.sysctls, fd_limit=draft.fd_limit),
+        enclosure=_enclosure(draft),
         specs={**impatient(), "swarm": {**impatient()["swarm"], **draft.swarm}},
     )
     ordered = tuple(lowered[name] for name in names)
@@ -187,12 +203,22 @@ def _together(number: int, rng: Random, *, healthy: bool) -> Scenario:
     )
 
 
+def _enclosure(draft: _Draft) -> Enclosure:
+    own: dict[str, Any] = {"sysctls": draft.sysctls, "fd_limit": draft.fd_limit}
+    return guarded(draft.rule, **own) if draft.rule else Enclosure(netns=True, **own)
+
+
 def _accept_queue(rng: Random) -> Trial:
     return Trial(parameters=load(2000, workers=2), enclosure=inside(somaxconn=rng.randint(8, 24)), specs=impatient())
 
 
 def _syn_queue(rng: Random) -> Trial:
     return Trial(parameters=load(1000), enclosure=half_open(rng.choice((32, 64, 128))), specs=impatient(2.5))
+
+
+def _rate_limited(rng: Random) -> Trial:
+    rule = f"limit rate over {rng.randint(100, 400)}/second {rng.choice(('', 'counter '))}drop"
+    return Trial(parameters=load(2000), enclosure=guarded(rule), specs=impatient())
 
 
 def _memory_cgroup(rng: Random) -> Trial:
@@ -221,6 +247,8 @@ ALONE: Mapping[str, tuple[str, Callable[[Random], Trial], int]] = {
     "memory_cgroup": ("machine", _memory_cgroup, 2),
     "server_died": ("server", _of_the_table("server_died"), 2),
     "server_silent": ("server", _of_the_table("server_silent"), 1),
+    "firewall": ("kernel", _rate_limited, 2),
+    "link": ("kernel", _of_the_table("link"), 1),
     "server_cpu": ("server", _of_the_table("server_cpu"), 1),
     "generator": ("swarm", _of_the_table("generator"), 1),
 }
