@@ -28,6 +28,7 @@ LEAST, MOST = 3000, 4200
 # not all used, which moves a ceiling by up to 2 %.
 NEAR, FAR = (1.07, 1.13), (1.4, 2.2)
 FIRST_PORT = 20_000
+CLOSED_LEAST = 200
 _PORTS = "net.ipv4.ip_local_port_range"
 
 SHARE_HEALTHY, SHARE_ALONE = 0.2, 0.25
@@ -98,9 +99,11 @@ def _bind_ports(draft: _Draft, ceiling: int) -> int:
 def _time_wait(draft: _Draft, ceiling: int) -> int:
     """Leave ports for `ceiling` connections beside those in TIME_WAIT, and for all that are asked for without them."""
     draft.addresses = 1
-    _ephemeral_ports(draft, draft.asked)
+    # The listener has one of the ports.
+    ports = max(draft.asked + 1, ceiling + CLOSED_LEAST)
+    _ephemeral_ports(draft, ports)
     draft.sysctls["net.ipv4.tcp_tw_reuse"] = 0
-    draft.swarm["connections_before"] = draft.asked - ceiling
+    draft.swarm["connections_before"] = ports - ceiling
     return ceiling
 
 
@@ -174,9 +177,7 @@ def _together(number: int, rng: Random, *, healthy: bool) -> Scenario:
     lowered = {}
     for name, ceiling in sorted(zip(names, ceilings, strict=True), key=lambda item: item[0] != "time_wait"):
         side, lower = COUNTABLE[name]
-        # In a healthy scenario fewer connections than the ports allow are held beside those in TIME_WAIT.
-        exact = lower(draft, min(ceiling, asked) if name == "time_wait" else ceiling)
-        lowered[name] = Lowered(limit=name.split()[0], side=side, ceiling=exact)
+        lowered[name] = Lowered(limit=name.split()[0], side=side, ceiling=lower(draft, ceiling))
     messages = {"message_rate": rng.choice((1.0, 2.0)), "hold_seconds": 1.0} if rng.random() < 0.3 else {}
     busy, server = rng.random() < 0.25, rng.choice(("lean", "lean", "tcp_floor"))
     trial = Trial(

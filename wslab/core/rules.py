@@ -33,6 +33,8 @@ Findings = Iterator[Finding]
 SIGKILL = 9
 # With more headroom than this share of its memory left, the machine did not run out; a control group did.
 MACHINE_SHORT = 0.05
+# A shard that has this share of its descriptors in use has reached its own limit.
+SHARD_FULL = 0.97
 # A few overflows are normal in a fast ramp; they explain a miss only from this share of the connections on.
 OVERFLOWS_MATTER = 0.01
 # After so many samples in a row without progress the server is silent, and not only slow.
@@ -119,8 +121,10 @@ def descriptors(run: Evidence) -> Findings:
     shards = max((int(sample["server_shards_at_limit"]) for sample in full), default=0)
     # While one shard has room, it accepts what the full ones do not, so that their limit does not bind.
     bound_here = shards >= run.plan.server_shards - len(run.deaths("server"))
-    if full and bound_here and not run.errors(names="ENFILE"):
-        fds = run.values("server_fds_max")
+    fds = run.values("server_fds_max")
+    # A shard stops accepting as well when the whole system has no open file left; its own limit is then far.
+    own = not run.errors(names="ENFILE") or max(fds, default=0) >= SHARD_FULL * (hard or most or 0) > 0
+    if full and bound_here and own:
         text = f"shards without a free descriptor 0 → {shards} of {run.plan.server_shards}"
         text += f"; fds of the fullest shard {fds[0]:,} → {max(fds):,}" if fds else ""
         first = run.became_within("server_shards_at_limit", shards)
