@@ -40,6 +40,7 @@ from wslab.core.target import CONSENT_OPTION
 EXIT_STATUS = {HELD: 0, BROKE: 1, CRASHED: 3, ABORTED: 130}
 BAD_INPUT = 2
 DEFAULT_STAGES = "10k,100k,700k,1M"
+DEFAULT_SCENARIOS = "200"
 # Parameters that make no sense where the server is somebody else's.
 SERVER_PARAMETERS = ("server", "server_shards", "memory_cap")
 # Parameters that no kernel setting depends on; and `connections`, which has another default there.
@@ -120,11 +121,26 @@ def stage(as_json: bool, **parameters: Any) -> int:
     is_flag=False,
     flag_value="all",
     help="Instead of stages: break limits on purpose, name and lift each; all, or names such as conntrack. Limits that "
-    "the whole machine shares, such as nr_open, are broken only when they are named; the run reports which those are.",
+    "the whole machine shares, such as nr_open, are broken only when they are named; the run reports which those are. "
+    "random: lower limits at random, and measure how the diagnosis names them.",
 )
+@click.option("--count", metavar="N", help=f"Scenarios of --breaks random; default {DEFAULT_SCENARIOS}.")
+@click.option("--seed", metavar="N", help="What they are drawn from; default 1. The same seed gives the same ones.")
 @stage_options(without=("connections",))
-def sweep(stages: str, keep_going: bool, breaks: str | None, as_json: bool, **parameters: Any) -> int:
+def sweep(
+    stages: str,
+    keep_going: bool,
+    breaks: str | None,
+    count: str | None,
+    seed: str | None,
+    as_json: bool,
+    **parameters: Any,
+) -> int:
     """Run several stages through the notebook."""
+    if breaks == "random":
+        return sweep_random(count, seed, given(parameters).get("data_dir", ""), as_json)
+    if count or seed:
+        raise BadInput("--count and --seed belong to --breaks random: see wslab sweep --help")
     if breaks is not None:
         return sweep_breaks(breaks, given(parameters).get("data_dir", ""), as_json)
     counts = parse_counts(stages, "stages")
@@ -141,6 +157,15 @@ def sweep_breaks(breaks: str, data_dir: str, as_json: bool) -> int:
 
     atlas = break_limits(breaks, data_dir, say=say)
     return show(atlas, as_json, atlas.status, kept=str(atlas.folder))
+
+
+def sweep_random(count: str | None, seed: str | None, data_dir: str, as_json: bool) -> int:
+    """Measure the diagnosis on random scenarios."""
+    scenarios = parse_count(count or DEFAULT_SCENARIOS, "count")
+    from wslab.breaks.notebook import sweep_random as run_scenarios
+
+    result = run_scenarios(scenarios, parse_count(seed or 1, "seed"), data_dir, say=say)
+    return show(result, as_json, result.status, kept=str(result.folder))
 
 
 @command(example="wslab serve lean --port 9000", details=f"KIND is one of: {', '.join(SERVER_KINDS)}.")
