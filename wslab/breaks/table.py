@@ -72,7 +72,7 @@ def half_open(most: int) -> Enclosure:
 def guarded(rule: str, **bounds: Any) -> Enclosure:
     """Return a namespace with a firewall of one rule for new connections."""
     opening = "tcp flags & (syn|ack) == syn"
-    rules = f"table inet wslab {{ chain in {{ type filter hook input priority 0; {opening} {rule} }}; }}"
+    rules = f"table inet wslab {{ chain in {{ type filter hook input priority 0; {opening} {rule}; }}; }}"
     return inside(nft=rules, **bounds)
 
 
