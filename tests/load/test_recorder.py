@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ class Recording:
     def __init__(self, run_dir: Path, interval: float) -> None:
         self.run_dir = run_dir
         self.scoreboard = Scoreboard.create(2)
+        self.firewalls: list[dict[str, Any]] = []
         self.sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
         for index, role in enumerate((words.ROLE_SERVER, words.ROLE_SWARM)):
             row = self.scoreboard.row(index)
@@ -52,9 +54,13 @@ class Recording:
 
     def next(self) -> dict[str, Any]:
         """Return the next sample that is told on stdout."""
-        line = self.process.stdout.readline()
-        assert line, "the recorder ended"
-        return json.loads(line)
+        while True:
+            line = self.process.stdout.readline()
+            assert line, "the recorder ended"
+            told = json.loads(line)
+            if told["event"] != "firewall":
+                return told
+            self.firewalls.append(told)
 
     def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Return the first sample from now on that is as wanted."""
@@ -229,6 +235,35 @@ def test_it_writes_on_when_nobody_listens(start: Callable[..., Recording]) -> No
     recording.scoreboard.phase = "ramp"
     assert recording.end() == 0
     assert recording.rows()[-1]["phase"] == "ramp"
+
+
+def test_a_server_whose_port_is_known_is_seen_from_outside(start: Callable[..., Recording]) -> None:
+    recording = start()
+    assert recording.next()["server_listeners"] is None
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        recording.scoreboard.port = listener.getsockname()[1]
+        with socket.create_connection(listener.getsockname()):
+            seen = recording.until(
+                lambda sample: sample["server_listeners"] == 1 and sample["server_accept_queue"] == 1
+            )
+    assert seen["server_accept_queue"] == 1
+    assert recording.until(lambda sample: sample["server_listeners"] == 0)
+
+
+def test_the_rules_of_the_firewall_are_told_before_and_after(start: Callable[..., Recording]) -> None:
+    recording = start()
+    recording.until(lambda sample: bool(recording.firewalls))
+    recording.scoreboard.phase = "drain"
+    recording.until(lambda sample: len(recording.firewalls) == 2)
+    assert all(told["rules"] is None or isinstance(told["rules"], list) for told in recording.firewalls)
+    assert recording.end() == 0
+
+
+def test_a_process_that_is_stopped_is_counted(start: Callable[..., Recording]) -> None:
+    recording = start()
+    assert recording.next()["server_processes_stopped"] == 0
+    recording.sleepers[0].send_signal(signal.SIGSTOP)
+    assert recording.until(lambda sample: sample["server_processes_stopped"] == 1)["swarm_processes_stopped"] == 0
 
 
 def test_it_imports_no_pandas_and_no_logging() -> None:

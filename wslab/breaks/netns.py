@@ -3,7 +3,8 @@
 A thread that enters a namespace does not come back, and the caller may have other threads. So both are done in a
 process of their own, this module run as a program: it takes a JSON object on stdin and answers with one on stdout.
 
-- `{"create": name, "sysctls": {...}, "nft": "...", "packet_cpu": ..., "link": {...}}` makes the namespace, and answers `{}`.
+- `{"create": name, "sysctls": {...}, "nft": "...", "packet_cpu": ..., "link": {...}}` makes the namespace, and answers
+  `{}`.
 - `{"look": entry, "uid": ...}` enters an enclosure (see `wslab.machine.enter`), and answers with the limits inside.
 
 An answer with `error` is one line that says what went wrong.

@@ -99,7 +99,7 @@ def link(run: Evidence) -> Findings:
     """The queue of the link was full while something was missed, or packets were lost on it."""
     name = next((str(sample["link_queue"]) for sample in reversed(run.active) if sample.get("link_queue")), "")
     drops, sent = run.delta("link_drops_total"), run.delta("segments_sent_total")
-    lossy = drops > 0 and (drops >= run.timeouts if run.timeouts else drops >= LOSS_MATTERS * sent)
+    lossy = drops > 0 and drops >= run.timeouts and drops >= LOSS_MATTERS * sent
     first = run.rose_within("link_drops_total", "link_overlimits_total")
     text = f"{'; '.join(run.misses[:1])}; {run.quote('retransmits_total')}; {run.quote('syn_retransmits_total')}"
     roundtrips = run.values("link_roundtrip_seconds_min")

@@ -26,6 +26,8 @@ DROP_COUNTERS = (
     *("listen_overflows_total", "listen_drops_total", "syn_drops_total", "syn_cookies_total"),
     *("conntrack_drops_total", "conntrack_chains_too_long_total", "softnet_drops_total", "link_drops_total"),
 )
+# What waits in the sockets is judged by the last samples with load.
+LAST_LOOKS = 3
 # More rules than these are not quoted.
 RULES_QUOTED = 3
 
@@ -133,24 +135,28 @@ def link_full(run: Evidence) -> bool:
 def reached_server(run: Evidence) -> str | None:
     """Say what shows that the load reached the server; None where it is shown that it did not.
 
-    Empty where nothing was recorded that could tell.
+    Empty where nothing was recorded lately that could tell.
     """
-    told = [sample for sample in run.loaded if _looked_at(sample)]
+    told = [sample for sample in run.loaded[-LAST_LOOKS:] if _looked_at(sample)]
     if not told:
         return ""
-    last = told[-1]
-    stopped = last.get("server_processes_stopped") or 0
-    unread, queued = last.get("server_sockets_waiting") or 0, last.get("server_accept_queue") or 0
-    parts = [f"{stopped:,} of {last.get('server_processes') or 0:,} server processes are stopped"] if stopped else []
+    worst = max(told, key=lambda sample: sample.get("server_sockets_waiting") or 0)
+    stopped, processes, unread, looked, size, queued = (
+        int(worst.get(f"server_{name}") or 0)
+        for name in (
+            *("processes_stopped", "processes", "sockets_waiting", "sockets_sampled", "receive_queue_bytes"),
+            "accept_queue",
+        )
+    )
+    parts = [f"{stopped:,} of {processes:,} server processes are stopped"] if stopped else []
     if unread:
-        size, looked = last.get("server_receive_queue_bytes") or 0, last.get("server_sockets_sampled") or 0
         parts.append(f"{unread:,} of {looked:,} sampled sockets of the server hold {size:,} bytes that it has not read")
     if queued:
         parts.append(f"{queued:,} connections wait in its accept queue")
     if parts:
         return "; ".join(parts)
-    under_way = [last.get("swarm_send_queue_bytes"), last.get("server_send_queue_bytes")]
-    if any(under_way):
+    # At any moment something is on its way; what is lost stays so.
+    if all(sample.get("swarm_send_queue_bytes") or sample.get("server_send_queue_bytes") for sample in told):
         return None
     return "all that was sent was acknowledged by the server's kernel, and nothing is under way to the swarm"
 
