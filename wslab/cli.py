@@ -32,6 +32,7 @@ from wslab.cli_options import (
 )
 from wslab.cli_output import lost_output, open_standard_streams, print_json, say
 from wslab.cli_signals import ignore_signals, take_signals
+from wslab.core.explanations import EXPLANATIONS
 from wslab.core.quantities import BadInput, parse_count, refuse
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.stage import SERVER_KINDS, Stage
@@ -281,6 +282,23 @@ def report(data_dir: str, out: str, as_json: bool) -> int:
         raise BadInput(f"out={into} cannot be written: {problem.strerror or problem}") from problem
     print_json({"report": str(path)}) if as_json else print(path)
     return 0
+
+
+@command(example="wslab explain conntrack")
+@click.argument("limit", metavar="[LIMIT]", default="", shell_complete=complete_words(EXPLANATIONS))
+@click.option("--all", "whole", is_flag=True, help="All limits, with all that is known of each.")
+@click.option("--markdown", is_flag=True, help="With --all: as a page of documentation.")
+def explain(limit: str, whole: bool, markdown: bool, as_json: bool) -> int:
+    """Explain a limit, or list all of them.
+
+    How it looks to a user, what proves it, what looks alike, and what lifts it.
+    """
+    from wslab.lab.explain import explain as explain_one
+    from wslab.lab.explain import explain_all
+
+    if (limit and whole) or (markdown and not whole):
+        raise BadInput("LIMIT and --all exclude each other, and --markdown goes with --all: see wslab explain --help")
+    return show(explain_one(limit) if limit else explain_all(whole=whole, page=markdown), as_json)
 
 
 @command(example="wslab notebooks my-notebooks")

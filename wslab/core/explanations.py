@@ -21,9 +21,9 @@ class Explanation:
         proof: what proves it.
         look_alikes: limits that look the same, each with what tells them apart.
         example: evidence of a recorded run.
-        title: what it is in a few words, where the table has no row for it; the next two as well.
-        reads: where it is read.
-        remedy: what lifts it.
+        title: what it is in a few words, where the table has no row for it, or several.
+        reads: where it is read, where the table has no row for it.
+        remedy: what lifts it, where the table has no row for it.
     """
 
     limit: str
@@ -40,6 +40,7 @@ class Explanation:
 _ROWS: tuple[Explanation, ...] = (
     Explanation(
         limit="fd_limit",
+        title="file descriptors of a process",
         what="Each process may have RLIMIT_NOFILE descriptors open, and each connection takes one at either end. "
         "The soft limit is often 1,024 (`ulimit -n`); a process may raise it to the hard limit without root.",
         symptoms="accept or connect: EMFILE, `Too many open files`. A server that accepts no more leaves connections "
@@ -261,6 +262,8 @@ _ROWS: tuple[Explanation, ...] = (
             "link": "there the queue of the interface is full, or packets of open connections are lost as well",
             "ephemeral_ports": "EADDRNOTAVAIL from attempts that wait while their packets are dropped",
         },
+        example='rate-limited: connect ETIMEDOUT × 1,108; TCPSynRetrans 0 → 2,152; rule of inet wslab in: "tcp flags & '
+        'syn|ack syn limit rate over 200/second drop", counter 0 → 3,260',
     ),
     Explanation(
         limit="link",
@@ -275,6 +278,7 @@ _ROWS: tuple[Explanation, ...] = (
             "firewall": "a rule drops what is new or too fast; the queue of the link is short",
             "device_backlog": "there softnet_stat rises: the packets had arrived, and no CPU took them",
         },
+        example="tbf on lo: qdisc overlimits 0 → 7,460, qdisc dropped 0 → 1,921, backlog up to 1,044,192 bytes",
     ),
     Explanation(
         limit="server_refused",

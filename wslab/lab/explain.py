@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from wslab.core.explanations import EXPLANATIONS, Explanation
 from wslab.core.limits import LIMITS, Limit
-from wslab.core.quantities import BadInput, meant
+from wslab.core.quantities import BadInput, did_you_mean
 from wslab.core.settings import ADVICE, CGROUP, PARAMETER, RLIMIT, SYSCTL, Lift
-from wslab.lab.tables import Table, wrapped
+from wslab.lab.tables import Table
 
 HEADING = "# Limits of WebSocket connections, and how to tell them apart"
 INTRODUCTION = """\
@@ -19,6 +20,7 @@ how it is known: *proved* (the kernel's own word names the limit), *counted* (a 
 was missed) or *inferred* (others were ruled out, which are listed). This page is written by `wslab explain --all
 --markdown` from the tables that the diagnosis uses.
 """
+WIDTH, PAGE_WIDTH = 100, 120  # characters of a line in a terminal, and in the file of the page
 _HOW = {
     PARAMETER: "wslab stage {option}",
     SYSCTL: "sysctl {key}",
@@ -54,7 +56,8 @@ class Explained:
         told = self.explanation
         sides = ", ".join(dict.fromkeys(row.side for row in self.rows))
         reads = told.reads or "; ".join(dict.fromkeys(row.reads for row in self.rows))
-        remedy = told.remedy or "; ".join(dict.fromkeys(row.remedy for row in self.rows))
+        remedies = dict.fromkeys(part for row in self.rows for part in row.remedy.split("; "))
+        remedy = told.remedy or "; ".join(remedies)
         alike = "\n".join(f"{name}: {how}." for name, how in told.look_alikes.items())
         found = [
             ("What it is", told.what),
@@ -72,7 +75,10 @@ class Explained:
         """Return it as a terminal shows it."""
         lines = [f"{self.limit}: {self.title}"]
         for heading, text in self.sections():
-            lines += ["", heading, *(line for part in text.splitlines() for line in wrapped(part, indent=2))]
+            lines += ["", heading]
+            lines += [
+                textwrap.fill(part, WIDTH, initial_indent="  ", subsequent_indent="  ") for part in text.splitlines()
+            ]
         return "\n".join(lines)
 
     def markdown(self) -> str:
@@ -81,12 +87,16 @@ class Explained:
         for heading, text in self.sections():
             parts = text.splitlines()
             if heading == "What looks alike":
-                parts = [f"- [`{name}`](#{name}):{how}" for name, how in (part.split(":", 1) for part in parts)]
+                parts = [
+                    "",
+                    "",
+                    *(f"- [`{name}`](#{name}):{how}" for name, how in (part.split(":", 1) for part in parts)),
+                ]
             elif heading == "What lifts it":
-                parts = [parts[0], *(f"- `{command}`" for command in parts[1:])]
+                parts = [parts[0], *([""] if parts[1:] else []), *(f"- `{command}`" for command in parts[1:])]
             elif heading == "A recorded example":
-                parts = ["```text", text, "```"]
-            lines += ["", f"**{heading}.**", "", *parts]
+                parts = ["", "", "```text", text, "```"]
+            lines += ["", textwrap.fill(f"**{heading}.** {parts[0]}", PAGE_WIDTH), *parts[1:]]
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -129,7 +139,7 @@ def explain(limit: str) -> Explained:
         BadInput: there is no limit of this name; the text says which one may be meant.
     """
     if limit not in EXPLANATIONS:
-        near = meant(limit, list(EXPLANATIONS))
+        near = did_you_mean(limit, EXPLANATIONS)
         raise BadInput(f"unknown limit {limit}: {near or '`wslab explain` lists them'}")
     return Explained(explanation=EXPLANATIONS[limit], rows=tuple(row for row in LIMITS if row.name == limit))
 
