@@ -677,6 +677,7 @@ def test_rules_stand_in_the_order_of_their_rank() -> None:
     assert [rule.rank for rule in RULES] == sorted(rule.rank for rule in RULES)
 
 
+LATE = {"told": SLOW, "failures": [failure("echo", "ETIMEDOUT", 500)]}
 LOST_SYNS = {
     "opened": 60_000,
     "failures": [failure("connect", "ETIMEDOUT", 40_000)],
@@ -700,6 +701,16 @@ def test_a_firewall_is_inferred_only_where_all_else_is_ruled_out(seen: dict[str,
     assert "firewall" not in {finding.limit for finding in found}
 
 
+@pytest.mark.parametrize(("under_way", "limit"), [(4_000, "firewall"), (0, "machine_cpu")])
+def test_messages_that_were_sent_again_are_blamed_on_a_firewall_only_where_they_never_arrive(
+    under_way: int, limit: str
+) -> None:
+    seen = {"server_listeners": 1, "server_sockets_sampled": 256, "swarm_send_queue_bytes": under_way}
+    again = {"retransmits_total": rising(90, 200), **FULL_MACHINE}
+    late = {**LATE, "told": {**SLOW, "extra": rules(None, None)}}
+    assert [one.limit for one in diagnose(evidence(**late, columns={**seen, **again}))] == [limit]
+
+
 def test_where_root_sees_no_rule_that_drops_the_firewall_is_not_blamed() -> None:
     read = {"extra": [{"event": "firewall", "rules": []}] * 2}
     (found,) = diagnose(evidence(**{**LOST_SYNS, "told": read}, columns=SYNS_AGAIN))
@@ -715,7 +726,6 @@ def test_a_firewall_is_as_certain_as_its_counter(told: list[dict[str, Any]], cer
     assert (found.limit, found.certainty) == ("firewall", certainty)
 
 
-LATE = {"told": SLOW, "failures": [failure("echo", "ETIMEDOUT", 500)]}
 IDLE = {"server_cpu_fraction_max": 0.01, "server_listeners": 1, "server_sockets_sampled": 256}
 
 
