@@ -49,7 +49,8 @@ def firewall_refused(run: Evidence) -> Findings:
     counted = [rule for rule in rules if rule.met]
     text = f"refused: {run.quote_errors('connect', errors)}; {quoted(counted or rules) or _unread(run)}"
     if not counted:
-        text += f"; by elimination: the server listened, and its host sent no resets ({quote_under_load(run, 'resets_sent_total')})"
+        resets = quote_under_load(run, "resets_sent_total")
+        text += f"; by elimination: the server listened, and its host sent no resets ({resets})"
     certainty = _certainty(counted, refused)
     if certainty is Certainty.INFERRED and run.errors("connect", FORBIDDEN):
         certainty = Certainty.PROVED
