@@ -701,6 +701,16 @@ def test_a_firewall_is_inferred_only_where_all_else_is_ruled_out(seen: dict[str,
     assert "firewall" not in {finding.limit for finding in found}
 
 
+@pytest.mark.parametrize(
+    ("opened", "kind"), [([0, *[60_000] * 10], "dropped"), ([0, 10, 20, 30, *[60_000] * 7], "rate-limited")]
+)
+def test_without_its_rules_a_firewall_limits_a_rate_where_connections_opened_after_the_first_loss(
+    opened: list[int], kind: str
+) -> None:
+    (found,) = diagnose(evidence(**LOST_SYNS, columns={**SYNS_AGAIN, "swarm_connections_opened": opened}))
+    assert found.evidence.startswith(f"{kind}: ")
+
+
 @pytest.mark.parametrize(("under_way", "limit"), [(4_000, "firewall"), (0, "machine_cpu")])
 def test_messages_that_were_sent_again_are_blamed_on_a_firewall_only_where_they_never_arrive(
     under_way: int, limit: str

@@ -140,13 +140,25 @@ def firewall_dropped(run: Evidence) -> Findings:
     if not counted and not (quiet and possible and is_local(run) and _accepts(run)):
         return
     failed = run.quote_errors(names="ETIMEDOUT") or run.misses[0]
-    kind = "rate-limited" if any(rule.limits and "rate" in rule.text for rule in counted or silent) else "dropped"
+    kind = "rate-limited" if _limits_rate(run, counted or silent, column) else "dropped"
     text = f"{kind}: {failed}; {run.quote(column)}; {quoted(counted or silent) or _unread(run)}"
     if not counted:
         still = ", ".join(run.quote(name) for name in DROP_COUNTERS if run.values(name) and run.delta(name) <= 0)
         text += f"; by elimination: packets were sent again, nothing waits at the listener, and {still}"
     first = run.rose_within(column)
     yield finding(run, "firewall", "kernel", text, first=first, certainty=_certainty(counted, lost))
+
+
+def _limits_rate(run: Evidence, rules: list[RuleMet], column: str) -> bool:
+    """Return whether the rules limit a rate; where none is known, whether connections opened long after the first loss.
+
+    A rule that drops all from a count on lets none pass any more.
+    """
+    if rules:
+        return any(rule.limits and "rate" in rule.text for rule in rules)
+    number = run.rose_at(column)
+    opened = [sample.get("swarm_connections_opened") or 0 for sample in run.active[number:]]
+    return column == "syn_retransmits_total" and bool(opened) and max(opened) > opened[0]
 
 
 def _accepts(run: Evidence) -> bool:
