@@ -678,6 +678,16 @@ def test_rules_stand_in_the_order_of_their_rank() -> None:
 
 
 LATE = {"told": SLOW, "failures": [failure("echo", "ETIMEDOUT", 500)]}
+# Nothing was dropped: every packet was too late.
+DELAYED = {"link_queue": "netem on lo", "link_backlog_bytes": 9_000, "link_drops_total": 0, "link_overlimits_total": 0}
+
+
+@pytest.mark.parametrize(("again", "limit"), [(200, "link"), (0, "machine_cpu")])
+def test_a_link_that_delays_is_blamed_only_where_packets_were_sent_again(again: int, limit: str) -> None:
+    seen = {**DELAYED, "retransmits_total": rising(90, again), **FULL_MACHINE}
+    assert [one.limit for one in diagnose(evidence(**LATE, columns=seen))] == [limit]
+
+
 LOST_SYNS = {
     "opened": 60_000,
     "failures": [failure("connect", "ETIMEDOUT", 40_000)],

@@ -132,8 +132,14 @@ def refused_between(run: Evidence) -> bool:
 
 
 def link_full(run: Evidence) -> bool:
-    """Return whether bytes waited in the link's queue in most samples of a phase that missed something."""
-    if run.delta("link_overlimits_total") <= 0 and run.delta("link_drops_total") <= 0:
+    """Return whether bytes waited in the link's queue in most samples of a phase that missed something.
+
+    A delay alone keeps bytes waiting as well. It counts where packets waited for their rate, were dropped, or were so
+    late that they were sent again.
+    """
+    again = run.delta("retransmits_total")
+    late = 0 < run.timeouts and again >= ACCOUNTS_FOR * run.timeouts
+    if run.delta("link_overlimits_total") <= 0 and run.delta("link_drops_total") <= 0 and not late:
         return False
     for phase in run.missed_in:
         waits = [sample.get("link_backlog_bytes") or 0 for sample in run.loaded if sample.get("phase") == phase]
