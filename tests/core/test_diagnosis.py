@@ -677,6 +677,17 @@ def test_rules_stand_in_the_order_of_their_rank() -> None:
     assert [rule.rank for rule in RULES] == sorted(rule.rank for rule in RULES)
 
 
+LATE = {"told": SLOW, "failures": [failure("echo", "ETIMEDOUT", 500)]}
+# Nothing was dropped: every packet was too late.
+DELAYED = {"link_queue": "netem on lo", "link_backlog_bytes": 9_000, "link_drops_total": 0, "link_overlimits_total": 0}
+
+
+@pytest.mark.parametrize(("again", "limit"), [(200, "link"), (0, "machine_cpu")])
+def test_a_link_that_delays_is_blamed_only_where_packets_were_sent_again(again: int, limit: str) -> None:
+    seen = {**DELAYED, "retransmits_total": rising(90, again), **FULL_MACHINE}
+    assert [one.limit for one in diagnose(evidence(**LATE, columns=seen))] == [limit]
+
+
 LOST_SYNS = {
     "opened": 60_000,
     "failures": [failure("connect", "ETIMEDOUT", 40_000)],
@@ -700,6 +711,26 @@ def test_a_firewall_is_inferred_only_where_all_else_is_ruled_out(seen: dict[str,
     assert "firewall" not in {finding.limit for finding in found}
 
 
+@pytest.mark.parametrize(
+    ("opened", "kind"), [([0, *[60_000] * 10], "dropped"), ([0, 10, 20, 30, *[60_000] * 7], "rate-limited")]
+)
+def test_without_its_rules_a_firewall_limits_a_rate_where_connections_opened_after_the_first_loss(
+    opened: list[int], kind: str
+) -> None:
+    (found,) = diagnose(evidence(**LOST_SYNS, columns={**SYNS_AGAIN, "swarm_connections_opened": opened}))
+    assert found.evidence.startswith(f"{kind}: ")
+
+
+@pytest.mark.parametrize(("under_way", "limit"), [(4_000, "firewall"), (0, "machine_cpu")])
+def test_messages_that_were_sent_again_are_blamed_on_a_firewall_only_where_they_never_arrive(
+    under_way: int, limit: str
+) -> None:
+    seen = {"server_listeners": 1, "server_sockets_sampled": 256, "swarm_send_queue_bytes": under_way}
+    again = {"retransmits_total": rising(90, 200), **FULL_MACHINE}
+    late = {**LATE, "told": {**SLOW, "extra": rules(None, None)}}
+    assert [one.limit for one in diagnose(evidence(**late, columns={**seen, **again}))] == [limit]
+
+
 def test_where_root_sees_no_rule_that_drops_the_firewall_is_not_blamed() -> None:
     read = {"extra": [{"event": "firewall", "rules": []}] * 2}
     (found,) = diagnose(evidence(**{**LOST_SYNS, "told": read}, columns=SYNS_AGAIN))
@@ -715,7 +746,6 @@ def test_a_firewall_is_as_certain_as_its_counter(told: list[dict[str, Any]], cer
     assert (found.limit, found.certainty) == ("firewall", certainty)
 
 
-LATE = {"told": SLOW, "failures": [failure("echo", "ETIMEDOUT", 500)]}
 IDLE = {"server_cpu_fraction_max": 0.01, "server_listeners": 1, "server_sockets_sampled": 256}
 
 

@@ -21,7 +21,9 @@ from wslab.core.path import (
     is_local,
     link_full,
     others_dropped,
+    quote_under_load,
     quoted,
+    reached_server,
     refused_between,
     rose_under_load,
     rules_met,
@@ -47,7 +49,8 @@ def firewall_refused(run: Evidence) -> Findings:
     counted = [rule for rule in rules if rule.met]
     text = f"refused: {run.quote_errors('connect', errors)}; {quoted(counted or rules) or _unread(run)}"
     if not counted:
-        text += f"; by elimination: the server listened, and its host sent no resets ({run.quote('resets_sent_total')})"
+        resets = quote_under_load(run, "resets_sent_total")
+        text += f"; by elimination: the server listened, and its host sent no resets ({resets})"
     certainty = _certainty(counted, refused)
     if certainty is Certainty.INFERRED and run.errors("connect", FORBIDDEN):
         certainty = Certainty.PROVED
@@ -63,7 +66,7 @@ def server_refused(run: Evidence) -> Findings:
     seen = [sample["server_listeners"] for sample in run.loaded if sample.get("server_listeners") is not None]
     text += f"; sockets that listen on its port: {seen[-1]:,}" if seen else ""
     if rose_under_load(run, "resets_sent_total"):
-        text += f"; {run.quote('resets_sent_total')}"
+        text += f"; {quote_under_load(run, 'resets_sent_total')}"
     yield finding(run, "server_refused", "server", text, first=run.failed_within("connect", REFUSED))
 
 
@@ -132,16 +135,30 @@ def firewall_dropped(run: Evidence) -> Findings:
     quiet = others_dropped(run) < ACCOUNTS_FOR * again
     # Root sees every rule: without one that could have dropped them, it was no rule.
     possible = bool(silent) or not rules_were_read(run)
+    # Data may be sent again because an end is slow. Only what stays under way was lost.
+    possible = possible and (column == "syn_retransmits_total" or reached_server(run) is None)
     if not counted and not (quiet and possible and is_local(run) and _accepts(run)):
         return
     failed = run.quote_errors(names="ETIMEDOUT") or run.misses[0]
-    kind = "rate-limited" if any(rule.limits and "rate" in rule.text for rule in counted or silent) else "dropped"
+    kind = "rate-limited" if _limits_rate(run, counted or silent, column) else "dropped"
     text = f"{kind}: {failed}; {run.quote(column)}; {quoted(counted or silent) or _unread(run)}"
     if not counted:
         still = ", ".join(run.quote(name) for name in DROP_COUNTERS if run.values(name) and run.delta(name) <= 0)
         text += f"; by elimination: packets were sent again, nothing waits at the listener, and {still}"
     first = run.rose_within(column)
     yield finding(run, "firewall", "kernel", text, first=first, certainty=_certainty(counted, lost))
+
+
+def _limits_rate(run: Evidence, rules: list[RuleMet], column: str) -> bool:
+    """Return whether the rules limit a rate; where none is known, whether connections opened long after the first loss.
+
+    A rule that drops all from a count on lets none pass any more.
+    """
+    if rules:
+        return any(rule.limits and "rate" in rule.text for rule in rules)
+    number = run.rose_at(column)
+    opened = [sample.get("swarm_connections_opened") or 0 for sample in run.active[number:]]
+    return column == "syn_retransmits_total" and bool(opened) and max(opened) > opened[0]
 
 
 def _accepts(run: Evidence) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wslab.core.evidence import Evidence
+from wslab.core.evidence import COUNTERS, Evidence
 from wslab.core.timeline import ACTIVE, Record
 
 # The errnos of a connect that somebody refused, that no route led to, and that a rule of this host forbade.
@@ -94,9 +94,19 @@ def listened_throughout(run: Evidence) -> bool:
 
 def rose_under_load(run: Evidence, column: str) -> float:
     """Return how much a counter rose up to the end of the last phase with load: the drain sends resets of its own."""
-    until = [sample for sample in run.active if sample.get("phase") in (None, "start", *ACTIVE)]
-    values = [sample[column] for sample in until if sample.get(column) is not None]
+    values = _under_load(run, column)
     return values[-1] - values[0] if values else 0
+
+
+def quote_under_load(run: Evidence, column: str) -> str:
+    """Return a counter with its kernel name and its values before and at the end of the last phase with load."""
+    values = _under_load(run, column)
+    return f"{COUNTERS[column]} {values[0]:,} → {values[-1]:,}" if values else f"{COUNTERS[column]} not read"
+
+
+def _under_load(run: Evidence, column: str) -> list[float]:
+    until = [sample for sample in run.active if sample.get("phase") in (None, "start", *ACTIVE)]
+    return [sample[column] for sample in until if sample.get(column) is not None]
 
 
 def others_dropped(run: Evidence) -> float:
@@ -122,8 +132,14 @@ def refused_between(run: Evidence) -> bool:
 
 
 def link_full(run: Evidence) -> bool:
-    """Return whether bytes waited in the link's queue in most samples of a phase that missed something."""
-    if run.delta("link_overlimits_total") <= 0 and run.delta("link_drops_total") <= 0:
+    """Return whether bytes waited in the link's queue in most samples of a phase that missed something.
+
+    A delay alone keeps bytes waiting as well. It counts where packets waited for their rate, were dropped, or were so
+    late that they were sent again.
+    """
+    again = run.delta("retransmits_total")
+    late = 0 < run.timeouts and again >= ACCOUNTS_FOR * run.timeouts
+    if run.delta("link_overlimits_total") <= 0 and run.delta("link_drops_total") <= 0 and not late:
         return False
     for phase in run.missed_in:
         waits = [sample.get("link_backlog_bytes") or 0 for sample in run.loaded if sample.get("phase") == phase]
