@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from wslab.core.histogram import bucket_of, bucket_seconds
-from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, header
+from wslab.core.records import DECISIVE_COLUMNS, LATENCY_COLUMNS, SAMPLE_COLUMNS, header
 from wslab.load import scoreboard as words
 from wslab.load.recorder import next_due
 from wslab.load.scoreboard import Scoreboard
@@ -33,6 +34,7 @@ class Recording:
         self.run_dir = run_dir
         self.scoreboard = Scoreboard.create(2)
         self.firewalls: list[dict[str, Any]] = []
+        self.counters: list[dict[str, Any]] = []
         self.sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
         for index, role in enumerate((words.ROLE_SERVER, words.ROLE_SWARM)):
             row = self.scoreboard.row(index)
@@ -58,9 +60,18 @@ class Recording:
             line = self.process.stdout.readline()
             assert line, "the recorder ended"
             told = json.loads(line)
-            if told["event"] != "firewall":
+            if told["event"] == "sample":
                 return told
-            self.firewalls.append(told)
+            (self.firewalls if told["event"] == "firewall" else self.counters).append(told)
+
+    def until_counters(self, count: int) -> None:
+        """Wait until the decisive counters were told so often."""
+        while len(self.counters) < count:
+            line = self.process.stdout.readline()
+            assert line, "the recorder ended"
+            told = json.loads(line)
+            assert told["event"] != "sample"
+            (self.firewalls if told["event"] == "firewall" else self.counters).append(told)
 
     def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Return the first sample from now on that is as wanted."""
@@ -198,6 +209,24 @@ def test_each_latency_is_written_once_in_its_bucket(start: Callable[..., Recordi
     assert counts == [3, 2]
     assert [row["kind"] for row in rows].count("handshake") == 1
     assert float(rows[-1]["bucket_seconds"]) == pytest.approx(bucket_seconds(index), rel=0.01)
+
+
+def test_failures_of_a_new_kind_have_the_decisive_counters_read_at_once(start: Callable[..., Recording]) -> None:
+    recording = start(interval=3600.0)
+    recording.next()
+    recording.scoreboard.row(0)[words.AT_LIMIT] = 1
+    swarm = recording.scoreboard.row(1)
+    for phase in ("ramp", "hold"):
+        words.count_failure(swarm, 0, errno.EADDRNOTAVAIL)
+        recording.until_counters(1)
+        recording.scoreboard.phase = phase
+        recording.next()
+    words.count_failure(swarm, 0, errno.ETIMEDOUT)
+    recording.until_counters(2)
+    assert [one["event"] for one in recording.counters] == ["counters", "counters"]
+    assert set(recording.counters[0]) == {"event", "elapsed_seconds", *DECISIVE_COLUMNS}
+    assert recording.counters[0]["server_shards_at_limit"] == 1
+    assert [row["phase"] for row in recording.rows()] == ["start", "ramp", "hold"]
 
 
 def test_a_process_that_vanishes_is_skipped(start: Callable[..., Recording]) -> None:

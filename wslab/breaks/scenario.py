@@ -27,6 +27,10 @@ LEAST, MOST = 3000, 4200
 # How far the next ceiling is above the one before it, as a factor. The descriptors that a process keeps for itself are
 # not all used, which moves a ceiling by up to 2 %.
 NEAR, FAR = (1.07, 1.13), (1.4, 2.2)
+# Above so many connections the next ceiling is near, so that no scenario takes long.
+NEAR_FROM = 7000
+# Kinds of servers that every machine has, the one that is asked for mostly more often.
+KINDS = ("lean", "lean", "tcp_floor")
 FIRST_PORT = 20_000
 CLOSED_LEAST = 200
 _PORTS = "net.ipv4.ip_local_port_range"
@@ -167,30 +171,38 @@ def _together(number: int, rng: Random, *, healthy: bool) -> Scenario:
         chosen = next(name for name in names if name in group)
         names = [name for name in names if name not in group or name == chosen]
     names = names[: rng.choice((1, 2, 2, 3))]
-    ceilings = [rng.randint(LEAST, MOST)]
+    processes = rng.choice((1, 1, 1, 2))
+    ceilings = [processes * rng.randint(LEAST, MOST)]
     for _ in names[1:]:
-        ceilings.append(round(ceilings[-1] * rng.uniform(*rng.choice((NEAR, FAR)))))
+        gap = NEAR if ceilings[-1] > NEAR_FROM else rng.choice((NEAR, FAR))
+        ceilings.append(round(ceilings[-1] * rng.uniform(*gap)))
     # A healthy run leaves room for the descriptors and ports that are in use for a moment.
     asked = round(ceilings[0] * rng.uniform(0.5, 0.93)) if healthy else round(ceilings[-1] * rng.uniform(1.1, 1.3))
-    draft = _Draft(shards=1, workers=1, addresses=rng.choice((1, 1, 2, 3)), asked=asked)
+    draft = _Draft(shards=processes, workers=processes, addresses=rng.choice((1, 1, 2, 3)), asked=asked)
     # The ports of closed connections come first: they decide how many addresses there are.
     lowered = {}
     for name, ceiling in sorted(zip(names, ceilings, strict=True), key=lambda item: item[0] != "time_wait"):
         side, lower = COUNTABLE[name]
         lowered[name] = Lowered(limit=name.split()[0], side=side, ceiling=lower(draft, ceiling))
-    messages = {"message_rate": rng.choice((1.0, 2.0)), "hold_seconds": 1.0} if rng.random() < 0.3 else {}
-    busy, server = rng.random() < 0.25, rng.choice(("lean", "lean", "tcp_floor"))
+    busy, server = rng.random() < 0.25, rng.choice(KINDS)
+    more: dict[str, Any] = {}
+    if rng.random() < 0.3:
+        size = rng.choice((32, 32, 1024, 4096))
+        more |= {"message_rate": rng.choice((1.0, 2.0)), "message_bytes": size, "hold_seconds": 1.0}
+    if not busy and rng.random() < 0.2:  # Where every CPU is busy, the rate itself could be missed.
+        more["ramp_rate"] = 4000
     trial = Trial(
-        parameters=load(
-            asked, draft.shards, draft.workers, source_addresses=draft.addresses, server=server, **messages
-        ),
+        parameters=load(asked, draft.shards, draft.workers, source_addresses=draft.addresses, server=server, **more),
         enclosure=_enclosure(draft),
         specs={**impatient(), "swarm": {**impatient()["swarm"], **draft.swarm}},
     )
     ordered = tuple(lowered[name] for name in names)
     what = ", ".join(f"{one.limit} ({one.side}) {one.ceiling:,}" for one in ordered)
-    told = [what, f"{asked:,} asked", server, counted(draft.addresses, "address", "es")]
-    told += ["with messages"] if messages else []
+    told = [what, f"{asked:,} asked", server]
+    told += [f"{counted(draft.shards, 'shard')}, {counted(draft.workers, 'worker')}"]
+    told += [counted(draft.addresses, "address", "es")]
+    told += ["with messages"] if "message_rate" in more else []
+    told += ["a slow ramp"] if "ramp_rate" in more else []
     told += ["busy CPUs"] if busy else []
     title = ("healthy: " if healthy else "") + "; ".join(told)
     return Scenario(

@@ -169,6 +169,14 @@ SAMPLE_COLUMNS: tuple[Column, ...] = (
     ),
 )
 
+# The columns that decide which limit bound first. When failures of a new kind are counted, they are read between two
+# samples as well, and told in a `counters` event.
+DECISIVE_COLUMNS: tuple[str, ...] = (
+    *("server_shards_at_limit", "conntrack_count", "conntrack_drops_total", "conntrack_chains_too_long_total"),
+    *("listen_overflows_total", "listen_drops_total", "syn_cookies_total", "syn_drops_total", "syn_retransmits_total"),
+    *("tcp_memory_pressures_total", "tcp_aborts_on_memory_total", "softnet_drops_total", "oom_kills_total"),
+)
+
 LATENCY_COLUMNS: tuple[Column, ...] = _columns(
     (
         ("elapsed_seconds", "seconds", "time since the run began, end of the interval"),

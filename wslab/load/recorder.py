@@ -17,7 +17,9 @@ writes `samples.csv` and `latency.csv` into the run folder, a row at a time, and
 6. What lies between the ends is recorded with them, from outside: the queues of a sample of the connections, the
    queueing discipline towards the server, and, where they may be read, the rules of the firewall before and after (a
    `firewall` event each). The supervisor puts the server's port on the scoreboard when it is known.
-7. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
+7. When failures of a new kind are counted, the counters that decide what bound first are read at once, and told in a
+   `counters` event: a second between two samples is long while 20,000 connections are opened in it.
+8. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from wslab.core.histogram import BUCKETS, bucket_seconds
-from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, Column, header, to_cells
+from wslab.core.records import DECISIVE_COLUMNS, LATENCY_COLUMNS, SAMPLE_COLUMNS, Column, header, to_cells
 from wslab.load import scoreboard as words
 from wslab.load.messages import Reports, unwritten_fields
 from wslab.load.scoreboard import Scoreboard
@@ -106,6 +108,22 @@ class Recorder:
         self._pss_of: frozenset[int] = frozenset()
         self._pss_phase = ""
         self._pss_at = 0.0
+        self._failures: list[bytes] = []
+        self._kinds: set[tuple[str, int]] = set()
+
+    def counters_at_new_failures(self) -> dict[str, Any] | None:
+        """Return the decisive counters when failures of a new kind were counted since the last call, else None."""
+        stamps = [bytes(row[words.FIRST_FAILURES : words.HANDSHAKE]) for row in self._scoreboard.of(words.ROLE_SWARM)]
+        if stamps == self._failures:
+            return None
+        self._failures, known = stamps, self._kinds
+        self._kinds = set(self._scoreboard.first_failures())
+        if self._kinds <= known:
+            return None
+        values = {"elapsed_seconds": round(time.monotonic() - self._epoch, 6), **self._counters.read()}
+        shards = self._scoreboard.total(words.AT_LIMIT, words.ROLE_SERVER)
+        values |= {"server_shards_at_limit": shards}
+        return {name: values.get(name) for name in ("elapsed_seconds", *DECISIVE_COLUMNS)}
 
     def sample(self) -> dict[str, Any]:
         """Return one sample of everything."""
@@ -227,6 +245,8 @@ def main(argv: list[str]) -> int:
             due = next_due(time.monotonic(), epoch, interval)
         elif scoreboard.phase != phase:
             phase = record()
+        if counters := recorder.counters_at_new_failures():
+            reports.event("counters", **counters)
         if phase in _UNLOADED and not told:
             told = True
             tell_rules()

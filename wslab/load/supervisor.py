@@ -219,6 +219,8 @@ class Supervisor:
             self._lost(child.role, fields["pid"], fields.get("exit_code"), fields.get("signal"))
         elif name == "phase_ended":
             self._phases.swarm_says_done(fields["phase"])
+        elif name == "counters":
+            self._reports.event("counters", **fields)
         elif name == "firewall":
             self._reports.event("firewall", rules=fields["rules"])
         elif name == "failure":
