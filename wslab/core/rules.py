@@ -186,8 +186,9 @@ def conntrack(run: Evidence) -> Findings:
             text += f"; nf_conntrack_count {counts[0]:,} → {max(counts):,} of {most:,}"
         text += f"; {run.quote_errors(names='ETIMEDOUT')}" if run.timeouts else ""
         first = run.rose_within("conntrack_drops_total") or run.became_within("conntrack_count", most)
-        # A packet that the full table dropped is counted here and nowhere else; a full table alone is half of a proof.
-        certainty = _counted(run, run.delta("conntrack_drops_total"))
+        # A full table alone is half of a proof; what it dropped is counted here and nowhere else.
+        drops = run.delta("conntrack_drops_total")
+        certainty = Certainty.COUNTED if full and drops > 0 else _counted(run, drops)
         yield finding(run, "conntrack", "kernel", text, first=first, certainty=certainty)
 
 
