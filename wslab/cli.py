@@ -32,6 +32,7 @@ from wslab.cli_options import (
 )
 from wslab.cli_output import lost_output, open_standard_streams, print_json, say
 from wslab.cli_signals import ignore_signals, take_signals
+from wslab.core.explanations import EXPLANATIONS
 from wslab.core.quantities import BadInput, parse_count, refuse
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.servers import SERVER_KINDS
@@ -41,6 +42,7 @@ from wslab.core.target import CONSENT_OPTION
 EXIT_STATUS = {HELD: 0, BROKE: 1, CRASHED: 3, ABORTED: 130}
 BAD_INPUT = 2
 DEFAULT_STAGES = "10k,100k,700k,1M"
+DEFAULT_SCENARIOS = "200"
 # Parameters that make no sense where the server is somebody else's.
 SERVER_PARAMETERS = ("server", "server_shards", "memory_cap")
 # Parameters that no kernel setting depends on; and `connections`, which has another default there.
@@ -124,11 +126,26 @@ def stage(as_json: bool, **parameters: Any) -> int:
     is_flag=False,
     flag_value="all",
     help="Instead of stages: break limits on purpose, name and lift each; all, or names such as conntrack. Limits that "
-    "the whole machine shares, such as nr_open, are broken only when they are named; the run reports which those are.",
+    "the whole machine shares, such as nr_open, are broken only when they are named; the run reports which those are. "
+    "random: lower limits at random, and measure how the diagnosis names them.",
 )
+@click.option("--count", metavar="N", help=f"Scenarios of --breaks random; default {DEFAULT_SCENARIOS}.")
+@click.option("--seed", metavar="N", help="What they are drawn from; default 1. The same seed gives the same ones.")
 @stage_options(without=("connections",))
-def sweep(stages: str, keep_going: bool, breaks: str | None, as_json: bool, **parameters: Any) -> int:
+def sweep(
+    stages: str,
+    keep_going: bool,
+    breaks: str | None,
+    count: str | None,
+    seed: str | None,
+    as_json: bool,
+    **parameters: Any,
+) -> int:
     """Run several stages through the notebook."""
+    if breaks == "random":
+        return sweep_random(count, seed, given(parameters).get("data_dir", ""), as_json)
+    if count or seed:
+        raise BadInput("--count and --seed belong to --breaks random: see wslab sweep --help")
     if breaks is not None:
         return sweep_breaks(breaks, given(parameters).get("data_dir", ""), as_json)
     counts = parse_counts(stages, "stages")
@@ -145,6 +162,15 @@ def sweep_breaks(breaks: str, data_dir: str, as_json: bool) -> int:
 
     atlas = break_limits(breaks, data_dir, say=say)
     return show(atlas, as_json, atlas.status, kept=str(atlas.folder))
+
+
+def sweep_random(count: str | None, seed: str | None, data_dir: str, as_json: bool) -> int:
+    """Measure the diagnosis on random scenarios."""
+    scenarios = parse_count(count or DEFAULT_SCENARIOS, "count")
+    from wslab.breaks.notebook import sweep_random as run_scenarios
+
+    result = run_scenarios(scenarios, parse_count(seed or 1, "seed"), data_dir, say=say)
+    return show(result, as_json, result.status, kept=str(result.folder))
 
 
 @command(example="wslab serve lean --port 9000", details=f"KIND is one of: {', '.join(SERVER_KINDS)}.")
@@ -260,6 +286,23 @@ def report(data_dir: str, out: str, as_json: bool) -> int:
         raise BadInput(f"out={into} cannot be written: {problem.strerror or problem}") from problem
     print_json({"report": str(path)}) if as_json else print(path)
     return 0
+
+
+@command(example="wslab explain conntrack")
+@click.argument("limit", metavar="[LIMIT]", default="", shell_complete=complete_words(EXPLANATIONS))
+@click.option("--all", "whole", is_flag=True, help="All limits, with all that is known of each.")
+@click.option("--markdown", is_flag=True, help="With --all: as a page of documentation.")
+def explain(limit: str, whole: bool, markdown: bool, as_json: bool) -> int:
+    """Explain a limit, or list all of them.
+
+    How it looks to a user, what proves it, what looks alike, and what lifts it.
+    """
+    from wslab.lab.explain import explain as explain_one
+    from wslab.lab.explain import explain_all
+
+    if (limit and whole) or (markdown and not whole):
+        raise BadInput("LIMIT and --all exclude each other, and --markdown goes with --all: see wslab explain --help")
+    return show(explain_one(limit) if limit else explain_all(whole=whole, page=markdown), as_json)
 
 
 @command(example="wslab notebooks my-notebooks")
@@ -439,11 +482,13 @@ def show_run(recorded: Any, diagnose: bool, as_json: bool) -> int:
         ends = {"run_id": recorded.run_id, "outcome": recorded.outcome}
         print_json({**ends, "findings": findings, "recorded_findings": recorded.findings})
         return 0
+    from wslab.lab.tables import finding_lines
+
     print(f"{recorded.run_id}: {recorded.outcome}")
     for title, found in (("found by today's rules", findings), ("recorded", recorded.findings)):
         print(f"{title}:{'' if found else ' nothing'}")
         for finding in found:
-            print(f"  {finding['limit']} ({finding['side']}): {finding['evidence']}\n    remedy: {finding['remedy']}")
+            print("\n".join(finding_lines(finding)))
     return 0
 
 

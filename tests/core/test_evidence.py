@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,3 +84,17 @@ def test_a_miss_is_said_in_words(run: dict[str, Any], misses: list[str]) -> None
 )
 def test_what_was_missed_was_missed_in_a_phase(run: dict[str, Any], phases: tuple[str, ...]) -> None:
     assert evidence(**run).missed_in == phases
+
+
+def test_counters_that_were_read_at_a_failure_narrow_the_time_in_which_they_rose() -> None:
+    run = evidence(columns={"conntrack_drops_total": rising(9, 40)})
+    coarse = run.rose_within("conntrack_drops_total")
+    assert coarse == (2.0, 3.0)
+    looks = [
+        {"event": "counters", "elapsed_seconds": 2.4, "conntrack_drops_total": 9, "softnet_drops_total": None},
+        {"event": "counters", "elapsed_seconds": 2.6, "conntrack_drops_total": 10, "softnet_drops_total": None},
+    ]
+    fine = replace(run, events=[*run.events, *looks])
+    assert fine.rose_within("conntrack_drops_total") == (2.4, 2.6)
+    assert fine.became_within("conntrack_drops_total", 30) == (2.6, 3.0)
+    assert fine.rose_within("softnet_drops_total") is None

@@ -76,6 +76,10 @@ def test_where_the_next_limit_was_met_as_well_it_is_named_next() -> None:
     [
         ("conntrack_before_ports", ["conntrack", "ephemeral_ports"]),
         ("ports_before_conntrack", ["ephemeral_ports"]),
+        # Attempts that a rule drops, or that a full shard does not take, use up what comes next while they wait.
+        ("firewall_before_fd_limit", ["firewall", "fd_limit"]),
+        ("firewall_before_time_wait", ["firewall", "time_wait"]),
+        ("fd_limit_before_time_wait", ["fd_limit", "time_wait"]),
     ],
 )
 @pytest.mark.parametrize("timed", [True, False])

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -35,6 +35,8 @@ RAMP_GRACE_SECONDS = 1.0
 MESSAGES_JUDGED = 100
 # Failed messages, or unasked ones, are a miss above this share of the messages sent: one in a thousand.
 MESSAGES_SPOILED = 0.001
+# So few failed messages say that something failed, and nothing about who was busy: any of them may have had bad luck.
+FEW_FAILED = 10
 
 # The kernel's own names of the counters, as its tools print them.
 COUNTERS = {
@@ -53,6 +55,10 @@ COUNTERS = {
     "conntrack_drops_total": "nf_conntrack drop",
     "conntrack_chains_too_long_total": "nf_conntrack chainlength",
     "softnet_drops_total": "softnet_stat dropped",
+    "segments_sent_total": "OutSegs",
+    "resets_sent_total": "OutRsts",
+    "link_drops_total": "qdisc dropped",
+    "link_overlimits_total": "qdisc overlimits",
     "oom_kills_total": "vmstat oom_kill",
     "server_cpu_throttled_total": "nr_throttled",
     "swarm_cpu_throttled_total": "nr_throttled",
@@ -159,15 +165,21 @@ class Evidence:
                 return number
         return None
 
+    @cached_property
+    def looks(self) -> list[Record]:
+        """The samples, and the counters that were read between them when failures of a new kind were counted."""
+        begun, ended = (float(self.active[n].get("elapsed_seconds") or 0.0) if self.active else 0.0 for n in (0, -1))
+        between = [event for event in self.named("counters") if begun < event["elapsed_seconds"] < ended]
+        return sorted([*self.active, *between], key=lambda look: float(look.get("elapsed_seconds") or 0.0))
+
     def rose_within(self, *columns: str) -> Span | None:
-        """Return the times of the last sample before one of these counters rose and of the first after it."""
-        number = self.rose_at(*columns)
-        return None if number is None else self._between(number)
+        """Return the times of the last look before one of these counters rose and of the first after it."""
+        before = {column: self.before(column) or 0 for column in columns}
+        return self._within(lambda look: any((look.get(column) or 0) > before[column] for column in columns), columns)
 
     def became_within(self, column: str, least: float) -> Span | None:
-        """Return the times of the samples between which a column reached `least`."""
-        numbers = [n for n, sample in enumerate(self.active) if (sample.get(column) or 0) >= least]
-        return self._between(numbers[0]) if numbers else None
+        """Return the times of the looks between which a column reached `least`."""
+        return self._within(lambda look: (look.get(column) or 0) >= least, (column,))
 
     def failed_within(self, phases: str = "", names: str = "") -> Span | None:
         """Return when the first of these failures was counted; None where the run did not record it."""
@@ -175,9 +187,15 @@ class Evidence:
         known = [float(at) for at in times if at is not None]
         return (min(known), min(known)) if known and len(known) == len(times) else None
 
-    def _between(self, number: int) -> Span:
-        at, before = self.active[number], self.active[max(0, number - 1)]
-        return float(before.get("elapsed_seconds") or 0.0), float(at.get("elapsed_seconds") or 0.0)
+    def _within(self, test: Callable[[Record], bool], columns: Sequence[str]) -> Span | None:
+        """Return the times of the first look that meets a test and of the one before it."""
+        # A look that does not have these columns says nothing about when they changed.
+        looks = [look for look in self.looks if any(look.get(column) is not None for column in columns)]
+        number = next((number for number, look in enumerate(looks) if test(look)), None)
+        if number is None:
+            return None
+        before, at = (float(looks[n].get("elapsed_seconds") or 0.0) for n in (max(0, number - 1), number))
+        return before, at
 
     def quote(self, column: str) -> str:
         """Return a counter with its kernel name and its value before and after: `ListenOverflows 3 → 412`."""
@@ -311,6 +329,12 @@ class Evidence:
         hold, climb = last_phase(self.phases, "hold"), last_phase(self.phases, "climb")
         ends = [int(phase.end.get("messages_failed") or 0) for phase in (hold, climb) if phase and phase.end]
         return ends[1] - ends[0] if len(ends) == 2 else 0
+
+    @property
+    def too_few(self) -> bool:
+        """Return whether all that was missed are so few messages that no comparison can tell their cause."""
+        others = any(phase != "hold" for phase, _ in self._missed) or len(self._missed) > 1
+        return not others and 0 < self.counted("messages_failed") < FEW_FAILED
 
     @property
     def unasked(self) -> int:

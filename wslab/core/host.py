@@ -36,6 +36,8 @@ class Host:
         cpu_model: name of the CPU.
         port_low: first ephemeral port.
         port_high: last ephemeral port.
+        ports_reserved: ports of that range that ip_local_reserved_ports takes away.
+        ports_taken: ports of that range that sockets of others are bound to by name, such as listeners.
         somaxconn: net.core.somaxconn, the longest accept queue.
         syn_backlog: net.ipv4.tcp_max_syn_backlog.
         syncookies: net.ipv4.tcp_syncookies.
@@ -81,6 +83,8 @@ class Host:
     cpu_model: str | None = None
     port_low: int | None = None
     port_high: int | None = None
+    ports_reserved: int | None = None
+    ports_taken: int | None = None
     somaxconn: int | None = None
     syn_backlog: int | None = None
     syncookies: int | None = None

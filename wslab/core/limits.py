@@ -99,7 +99,7 @@ def ports(host: Host, plan: Plan) -> int:
 
 def bound_ports(host: Host, plan: Plan) -> int:
     """Return the ports of all source addresses, whatever they are used for."""
-    return ports_per_address(host) * len(plan.source_addresses)
+    return ports_per_address(host, plan.listener_ports) * len(plan.source_addresses)
 
 
 def bucket_entries(host: Host, plan: Plan) -> int | None:
@@ -303,7 +303,7 @@ CAPACITIES: tuple[Limit, ...] = (
         name="ephemeral_ports",
         side="swarm",
         title="ephemeral ports of all source addresses towards one listener",
-        reads="/proc/sys/net/ipv4/ip_local_port_range",
+        reads="/proc/sys/net/ipv4/ip_local_port_range, less ip_local_reserved_ports and bound ports (sock_diag)",
         value=lambda host: host.port_low,
         supply=ports,
         remedy="more source addresses, all of 127/8 is free; or a wider port range",
@@ -579,6 +579,48 @@ RATES: tuple[Limit, ...] = (
         value=lambda host: host.time_wait,
         remedy="close with a reset, as the drain phase does; or other source addresses; or wait 60 s",
         lifts=(_ADDRESSES,),
+    ),
+    Limit(
+        name="firewall",
+        side="kernel",
+        title="a rule that refuses, drops or rate-limits packets between swarm and server",
+        reads="nft -j list ruleset, iptables-save -c (root); else TCPSynRetrans while no other counter of drops moves",
+        remedy="change the rule that is quoted, or let this traffic pass before it",
+        lifts=(Lift(kind=ADVICE, command="sudo nft -a list ruleset; sudo iptables-save -c"),),
+    ),
+    Limit(
+        name="link",
+        side="kernel",
+        title="the link to the server: its rate, the queue in front of it, and what is lost on it",
+        reads="the queueing discipline by netlink: backlog, drops, overlimits; RetransSegs, tcp_info min_rtt",
+        remedy="fewer or smaller messages, or a faster link: see the queueing discipline",
+        lifts=(
+            Lift(kind=PARAMETER, key="message_rate", value=lambda n: need.FEW_MESSAGES),
+            Lift(kind=ADVICE, command="tc -s qdisc show"),
+        ),
+    ),
+    Limit(
+        name="server_refused",
+        side="server",
+        title="a port that nothing listens on",
+        reads="ECONNREFUSED, Tcp OutRsts, sock_diag listeners",
+        remedy="start the server, or dial the port that it listens on",
+        lifts=(Lift(kind=ADVICE, command="ss -ltnp"),),
+    ),
+    Limit(
+        name="server_unreachable",
+        side="server",
+        title="a server that no route leads to",
+        reads="EHOSTUNREACH, ENETUNREACH",
+        remedy="mend the route, or dial an address that is up",
+        lifts=(Lift(kind=ADVICE, command="ip route get ADDRESS"),),
+    ),
+    Limit(
+        name="server_closed",
+        side="server",
+        title="connections that the server ends by itself",
+        reads="the code and reason of its close frames, ESHUTDOWN, ECONNRESET",
+        remedy="look in the server for what ends connections: an idle timeout, a limit of its own, an error",
     ),
     Limit(
         name="server_cpu",

@@ -72,6 +72,7 @@ class Plan:
         memory_reserve_bytes: memory of the machine that the ramp leaves alone.
         destinations: addresses of the server that the swarm dials.
         ports_at_bind: whether bind chooses the port, which is then in use towards all destinations.
+        listener_ports: ephemeral ports that the server's own listener takes from every source address.
     """
 
     connections: int
@@ -84,6 +85,7 @@ class Plan:
     memory_reserve_bytes: int = 0
     destinations: int = 1
     ports_at_bind: bool = False
+    listener_ports: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as it is written to JSON."""
@@ -122,6 +124,8 @@ def resolve(stage: Stage, host: Host) -> Plan:
         source_addresses=loopback_addresses(addresses),
         pending_max=max(1, min(PENDING_MOST, queue // 2)),
         memory_reserve_bytes=stage.memory_reserve,
+        # The kernel gives a server that is started for the stage an ephemeral port, which connect then never chooses.
+        listener_ports=1 if not is_url(stage.server) and stage.server_port == "auto" else 0,
     )
 
 
@@ -165,12 +169,21 @@ def fd_limit(host: Host) -> int:
     return int(most if hard is None or hard < 0 else min(hard, most))
 
 
-def ports_per_address(host: Host) -> int:
-    """Return how many ports one source address has towards one destination."""
+def ports_in_range(host: Host) -> int:
+    """Return how many ports the ephemeral range has, whoever uses them."""
     low, high = host.port_low, host.port_high
     if low is None or high is None:
         low, high = 32768, 60999
     return max(1, int(high) - int(low) + 1)
+
+
+def ports_per_address(host: Host, listener_ports: int = 0) -> int:
+    """Return how many ports one source address has towards one destination, as connect chooses them.
+
+    It passes over reserved ports, and over those that a socket is bound to by name, whatever its address: those of
+    others, and `listener_ports` of the server's own listener.
+    """
+    return max(1, ports_in_range(host) - (host.ports_reserved or 0) - (host.ports_taken or 0) - listener_ports)
 
 
 def address_span(host: Host) -> int:

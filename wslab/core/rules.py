@@ -3,6 +3,7 @@
 1. First come the rules whose evidence identifies one limit: an errno, an event, or a counter of exactly this limit.
 2. Then rules that compare: counters that also rise as a consequence, then CPU time, and last what could be ruled out.
 3. A rule says when its evidence first appeared, so that what bound first can be named first.
+4. A counter that moved by less than what was missed explains a part of it; the rest is inferred, and so is the finding.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any
 from wslab.core.ceilings import remedy as remedy_for
 from wslab.core.evidence import Evidence
 from wslab.core.knee import most_rate
-from wslab.core.plan import ports_per_address
+from wslab.core.path import reached_server
+from wslab.core.plan import ports_in_range, ports_per_address
 from wslab.core.quantities import counted, format_bytes
-from wslab.core.records import Finding, Span
+from wslab.core.records import Certainty, Finding, Span
 from wslab.core.saturation import (
     ENDS,
     cpu_pressure,
@@ -32,6 +34,8 @@ Findings = Iterator[Finding]
 SIGKILL = 9
 # With more headroom than this share of its memory left, the machine did not run out; a control group did.
 MACHINE_SHORT = 0.05
+# A shard that has this share of its descriptors in use has reached its own limit.
+SHARD_FULL = 0.97
 # A few overflows are normal in a fast ramp; they explain a miss only from this share of the connections on.
 OVERFLOWS_MATTER = 0.01
 # After so many samples in a row without progress the server is silent, and not only slow.
@@ -55,6 +59,7 @@ def finding(
     first: Span | None = None,
     remedy: str = "",
     at: float | None = None,
+    certainty: Certainty | None = None,
 ) -> Finding:
     """Build a finding; its remedy is what preflight says about this limit, with the command for this stage.
 
@@ -66,6 +71,7 @@ def finding(
         first: when the evidence first appeared.
         remedy: what lifts it, where that is not what the table of limits says.
         at: connections at which it bound; those that were reached unless given.
+        certainty: how it is known; what the rule's row says unless given.
     """
     need = Need(
         host=run.host,
@@ -80,7 +86,14 @@ def finding(
         evidence=evidence,
         remedy=remedy or remedy_for(need, limit, side),
         first_seconds=first,
+        certainty=certainty,
     )
+
+
+def _counted(run: Evidence, moved: float) -> Certainty:
+    """Return how far a counter that rose by `moved` accounts for the attempts, messages or connections that failed."""
+    failed = run.timeouts or run.asked - run.opened
+    return Certainty.COUNTED if 0 < failed <= moved else Certainty.INFERRED
 
 
 def _event_at(event: Mapping[str, Any]) -> Span | None:
@@ -111,12 +124,15 @@ def descriptors(run: Evidence) -> Findings:
     shards = max((int(sample["server_shards_at_limit"]) for sample in full), default=0)
     # While one shard has room, it accepts what the full ones do not, so that their limit does not bind.
     bound_here = shards >= run.plan.server_shards - len(run.deaths("server"))
-    if full and bound_here and not run.errors(names="ENFILE"):
-        fds = run.values("server_fds_max")
+    fds = run.values("server_fds_max")
+    # A shard stops accepting as well when the whole system has no open file left; its own limit is then far.
+    own = not run.errors(names="ENFILE") or max(fds, default=0) >= SHARD_FULL * (hard or most or 0) > 0
+    if full and bound_here and own:
         text = f"shards without a free descriptor 0 → {shards} of {run.plan.server_shards}"
         text += f"; fds of the fullest shard {fds[0]:,} → {max(fds):,}" if fds else ""
         first = run.became_within("server_shards_at_limit", shards)
-        yield finding(run, limit, "server", f"{text}; {bound} a process", first=first)
+        text = f"{text}; {bound} a process"
+        yield finding(run, limit, "server", text, first=first, certainty=Certainty.COUNTED)
     if run.errors(names="EMFILE"):
         text = f"{run.quote_errors(names='EMFILE')}; {bound} a process, {counted(run.plan.swarm_workers, 'worker')}"
         yield finding(run, limit, "swarm", text, first=run.failed_within(names="EMFILE"))
@@ -161,13 +177,14 @@ def ports(run: Evidence) -> Findings:
     if not run.errors("connect", "EADDRNOTAVAIL"):
         return
     addresses = len(run.plan.source_addresses)
-    each = ports_per_address(run.host) * run.plan.destinations
+    each = ports_per_address(run.host, run.plan.listener_ports) * run.plan.destinations
     errors, first = run.quote_errors("connect", "EADDRNOTAVAIL"), run.failed_within("connect", "EADDRNOTAVAIL")
     space = f"{each:,} ports{_towards(run)} × {counted(addresses, 'source address', 'es')} = {each * addresses:,}"
+    space += _passed_over(run)
     waiting = run.when_ramp_began("tcp_time_wait")
     if run.asked <= each * addresses < run.asked + waiting:
         text = f"{errors}; {waiting:,} connections in TIME_WAIT (sockstat tw) when the ramp began; {space}"
-        yield finding(run, "time_wait", "kernel", text, first=first)
+        yield finding(run, "time_wait", "kernel", text, first=first, certainty=Certainty.COUNTED)
     else:
         text = f"{errors}; {space} for {run.asked:,} connections"
         yield finding(run, "ephemeral_ports", "swarm", text, first=first)
@@ -177,10 +194,22 @@ def _towards(run: Evidence) -> str:
     return f" towards {run.plan.destinations} addresses" if run.plan.destinations > 1 else ""
 
 
+def _passed_over(run: Evidence) -> str:
+    """Say which ports of the range connect does not choose; empty where it may choose all."""
+    counts = {
+        "reserved": run.host.ports_reserved,
+        "bound by others": run.host.ports_taken,
+        "the server's own": run.plan.listener_ports,
+    }
+    told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    return f" (of {ports_in_range(run.host):,}, without {told})" if told else ""
+
+
 def bind_ports(run: Evidence) -> Findings:
     """EADDRINUSE in the swarm: bind took a port at once instead of leaving it to connect."""
     if run.errors("connect", "EADDRINUSE"):
-        text = f"bind: {run.quote_errors('connect', 'EADDRINUSE')}; {ports_per_address(run.host):,} ports an address"
+        each = ports_per_address(run.host, run.plan.listener_ports)
+        text = f"bind: {run.quote_errors('connect', 'EADDRINUSE')}; {each:,} ports an address"
         yield finding(run, "bind_ports", "swarm", text, first=run.failed_within("connect", "EADDRINUSE"))
 
 
@@ -194,7 +223,10 @@ def conntrack(run: Evidence) -> Findings:
             text += f"; nf_conntrack_count {counts[0]:,} → {max(counts):,} of {most:,}"
         text += f"; {run.quote_errors(names='ETIMEDOUT')}" if run.timeouts else ""
         first = run.rose_within("conntrack_drops_total") or run.became_within("conntrack_count", most)
-        yield finding(run, "conntrack", "kernel", text, first=first)
+        # A full table alone is half of a proof; what it dropped is counted here and nowhere else.
+        drops = run.delta("conntrack_drops_total")
+        certainty = Certainty.COUNTED if full and drops > 0 else _counted(run, drops)
+        yield finding(run, "conntrack", "kernel", text, first=first, certainty=certainty)
 
 
 def conntrack_chains(run: Evidence) -> Findings:
@@ -205,7 +237,8 @@ def conntrack_chains(run: Evidence) -> Findings:
         text += f" in {buckets:,} buckets" if buckets else ""
         text += f"; {run.quote_errors(names='ETIMEDOUT')}" if run.timeouts else ""
         first = run.rose_within("conntrack_chains_too_long_total")
-        yield finding(run, "conntrack_buckets", "kernel", text, first=first)
+        certainty = _counted(run, run.delta("conntrack_chains_too_long_total"))
+        yield finding(run, "conntrack_buckets", "kernel", text, first=first, certainty=certainty)
 
 
 def epoll_watches(run: Evidence) -> Findings:
@@ -246,7 +279,9 @@ def out_of_memory(run: Evidence) -> Findings:
     bound = run.host.memory_cgroup_limit_bytes
     text += f", control group limit {format_bytes(bound)}" if bound and limit == "memory_cgroup" else ""
     text += _memory_pressure(run)
-    yield finding(run, limit, "machine", text, first=_event_at(killed[0]))
+    # The counter is that of the whole machine, so that it takes as many kills as processes that were lost.
+    certainty = Certainty.COUNTED if run.delta("oom_kills_total") >= len(killed) else Certainty.INFERRED
+    yield finding(run, limit, "machine", text, first=_event_at(killed[0]), certainty=certainty)
 
 
 def _was_killed(event: Mapping[str, Any]) -> bool:
@@ -318,25 +353,39 @@ def accept_queue(run: Evidence) -> Findings:
         somaxconn = run.host.somaxconn
         text += f"; somaxconn {somaxconn:,}" if somaxconn else ""
         first = run.rose_within("listen_overflows_total")
-        yield finding(run, "accept_queue", "server", text + _timeouts(run), first=first)
+        certainty = _counted(run, run.delta("listen_overflows_total"))
+        yield finding(run, "accept_queue", "server", text + _timeouts(run), first=first, certainty=certainty)
 
 
 def syn_queue(run: Evidence) -> Findings:
     """SYNs answered by cookies or dropped, because too many connections were half open."""
     if _matters(run, sum(map(run.delta, SYN_QUEUE_FULL))) and _syns_first(run):
         text = f"{run.quote('syn_cookies_total')}; {run.quote('syn_drops_total')}"
-        yield finding(run, "syn_queue", "kernel", text + _timeouts(run), first=run.rose_within(*SYN_QUEUE_FULL))
+        first = run.rose_within(*SYN_QUEUE_FULL)
+        certainty = _counted(run, sum(map(run.delta, SYN_QUEUE_FULL)))
+        yield finding(run, "syn_queue", "kernel", text + _timeouts(run), first=first, certainty=certainty)
 
 
 def tcp_memory(run: Evidence) -> Findings:
-    """TCP had no memory left for socket buffers."""
-    if run.delta("tcp_aborts_on_memory_total") > 0 or run.delta("tcp_memory_pressures_total") > 0:
+    """TCP had no memory left for socket buffers.
+
+    Without a connection that was aborted for it, pressure may only be a consequence: what an end without CPU does not
+    read stays in buffers.
+    """
+    aborted, pressed = run.delta("tcp_aborts_on_memory_total") > 0, run.delta("tcp_memory_pressures_total") > 0
+    if aborted or (pressed and not _cpu_short(run)):
         pages, size = run.host.tcp_mem_pages_high, run.host.page_bytes or 4096
         text = f"{run.quote('tcp_memory_pressures_total')}; {run.quote('tcp_aborts_on_memory_total')}"
         text += f"; at most {max(run.values('tcp_memory_bytes'), default=0):,} bytes in socket buffers"
         text += f", tcp_mem {pages * size:,} bytes" if pages else ""
         first = run.rose_within("tcp_aborts_on_memory_total", "tcp_memory_pressures_total")
-        yield finding(run, "tcp_mem", "kernel", text, first=first)
+        certainty = _counted(run, run.delta("tcp_aborts_on_memory_total"))
+        yield finding(run, "tcp_mem", "kernel", text, first=first, certainty=certainty)
+
+
+def _cpu_short(run: Evidence) -> bool:
+    """Return whether an end or the machine had no CPU left where something was missed."""
+    return any(busy(run.active, run.missed_in) for busy in (generator_limited, server_busy, machine_busy))
 
 
 def device_backlog(run: Evidence) -> Findings:
@@ -350,7 +399,8 @@ def device_backlog(run: Evidence) -> Findings:
     if drops > 0 and (drops >= run.timeouts if run.timeouts else not busy):
         text = f"{run.quote('softnet_drops_total')}; {run.quote('retransmits_total')}"
         first = run.rose_within("softnet_drops_total")
-        yield finding(run, "device_backlog", "kernel", text + _timeouts(run), first=first)
+        certainty = _counted(run, drops)
+        yield finding(run, "device_backlog", "kernel", text + _timeouts(run), first=first, certainty=certainty)
 
 
 def conntrack_buckets(run: Evidence) -> Findings:
@@ -358,11 +408,17 @@ def conntrack_buckets(run: Evidence) -> Findings:
     buckets, counts = run.host.conntrack_buckets, run.values("conntrack_count")
     if buckets and counts and max(counts) > CONNTRACK_CHAIN * buckets and run.delta("conntrack_count") > 0:
         text = f"{run.quote('conntrack_count')} in {buckets:,} buckets, {max(counts) / buckets:.1f} entries each"
-        yield finding(run, "conntrack_buckets", "kernel", text)
+        yield finding(run, "conntrack_buckets", "kernel", text, certainty=Certainty.INFERRED)
 
 
 def server_silent(run: Evidence) -> Findings:
-    """The server is idle, accepts connections and does not answer."""
+    """The server is idle, and does not answer or accept what has reached it.
+
+    What reached it is seen in its sockets; where that was recorded and shows nothing, the load was lost on the way.
+    """
+    reached = reached_server(run)
+    if reached is None or run.too_few:
+        return
     talked = [phase.name for phase in run.phases if phase.name in ("hold", "verify")][-1:]
     idle = any(server_idle(run.active, phase) for phase in talked)
     waiting = idle and run.errors("echo hold", "ETIMEDOUT") and not _loud(run)
@@ -371,27 +427,28 @@ def server_silent(run: Evidence) -> Findings:
         shares = [sample.get("server_cpu_fraction_max") or 0.0 for sample in run.loaded]
         text += f"; busiest server process at {shares[-1]:.0%} of a core, "
         text += run.quote("server_connections_opened" if run.host.server_fd_limit is None else "server_fds")
+        text += f"; {reached}" if reached else ""
         remedy = "look at the server itself: it is stopped, blocked, or never answers"
         yield finding(run, "server_silent", "server", f"{text}; {_quiet(run)}", remedy=remedy)
 
 
 def generator(run: Evidence) -> Findings:
     """The swarm was busy or late while the server had time to spare."""
-    if generator_limited(run.active, run.missed_in) and not _loud(run):
+    if generator_limited(run.active, run.missed_in) and not _loud(run) and not run.too_few:
         text = f"{run.misses[0]}; {_busy(run)}; {_quiet(run)}"
         yield finding(run, "generator", "swarm", text, remedy=_quota_remedy(run, _waiting(run, "swarm")))
 
 
 def server_cpu(run: Evidence) -> Findings:
     """The server was busy while the swarm had time to spare."""
-    if server_busy(run.active, run.missed_in):
+    if server_busy(run.active, run.missed_in) and not run.too_few:
         text = f"{run.misses[0]}; {_busy(run)}; {_quiet(run)}"
         yield finding(run, "server_cpu", "server", text, remedy=_quota_remedy(run, _waiting(run, "server")))
 
 
 def machine_cpu(run: Evidence) -> Findings:
     """The machine had no idle CPU, or one end had used up its CPU quota while the other was busy as well."""
-    if machine_busy(run.active, run.missed_in):
+    if machine_busy(run.active, run.missed_in) and not run.too_few:
         waiting = _waiting(run, *ENDS)
         why = f"{' and '.join(waiting)} wait for a CPU quota, and both ends are busy" if waiting else "no idle CPU"
         text = f"{run.misses[0]}; {why}; {_busy(run)}; {_quiet(run)}"
@@ -401,6 +458,7 @@ def machine_cpu(run: Evidence) -> Findings:
 def unknown(run: Evidence) -> Findings:
     """Say what was missed, what failed, and what can be ruled out."""
     parts = [*run.misses, run.quote_errors() or "no failures were counted"]
+    parts += ["too few to tell their cause by"] if run.too_few else []
     parts += [f"error: {event.get('message', '')}" for event in run.named("error")[:1]]
     counters = [name for name in (*QUIET, *ALSO_RULED_OUT) if run.values(name) and run.delta(name) <= 0]
     ruled_out = ", ".join([*map(run.quote, counters), _busy(run)])

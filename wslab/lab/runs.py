@@ -38,6 +38,7 @@ from wslab.lab.tables import (
     Table,
     bytes_text,
     card_html,
+    finding_lines,
     findings_html,
     outcome_badge,
     pairs_html,
@@ -226,8 +227,7 @@ class Run:
         lines += [self.reason] if self.reason else []
         remark = "remark: " if self.outcome == HELD else ""
         for finding in self.findings:
-            lines.append(f"  {remark}{finding.get('limit')} ({finding.get('side')}): {finding.get('evidence')}")
-            lines.append(f"    remedy: {finding.get('remedy')}")
+            lines += finding_lines(finding, remark)
         figures = self.figures()
         lines += [Table(rows=figures, numbers=(1,)).text(indent=2)] if figures else []
         return "\n".join([*lines, self.machine.line, str(self.run_dir)])

@@ -17,7 +17,12 @@ writes `samples.csv` and `latency.csv` into the run folder, a row at a time, and
 6. A server that is not ours has no row on the scoreboard. The command `watch` on stdin names its processes; they and
    all below them are looked for again for each sample, and one sample is taken at once. Its connections and messages
    are not known from its side: those cells are empty.
-7. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
+7. What lies between the ends is recorded with them, from outside: the queues of a sample of the connections, the
+   queueing discipline towards the server, and, where they may be read, the rules of the firewall before and after (a
+   `firewall` event each). The supervisor puts the server's port on the scoreboard when it is known.
+8. When failures of a new kind are counted, the counters that decide what bound first are read at once, and told in a
+   `counters` event: a second between two samples is long while 20,000 connections are opened in it.
+9. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
 """
 
 from __future__ import annotations
@@ -33,11 +38,13 @@ from typing import Any
 
 from wslab.core.histogram import BUCKETS, bucket_seconds
 from wslab.core.json_lines import JsonLines
-from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, Column, header, to_cells
+from wslab.core.records import DECISIVE_COLUMNS, LATENCY_COLUMNS, SAMPLE_COLUMNS, Column, header, to_cells
 from wslab.load import scoreboard as words
 from wslab.load.messages import Reports, unwritten_fields
 from wslab.load.scoreboard import Scoreboard
+from wslab.machine.between import Between
 from wslab.machine.counters import Counters
+from wslab.machine.firewall import read_rules
 from wslab.machine.line_file import LineFile
 from wslab.machine.process import raise_fd_limit
 from wslab.machine.processes import Group
@@ -59,6 +66,7 @@ _ROLE_WORDS = {
 }
 _HISTOGRAMS = {"handshake": words.HANDSHAKE, "roundtrip": words.ROUNDTRIP}
 _PSS_PHASES = ("hold", "verify")
+_UNLOADED = ("drain", "done")
 
 
 class Table(LineFile):
@@ -92,20 +100,24 @@ class Recorder:
     Args:
         scoreboard: the counters of the load.
         epoch: monotonic time that `elapsed_seconds` counts from.
+        destination: host of the server.
     """
 
-    def __init__(self, scoreboard: Scoreboard, epoch: float) -> None:
+    def __init__(self, scoreboard: Scoreboard, epoch: float, destination: str = "127.0.0.1") -> None:
         self._scoreboard = scoreboard
         self._epoch = epoch
         self._counters = Counters()
         self._groups = {side: Group() for side in _ROLES}
         self._buckets = {kind: [0] * BUCKETS for kind in _HISTOGRAMS}
+        self._between = Between(destination)
         self._pss_of: frozenset[int] = frozenset()
         self._pss_phase = ""
         self._pss_at = 0.0
         self._roots: list[int] = []
         self._keepers: list[int] = []
         self.full: list[tuple[int, int, int]] = []  # of these: pid, descriptors and limit of those without a free one
+        self._failures: list[bytes] = []
+        self._kinds: set[tuple[str, int]] = set()
 
     def watch(self, pids: list[int], below: int | None) -> None:
         """Watch a server that is not ours.
@@ -116,6 +128,20 @@ class Recorder:
         """
         self._roots = pids
         self._keepers = [] if below is None else [below]
+
+    def counters_at_new_failures(self) -> dict[str, Any] | None:
+        """Return the decisive counters when failures of a new kind were counted since the last call, else None."""
+        stamps = [bytes(row[words.FIRST_FAILURES : words.HANDSHAKE]) for row in self._scoreboard.of(words.ROLE_SWARM)]
+        if stamps == self._failures:
+            return None
+        self._failures, known = stamps, self._kinds
+        self._kinds = set(self._scoreboard.first_failures())
+        if self._kinds <= known:
+            return None
+        values = {"elapsed_seconds": round(time.monotonic() - self._epoch, 6), **self._counters.read()}
+        shards = self._scoreboard.total(words.AT_LIMIT, words.ROLE_SERVER)
+        values |= {"server_shards_at_limit": shards}
+        return {name: values.get(name) for name in ("elapsed_seconds", *DECISIVE_COLUMNS)}
 
     def sample(self) -> dict[str, Any]:
         """Return one sample of everything."""
@@ -129,6 +155,7 @@ class Recorder:
         for side, role in _ROLES.items():
             record |= self._side(side, role, now)
         record |= self._counters.read()
+        record |= self._between.read(self._scoreboard.port, record["swarm_connections_open"])
         if self._pss_is_due(phase, now):
             for side, group in self._groups.items():
                 record[f"{side}_pss_bytes"] = group.pss_bytes()
@@ -204,7 +231,7 @@ def main(argv: list[str]) -> int:
     spec = json.loads(argv[1])
     epoch, interval = float(spec["epoch_monotonic"]), float(spec.get("interval_seconds", 1.0))
     scoreboard = Scoreboard.attach(spec["board_fd"])
-    recorder = Recorder(scoreboard, epoch)
+    recorder = Recorder(scoreboard, epoch, str(spec.get("destination") or "127.0.0.1"))
     reports = Reports(sys.stdout.fileno(), epoch)
     unwritten: set[str] = set()
     told_full: set[int] = set()
@@ -240,9 +267,15 @@ def main(argv: list[str]) -> int:
         keep(latency, recorder.latencies(sample["elapsed_seconds"]))
         return moment
 
+    def tell_rules() -> None:
+        rules = read_rules()
+        reports.event("firewall", rules=None if rules is None else [rule.as_dict() for rule in rules])
+
     moment = record()
+    tell_rules()
     due = next_due(time.monotonic(), epoch, interval)
     lines = JsonLines()
+    told = False
     while (data := _read(min(POLL_SECONDS, due - time.monotonic()))) != b"":
         commands = [command for command in lines.feed(data or b"") if command.get("cmd") == "watch"]
         for command in commands:
@@ -252,7 +285,14 @@ def main(argv: list[str]) -> int:
             due = next_due(time.monotonic(), epoch, interval)
         elif commands or scoreboard.moment != moment:
             moment = record()
+        if counters := recorder.counters_at_new_failures():
+            reports.event("counters", **counters)
+        if scoreboard.phase in _UNLOADED and not told:
+            told = True
+            tell_rules()
     record()
+    if not told:
+        tell_rules()
     reports.flush(seconds=1.0)
     return 0
 

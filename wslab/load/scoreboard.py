@@ -28,6 +28,7 @@ ROLE_NONE, ROLE_SERVER, ROLE_SWARM = 0, 1, 2
 # Words of the header.
 PHASE = 0
 STEP = 1  # counts the beginnings and ends of the steps of a climb
+PORT = 2  # of the server, 0 before it is known
 HEADER_WORDS = 8
 
 # Words of a row.
@@ -106,6 +107,15 @@ class Scoreboard:
     def next_step(self) -> None:
         """Announce that a step of a climb begins or ends."""
         self.words[STEP] += 1
+
+    @property
+    def port(self) -> int:
+        """Return the port of the server, 0 before it is known."""
+        return self.words[PORT]
+
+    @port.setter
+    def port(self, number: int) -> None:
+        self.words[PORT] = number
 
     def enter(self, index: int, role: int) -> memoryview[int]:
         """Claim row `index` for this process and return the row."""

@@ -29,6 +29,7 @@ from typing import Any
 
 from wslab.core.json_lines import JsonLines
 from wslab.core.servers import DEFAULT_SERVER, SERVER_KINDS
+from wslab.core.target import parse_url
 from wslab.load.children import Child
 from wslab.load.messages import Reports
 from wslab.load.phases import PHASES, Phases
@@ -163,7 +164,12 @@ class Supervisor:
         self._start = start
         self._deadline = time.monotonic() + START_SECONDS + START_SECONDS_PER_PROCESS * processes
         self._deadline += float((start.get("server") or {}).get("ready_seconds") or 0.0)
-        recorder = {"run_dir": start["run_dir"], "interval_seconds": 1.0, **start.get("recorder", {})}
+        recorder = {
+            "run_dir": start["run_dir"],
+            "interval_seconds": 1.0,
+            "destination": _destination(start),
+            **start.get("recorder", {}),
+        }
         self._start_child("recorder", "wslab.load.recorder", recorder)
 
     def _start_child(self, role: str, module: str, spec: dict[str, Any]) -> None:
@@ -199,6 +205,7 @@ class Supervisor:
             self._start_server({**self._start["server"], "board_row": 0})
         elif child.role in ("recorder", "server"):
             swarm = {**self._start["swarm"], "board_row": self._shards + 1, **({"url": url} if url else {})}
+            self._scoreboard.port = parse_url(str(swarm["url"]))[1] if swarm.get("url") else 0
             self._start_child("swarm", "wslab.load.swarm.master", swarm)
         else:
             self._deadline = _NEVER
@@ -238,6 +245,10 @@ class Supervisor:
             self._stop()
         elif name == "phase_ended":
             self._phases.swarm_says_done(fields["phase"])
+        elif name == "counters":
+            self._reports.event("counters", **fields)
+        elif name == "firewall":
+            self._reports.event("firewall", rules=fields["rules"])
         elif name == "failure":
             self._reports.event("failure", **{**fields, "role": child.role})
         elif name == "error":
@@ -293,6 +304,12 @@ class Supervisor:
             if role in _SCOREBOARD_ROLES:  # What was forked before it could be announced is on the scoreboard already.
                 child.adopt(row[PID] for row in self._scoreboard.of(_SCOREBOARD_ROLES[role]))
             child.close_stdin()
+
+
+def _destination(start: Mapping[str, Any]) -> str:
+    """Return the host that the swarm dials."""
+    url = start["swarm"].get("url")
+    return parse_url(str(url))[0] if url else str(start["server"].get("host") or "127.0.0.1")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from wslab.lab.tables import bytes_text, count_text
+from wslab.lab.tables import bytes_text, count_text, finding_name
 from wslab.view.plots_frame import (
     COLOURS,
     Plot,
@@ -186,7 +186,7 @@ def _mark_breaks(run: Run, ax: Axes) -> None:
         if not len(at):
             continue
         ax.plot([at[0]], [level], "X", color=COLOURS["break"], markersize=10, zorder=5, gid="break")
-        text = f"{finding.get('limit')} at {count_text(level)}"
+        text = f"{finding_name(finding)} at {count_text(level)}"
         ax.annotate(
             text, (at[0], level), xytext=(8, -16), textcoords="offset points", color=COLOURS["break"], weight="bold"
         )
