@@ -30,7 +30,9 @@ ANSWERS = {
 
 def accept_header(request: bytes, behaviour: str) -> bytes:
     """Return the answer to an upgrade request."""
-    key = next(line.split(b":")[1].strip() for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key"))
+    key = next(
+        line.split(b":")[1].strip() for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key")
+    )
     accept = base64.b64encode(hashlib.sha1((b"x" if behaviour == "wrong_key" else b"") + key + GUID).digest())
     head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
     return head + accept + b"\r\n\r\n"

@@ -145,7 +145,7 @@ class Probe:
         """Keep what the attempt met, and try again soon."""
         if not answer:
             self._same_since = 0.0
-        elif (limit, why) != (self.limit, self.why) or not self._same_since:
+        elif limit != self.limit or not self._same_since:
             self._same_since = monotonic()
         self.limit, self.why = limit, why
         self._due = monotonic() + AGAIN_SECONDS
