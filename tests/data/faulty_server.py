@@ -5,7 +5,7 @@ Run as `python faulty_server.py PORT BEHAVIOUR [N]`. It echoes messages of up to
 - `echo`: nothing goes wrong. `workers`: two processes serve. `daemon`: it forks and its first process ends.
 - `exits`: it prints three lines and ends. `deaf`: it never listens. `elsewhere`: it listens on another port.
 - `busy`: it listens and never accepts. `http500`, `redirect`, `wrong_key`, `tls`: what it answers.
-- `closes`: it closes every second connection. `stops`: at N connections it stops reading. `dies`: at N it ends.
+- `slams`: it closes every connection at once. `closes`: it closes every second one. `stops`: at N connections it stops reading. `dies`: at N it ends.
 - `leaks`: it keeps 100,000 bytes a connection. `prints`: it prints N bytes first. `reverses`: it echoes backwards.
 """
 
@@ -73,7 +73,7 @@ class Server:
             os._exit(7)
         while self.behaviour == "stops" and self.accepted > self.number:
             signal.pause()
-        if self.behaviour == "closes" and self.accepted > 1 and self.accepted % 2:
+        if self.behaviour == "slams" or (self.behaviour == "closes" and self.accepted > 1 and self.accepted % 2):
             peer.close()
             return
         if self.behaviour == "leaks":
