@@ -14,6 +14,7 @@ import pytest
 from eventually import eventually
 from wslab.lab import registry, store
 from wslab.lab.experiment import run_stage
+from wslab.machine.process import alive
 from wslab.machine.procfs import read_pss
 from wslab.machine.trees import listeners
 
@@ -114,6 +115,22 @@ def test_a_server_that_runs_already_is_found_by_its_port_watched_and_left_alone(
     finally:
         server.kill()
         server.wait()
+
+
+def test_a_killed_caller_leaves_no_server_behind(tmp_path: Path) -> None:
+    arguments = ["--server", command("daemon"), "--connections", "10", "--hold-seconds", "60"]
+    caller = subprocess.Popen(
+        [sys.executable, "-m", "wslab", "stage", *arguments, "--data-dir", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    entries = eventually(lambda: [entry for entry in registry.list_processes() if entry.role == "swarm"])
+    server = [entry for entry in registry.list_processes() if entry.role == "server"]
+    caller.kill()
+    caller.wait()
+    assert len(server) >= 2  # its keeper, and the process that stayed
+    eventually(lambda: not any(alive(one.pid, one.start_ticks) for one in (*entries, *server)), 10.0)
+    eventually(lambda: not registry.list_processes())
 
 
 def _owned(inode: int, pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""A server that is somebody else's program: when it is ready, what it is called when it is not, and that all of it ends."""
+"""A server that is somebody else's program: when it is ready, what is said when it is not, and that all of it ends."""
 
 from __future__ import annotations
 

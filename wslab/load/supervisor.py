@@ -199,6 +199,9 @@ class Supervisor:
             self._start_server({**self._start["server"], "board_row": 0})
         elif child.role in ("recorder", "server"):
             swarm = {**self._start["swarm"], "board_row": self._shards + 1, **({"url": url} if url else {})}
+            if limits and limits.get("server_backlog") and swarm.get("pending_max"):
+                # Handshakes in flight are kept to half of the accept queue, as the plan does for our own servers.
+                swarm["pending_max"] = max(1, min(swarm["pending_max"], limits["server_backlog"] // 2))
             self._start_child("swarm", "wslab.load.swarm.master", swarm)
         else:
             self._deadline = _NEVER

@@ -25,7 +25,7 @@ ANSWER_SECONDS = 2.0
 SETTLED_SECONDS = 2.0
 REDIRECTS = (301, 302, 303, 307, 308)
 SILENT = "the kernel completes connections, and the server answers nothing on them"
-_TLS_ALERT = 0x15
+TLS_RECORDS = (b"\x15", b"\x16")  # what the answer of a TLS server begins with: an alert, or its part of a handshake
 
 
 class Probe:
@@ -49,6 +49,7 @@ class Probe:
         self._socket: socket.socket | None = None
         self._protocol: ClientProtocol | None = None
         self._connected = False
+        self._asks_tls = False  # the next attempt greets as TLS does: the last one was closed without an answer
         self._due = 0.0  # when the next attempt is due, or this one has taken too long
         self._answer, self._same_since = "", 0.0  # the limit that the last answers met, and since when
 
@@ -115,15 +116,16 @@ class Probe:
             return
         self.limit, self.why = "server_silent", SILENT
         self._protocol.send_request(self._protocol.connect())
-        self._socket.send(b"".join(self._protocol.data_to_send()))
+        self._socket.send(tls_hello() if self._asks_tls else b"".join(self._protocol.data_to_send()))
 
     def _receive(self) -> None:
         assert self._socket is not None
         assert self._protocol is not None
         data = self._socket.recv(1 << 16)
-        if data[:1] == bytes([_TLS_ALERT]):
-            self._met("server_protocol", "the server speaks TLS (it answers with an alert), and ws:// is plain", True)
+        if data[:1] in TLS_RECORDS:
+            self._met("server_protocol", "the server speaks TLS, and ws:// is plain", True)
             return
+        self._asks_tls = not data and not self._asks_tls
         if not data:
             self._met("server_closed", "the server closes the connection instead of answering the handshake", True)
             return
@@ -152,6 +154,19 @@ class Probe:
         self.limit, self.why = limit, why
         self._due = monotonic() + AGAIN_SECONDS
         self.close()
+
+
+def tls_hello() -> bytes:
+    """Return the greeting of a TLS client."""
+    import ssl  # Hardly any server needs it.
+
+    greeting = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), greeting, server_hostname="localhost")
+    try:
+        client.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return greeting.read()
 
 
 def _refused(problem: InvalidStatus) -> tuple[str, str]:
