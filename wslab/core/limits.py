@@ -122,11 +122,9 @@ def group_memory(host: Host, plan: Plan) -> int | None:
     room, role = left(host.memory_cgroup_limit_bytes, host.memory_cgroup_used_bytes), host.memory_cgroup_of
     if room is None or not role:
         return room
-    if host.server_fd_limit is not None:  # What its processes take is in use already.
-        return (
-            room // (SERVER_GROUP_BYTES_V2 if host.cgroup_version == 2 else SERVER_GROUP_BYTES) * BYTES_PER_CONNECTION
-        )
     accepted = SERVER_GROUP_BYTES_V2 if host.cgroup_version == 2 else SERVER_GROUP_BYTES
+    if host.server_fd_limit is not None:  # What its processes take is in use already.
+        return room // accepted * BYTES_PER_CONNECTION
     processes, each = (plan.server_shards, accepted) if role == "server" else (plan.swarm_workers, SWARM_GROUP_BYTES)
     return max(0, room - MASTER_BYTES - processes * MEMBER_BYTES) // each * BYTES_PER_CONNECTION
 

@@ -27,7 +27,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from wslab.core.json_lines import JsonLines
 from wslab.core.servers import PLACEHOLDERS, fill
 from wslab.load.prefork import NICENESS, STDIN, emit, read_spec
 from wslab.load.servers.output import Output
@@ -38,6 +37,8 @@ from wslab.machine.trees import descendants, listeners, owners, server_limits
 
 READY_SECONDS = 30.0
 TICK_SECONDS = 0.5
+# The server may notice a little later than the probe that their connection is over; its descriptors are counted then.
+PARTED_SECONDS = 0.1
 TERM_SECONDS = 2.0
 KILL_SECONDS = 5.0
 _READ_BYTES = 1 << 18
@@ -66,7 +67,7 @@ class Command:
         self.ready = self.over = False
         self.deadline = monotonic() + float(spec.get("ready_seconds") or READY_SECONDS)
         self.pid = 0
-        self.pipe = -1
+        self.pipe = self.pidfd = -1
 
     def start(self) -> None:
         """Start the program.
@@ -97,20 +98,20 @@ class Command:
         finally:
             os.close(writer)
         os.set_blocking(reader, False)
-        self.pid, self.pipe = program.pid, reader
+        self.pid, self.pipe, self.pidfd = program.pid, reader, os.pidfd_open(program.pid)
         program.returncode = 0  # It is waited for here, together with the orphans.
 
     def run(self) -> int:
         """Watch the program until standard input ends, and end it then."""
-        lines = JsonLines()
         os.set_blocking(STDIN, False)
         next_look = 0.0
         while True:
             poll = select.poll()
             poll.register(STDIN, select.POLLIN)
-            if self.pipe >= 0:
-                poll.register(self.pipe, select.POLLIN)
-            probing = not self.ready and not self.over
+            for fd in (self.pipe, self.pidfd):
+                if fd >= 0:
+                    poll.register(fd, select.POLLIN)
+            probing = not (self.ready or self.over or self.probe.ready)
             if probing:
                 self.probe.register(poll)
             wait = min(max(0.0, next_look - monotonic()), self.probe.wait_seconds() if probing else TICK_SECONDS)
@@ -118,13 +119,15 @@ class Command:
             if self.pipe in found:
                 self.read_output()
             if STDIN in found:
-                data = os.read(STDIN, 1 << 16)
-                lines.feed(data)  # `drain` needs nothing from a program that is not ours.
-                if not data:
+                if not os.read(STDIN, 1 << 16):  # The one command, `drain`, asks nothing of a program that is not ours.
                     break
             if probing:
                 self.probe.go_on()
-            if monotonic() >= next_look or self.probe.ready is not self.ready:
+                next_look = monotonic() + PARTED_SECONDS if self.probe.ready else next_look
+            if self.pidfd in found:
+                os.close(self.pidfd)
+                self.pidfd, next_look = -1, 0.0
+            if monotonic() >= next_look:
                 next_look = monotonic() + TICK_SECONDS
                 self.look()
         self.end()
