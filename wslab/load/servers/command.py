@@ -118,9 +118,9 @@ class Command:
             found = {fd for fd, _ in poll.poll(wait * 1000 + 1)}
             if self.pipe in found:
                 self.read_output()
-            if STDIN in found:
-                if not os.read(STDIN, 1 << 16):  # The one command, `drain`, asks nothing of a program that is not ours.
-                    break
+            # The one command, `drain`, asks nothing of a program that is not ours.
+            if STDIN in found and not os.read(STDIN, 1 << 16):
+                break
             if probing:
                 self.probe.go_on()
                 next_look = monotonic() + PARTED_SECONDS if self.probe.ready else next_look
