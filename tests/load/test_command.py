@@ -133,6 +133,13 @@ def test_without_a_placeholder_the_port_is_in_the_environment(start: Start) -> N
     assert program.event("ready")["url"].startswith("ws://127.0.0.1:")
 
 
+def test_the_probe_asks_as_the_connections_of_the_swarm_do(start: Start) -> None:
+    failed = start("guards", ready_seconds=SHORT_SECONDS).event("server_failed")
+    assert (failed["limit"], "HTTP 401" in failed["message"]) == ("server_refused", True)
+    entry = {"path": "/chat/{n}", "headers": ["Host: here", "Token: secret"]}
+    assert start("guards", entry=entry).event("ready")
+
+
 def test_the_end_of_a_ready_server_is_noticed_within_a_second(start: Start) -> None:
     program = start("echo")
     _, pid = program.event("ready")["pids"]

@@ -48,10 +48,10 @@ class Command:
     """A program under watch.
 
     Args:
-        spec: `command_line`, and as needed `host` (127.0.0.1), `port` (0 = any free one), `path` of the URL, `shards`,
-            `folder` and `cwd` (folders), `environment` (names to values, null removes one), `fd_limit` (soft limit of
-            descriptors that it begins with; null is as many as it may have), `ready_seconds`, `log` (file for what it
-            prints), `uid` (user to run as).
+        spec: `command_line`, and as needed `host` (127.0.0.1), `port` (0 = any free one), `shards`, `entry` (see
+            `Probe`), `folder` and `cwd` (folders), `environment` (names to values, null removes one), `fd_limit` (soft
+            limit of descriptors that it begins with; null is as many as it may have), `ready_seconds`, `log` (file for
+            what it prints), `uid` (user to run as).
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -59,9 +59,9 @@ class Command:
         self.host = spec.get("host", "127.0.0.1")
         self.port = int(spec.get("port") or free_port(self.host))
         shown = f"[{self.host}]" if ":" in self.host else self.host
-        self.url = f"ws://{shown}:{self.port}{spec.get('path', '')}"
+        self.url = f"ws://{shown}:{self.port}"
         self.output = Output(spec.get("log") or "")
-        self.probe = Probe(self.url)
+        self.probe = Probe(self.url, spec.get("entry"))
         self.known: set[int] = set()  # processes of the tree that were announced
         self.status: dict[int, int] = {}  # how those ended that ended here: pid -> wait status
         self.ready = self.over = False
