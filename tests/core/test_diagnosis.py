@@ -299,6 +299,17 @@ BROKEN: list[tuple[str, str, dict[str, Any], list[str]]] = [
         },
         ["server pid 4711 by signal 11", "vmstat oom_kill 2 → 2"],
     ),
+    (
+        "memory_reserve",
+        "machine",
+        {
+            "opened": 1_000,
+            "told": {"extra": [RESERVE]},
+            "limits": {"server_fd_limit": 20_000},
+            "columns": {"server_processes": 1, "server_rss_bytes": rising(10 << 20, 5 << 20)},
+        },
+        ["server processes 10 MiB → ", "KiB a connection"],
+    ),
     *(
         (
             limit,
