@@ -569,7 +569,7 @@ def test_a_run_that_recorded_nothing_is_an_honest_unknown() -> None:
 
 
 def test_every_limit_that_can_be_found_is_one_of_the_vocabulary() -> None:
-    words = {limit.name for limit in LIMITS} | {"server_died", "server_silent", "server_protocol", "unknown"}
+    words = {limit.name for limit in LIMITS} | {"unknown", *SERVER_FAULTS}
     named = {name for rule in RULES for name in rule.limits}
     assert named == words
     assert {row[0] for row in BROKEN} == words

@@ -97,7 +97,7 @@ def test_a_kind_that_is_a_command_is_served_and_ended_as_well(commanded) -> None
 
 
 def test_a_command_that_does_not_come_up_is_told_with_its_last_words(commanded) -> None:
-    with pytest.raises(BadInput, match="exit code 3.*no luck today") as refused:
+    with pytest.raises(BadInput, match=r"exit code 3.*no luck today") as refused:
         Serving(commanded("import sys; print('no luck today'); sys.exit(3)")).__enter__()
     assert "\n" not in str(refused.value)
     assert registry.list_processes() == []

@@ -15,6 +15,7 @@ from typing import Any
 from wslab.core.quantities import did_you_mean, refuse
 from wslab.core.target import parse_url
 
+NAME_CHARS = 40
 # The commands that install programs which servers are started with, on Debian and its kin.
 INSTALLS = {
     "node": "apt-get install nodejs",
@@ -216,6 +217,12 @@ def parse_server(value: object, name: str = "server") -> str:
 def backlog_of(server: str) -> int | None:
     """Return the accept queue that a server asks for; None where that is not known."""
     return SERVER_KINDS[server].backlog if server in SERVER_KINDS else None
+
+
+def short_name(server: str) -> str:
+    """Return a value of the parameter `server` in at most `NAME_CHARS` characters."""
+    text = " ".join(server.split())
+    return text if len(text) <= NAME_CHARS else text[: NAME_CHARS - 1] + "…"
 
 
 def fill(command: str, values: Mapping[str, object]) -> list[str]:

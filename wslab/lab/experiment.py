@@ -35,7 +35,7 @@ from wslab.core.timeline import timeline
 from wslab.lab import store
 from wslab.lab.fleet import Fleet, FleetEnded
 from wslab.lab.place import MakePlace, Place, this_machine
-from wslab.lab.running import Running, check_server, look_at_running
+from wslab.lab.running import Running, as_it_runs, check_server, look_at_running
 from wslab.lab.verdict import judge
 from wslab.machine.process import start_ticks
 from wslab.machine.procfs import read_host
@@ -301,7 +301,11 @@ def start_command(
     server |= {"shards": plan.server_shards, "ready_seconds": stage.server_ready_seconds}
     if is_command(stage.server):
         # It is started as the caller would start it: same folder, same packages, same limits.
-        server |= {"command_line": stage.server, "cwd": os.getcwd(), "fd_limit": host.fd_soft if host else None}
+        server |= {
+            "command_line": stage.server,
+            "cwd": stage.server_dir or os.getcwd(),
+            "fd_limit": host.fd_soft if host else None,
+        }
         server["environment"] = {"PYTHONPATH": os.environ.get("PYTHONPATH")}
     else:
         server["kind"] = stage.server
@@ -331,11 +335,6 @@ def as_dialled(plan: Plan, swarm: Mapping[str, Any]) -> Plan:
     """Return the plan with the destinations and the port choice of a swarm's specification."""
     destinations = len(swarm.get("destination_addresses") or ()) or plan.destinations
     return replace(plan, destinations=destinations, ports_at_bind=bool(swarm.get("bind_without_no_port")))
-
-
-def as_it_runs(host: Host, limits: Mapping[str, Any]) -> Host:
-    """Return the host with the limits of a server that is not ours, as its processes have them."""
-    return Host.from_record({**host.as_dict(), **limits})
 
 
 def server_command(stage: Stage) -> str:

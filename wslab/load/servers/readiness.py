@@ -24,6 +24,7 @@ AGAIN_SECONDS = 0.05
 ANSWER_SECONDS = 2.0
 SETTLED_SECONDS = 2.0
 REDIRECTS = (301, 302, 303, 307, 308)
+SILENT = "the kernel completes connections, and the server answers nothing on them"
 _TLS_ALERT = 0x15
 
 
@@ -49,7 +50,7 @@ class Probe:
         self._protocol: ClientProtocol | None = None
         self._connected = False
         self._due = 0.0  # when the next attempt is due, or this one has taken too long
-        self._same_since = 0.0
+        self._answer, self._same_since = "", 0.0  # the limit that the last answers met, and since when
 
     @property
     def final(self) -> bool:
@@ -79,7 +80,7 @@ class Probe:
                 self._receive()
         except BlockingIOError:
             if monotonic() >= self._due:
-                self._met("server_silent", "connections are accepted by the kernel, and the server answers nothing")
+                self._met("server_silent", SILENT)
         except OSError as problem:
             if problem.errno == errno.ECONNREFUSED:
                 self._met("server_unreachable", f"nothing listens on {self._address[0]}:{self._address[1]}")
@@ -112,6 +113,7 @@ class Probe:
         if self._protocol is None:
             self._succeed()
             return
+        self.limit, self.why = "server_silent", SILENT
         self._protocol.send_request(self._protocol.connect())
         self._socket.send(b"".join(self._protocol.data_to_send()))
 
@@ -144,9 +146,9 @@ class Probe:
     def _met(self, limit: str, why: str, answer: bool = False) -> None:
         """Keep what the attempt met, and try again soon."""
         if not answer:
-            self._same_since = 0.0
-        elif (limit, why) != (self.limit, self.why) or not self._same_since:
-            self._same_since = monotonic()
+            self._answer, self._same_since = "", 0.0
+        elif limit != self._answer:
+            self._answer, self._same_since = limit, monotonic()
         self.limit, self.why = limit, why
         self._due = monotonic() + AGAIN_SECONDS
         self.close()
