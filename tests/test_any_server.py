@@ -14,6 +14,7 @@ import pytest
 from eventually import eventually
 from wslab.lab import registry, store
 from wslab.lab.experiment import run_stage
+from wslab.machine.process import alive
 from wslab.machine.procfs import read_pss
 from wslab.machine.trees import listeners
 
@@ -52,7 +53,7 @@ def test_memory_a_connection_agrees_with_a_reading_of_the_whole_tree_from_outsid
     own = (seen["after"] - seen["before"]) / 400
     figure = run.summary["server_user_bytes_per_connection"]
     assert figure == pytest.approx(own, rel=0.05)
-    assert figure > 100_000
+    assert 90_000 < figure < 130_000
     done = run.as_dict()
     assert done["server_pids"] == seen["pids"]
     assert done["server_command"] == run.asked["server"]
@@ -78,7 +79,8 @@ def test_the_fd_limit_of_a_server_is_predicted_met_and_named_with_its_pid(tmp_pa
         for row in run.preflight
         if (row["limit"], row["side"], row["scope"]) == ("fd_limit", "server", "as planned")
     ]
-    assert row["ceiling_connections"] == run.summary["connections_open"] == first["at_connections"]
+    assert run.summary["connections_open"] == first["at_connections"]
+    assert row["ceiling_connections"] == pytest.approx(first["at_connections"], abs=1)
     assert row["value"] == 120
 
 
@@ -89,8 +91,9 @@ def test_a_server_that_dies_under_load_is_named_with_its_last_lines(tmp_path: Pa
     assert finding["limit"] == "server_died"
     assert "exit code 7" in finding["evidence"]
     assert "cannot serve any more" in finding["evidence"]
-    # The ramp ends with the death: no hold is waited for.
-    assert [phase["name"] for phase in run.manifest["phases"] if phase["name"] == "hold"] == []
+    # The death is noticed at once, and no hold is waited for.
+    holds = [phase for phase in run.manifest["phases"] if phase["name"] == "hold"]
+    assert all(phase["ended_seconds"] - phase["started_seconds"] < 1.0 for phase in holds)
 
 
 def test_a_server_that_cannot_be_tested_is_a_result_and_no_crash(tmp_path: Path) -> None:
@@ -114,6 +117,22 @@ def test_a_server_that_runs_already_is_found_by_its_port_watched_and_left_alone(
     finally:
         server.kill()
         server.wait()
+
+
+def test_a_killed_caller_leaves_no_server_behind(tmp_path: Path) -> None:
+    arguments = ["--server", command("daemon"), "--connections", "10", "--hold-seconds", "60"]
+    caller = subprocess.Popen(
+        [sys.executable, "-m", "wslab", "stage", *arguments, "--data-dir", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    entries = eventually(lambda: [entry for entry in registry.list_processes() if entry.role == "swarm"])
+    server = [entry for entry in registry.list_processes() if entry.role == "server"]
+    caller.kill()
+    caller.wait()
+    assert len(server) >= 2  # its keeper, and the process that stayed
+    eventually(lambda: not any(alive(one.pid, one.start_ticks) for one in (*entries, *server)), 10.0)
+    eventually(lambda: not registry.list_processes())
 
 
 def _owned(inode: int, pid: int) -> bool:

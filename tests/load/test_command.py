@@ -1,4 +1,4 @@
-"""A server that is somebody else's program: when it is ready, what it is called when it is not, and that all of it ends."""
+"""A server that is somebody else's program: when it is ready, what is said when it is not, and that all of it ends."""
 
 from __future__ import annotations
 
@@ -131,6 +131,13 @@ def test_a_server_that_forks_and_lets_its_first_process_end_is_kept_and_ended(st
 def test_without_a_placeholder_the_port_is_in_the_environment(start: Start) -> None:
     program = start("echo", command_line=f"sh -c 'exec {sys.executable} {FAULTY} $PORT echo'")
     assert program.event("ready")["url"].startswith("ws://127.0.0.1:")
+
+
+def test_the_probe_asks_as_the_connections_of_the_swarm_do(start: Start) -> None:
+    failed = start("guards", ready_seconds=SHORT_SECONDS).event("server_failed")
+    assert (failed["limit"], "HTTP 401" in failed["message"]) == ("server_refused", True)
+    entry = {"path": "/chat/{n}", "headers": ["Host: here", "Token: secret"]}
+    assert start("guards", entry=entry).event("ready")
 
 
 def test_the_end_of_a_ready_server_is_noticed_within_a_second(start: Start) -> None:

@@ -296,6 +296,7 @@ def start_command(
             of the built-in one; under `supervisor`, overrides for the start command itself.
     """
     own = own or {}
+    backlog = host.server_backlog if host else None
     url = stage.server if is_url(stage.server) else ""
     server: dict[str, Any] = {"host": "127.0.0.1", "port": 0 if stage.server_port == "auto" else stage.server_port}
     server |= {"shards": plan.server_shards, "ready_seconds": stage.server_ready_seconds}
@@ -317,7 +318,7 @@ def start_command(
         "message_bytes": stage.message_bytes,
         # Other machines cannot reply to loopback addresses.
         "source_addresses": plan.source_addresses if not url or is_loopback(parse_url(url)[0]) else (),
-        "pending_max": plan.pending_max,
+        "pending_max": plan.pending_max if not backlog else max(1, min(plan.pending_max, backlog // 2)),
         "handshake_timeout_seconds": HANDSHAKE_TIMEOUT_SECONDS,
     }
     return {

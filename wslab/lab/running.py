@@ -39,7 +39,7 @@ class Running:
 
     url: str = ""
     pids: tuple[int, ...] = ()
-    limits: Mapping[str, int | None] = field(default_factory=dict)
+    limits: Mapping[str, int | str | None] = field(default_factory=dict)
     note: str = ""
 
 

@@ -45,6 +45,9 @@ STOP_SECONDS = 3.0  # from closing the lifelines to SIGKILL
 MASTERS = 2  # of the server and of the swarm; each has the row behind those that it forked
 GIVE_UP_SECONDS = 30.0  # the kernel may need seconds to close the sockets of what was killed
 
+# What the connections of the swarm ask with.
+ENTRY = ("path", "headers", "subprotocol")
+
 _SCOREBOARD_ROLES = {"server": ROLE_SERVER, "swarm": ROLE_SWARM}
 _NEVER = float("inf")
 
@@ -197,6 +200,9 @@ class Supervisor:
             self._start_server({**self._start["server"], "board_row": 0})
         elif child.role in ("recorder", "server"):
             swarm = {**self._start["swarm"], "board_row": self._shards + 1, **({"url": url} if url else {})}
+            if limits and limits.get("server_backlog") and swarm.get("pending_max"):
+                # Handshakes in flight are kept to half of the accept queue, as the plan does for our own servers.
+                swarm["pending_max"] = max(1, min(swarm["pending_max"], limits["server_backlog"] // 2))
             self._start_child("swarm", "wslab.load.swarm.master", swarm)
         else:
             self._deadline = _NEVER
@@ -206,6 +212,12 @@ class Supervisor:
     def _start_server(self, spec: dict[str, Any]) -> None:
         kind = spec.pop("kind", DEFAULT_SERVER)
         module, own = (COMMAND_MODULE, {}) if spec.get("command_line") else SERVER_KINDS[kind].start
+        if module == COMMAND_MODULE:  # It is ready when it lets in a connection like those of the swarm.
+            swarm = self._start["swarm"]
+            spec["entry"] = {
+                **(swarm.get("protocol") or {}),
+                **{name: swarm[name] for name in ENTRY if swarm.get(name)},
+            }
         self._start_child("server", module, {**own, **spec})
 
     # Children
