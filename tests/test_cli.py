@@ -23,6 +23,7 @@ from wslab import cli, cli_signals
 from wslab.cli_options import commands
 from wslab.core.quantities import BadInput
 from wslab.core.records import Finding
+from wslab.core.servers import SERVER_KINDS
 from wslab.core.stage import PARAMETERS
 from wslab.lab import experiment, registry
 from wslab.lab.runs import Run
@@ -159,7 +160,7 @@ def completions(line: str, tmp_path: Path) -> list[str]:
     ("line", "completed"),
     [
         ("wslab sta", ["stage"]),
-        ("wslab serve ", ["lean", "tcp_floor"]),
+        ("wslab serve ", [*SERVER_KINDS]),
         ("wslab stage --server l", ["lean"]),
         ("wslab stage --memory-c", ["--memory-cap"]),
         ("wslab report --out ", ["-o", "dirnames"]),

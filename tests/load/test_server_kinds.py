@@ -17,7 +17,6 @@ from wslab.core.servers import SERVER_KINDS, ServerKind
 from wslab.load import scoreboard as words
 from wslab.load.scoreboard import ROLE_SERVER, ROLE_SWARM, Scoreboard
 from wslab.load.servers import sharded
-from wslab.load.supervisor import COMMAND_MODULE
 
 CONNECTIONS = 200
 SHARDS, WORKERS = 2, 1
@@ -44,10 +43,9 @@ def serving(name: str, board: Scoreboard, **options: Any) -> Iterator[tuple[Prog
     """Run a server of a kind as the supervisor does, with its counters on the board."""
     kind = SERVER_KINDS[name]
     skip_without_needs(kind)
-    module = (kind.module or COMMAND_MODULE).removeprefix("wslab.load.")
-    spec = {"shards": SHARDS, "board_fd": board.fd, "board_row": 0, **kind.defaults}
-    spec |= {"command_line": kind.command, "folder": kind.folder} if kind.command else {}
-    with Program.of(module, spec, pass_fds=(board.fd,), **options) as server:
+    module, own = kind.start
+    spec = {"shards": SHARDS, "board_fd": board.fd, "board_row": 0, **own}
+    with Program.of(module.removeprefix("wslab.load."), spec, pass_fds=(board.fd,), **options) as server:
         yield server, server.wait_for("ready")["url"]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from wslab.core.host import Host
 from wslab.core.quantities import about_count, format_bytes, format_count
-from wslab.core.servers import is_command, is_foreign, is_url, serves_in_one_process
+from wslab.core.servers import backlog_of, is_command, is_foreign, is_url, serves_in_one_process
 
 if TYPE_CHECKING:
     from wslab.core.stage import Stage
@@ -114,7 +114,7 @@ def resolve(stage: Stage, host: Host) -> Plan:
         -(-connections // address_span(host)) if stage.source_addresses == "auto" else int(stage.source_addresses)
     )
     addresses = min(addresses, ADDRESSES_MOST)
-    queue = host.somaxconn or 2 * PENDING_MOST
+    queue = min(host.somaxconn or 2 * PENDING_MOST, backlog_of(stage.server) or 2 * PENDING_MOST)
     return Plan(
         connections=connections,
         server_shards=shards,

@@ -33,6 +33,10 @@ INSTALLS = {
 }
 # What a command line may name; the rest of the text is taken as it stands.
 PLACEHOLDERS = ("host", "port", "shards", "folder")
+# The accept queue that our own servers ask for: the default limit of Linux, net.core.somaxconn.
+BACKLOG = 4096
+# What starts a command line and watches it.
+COMMAND_MODULE = "wslab.load.servers.command"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +72,9 @@ class ServerKind:
         command: anybody's: a command line with placeholders from `PLACEHOLDERS`, started as a user's command is.
         folder: where its files are, relative to `wslab/load/servers`; this is `{folder}` in `command`.
         needs: what has to be on the machine.
+        backlog: the accept queue that it asks for, which keeps handshakes in flight below.
         one_process: whether it serves in one process only, so that more shards are no remedy.
-        defaults: entries of its specification besides host, port, shards and backlog.
+        defaults: further entries of its specification.
     """
 
     name: str
@@ -78,8 +83,17 @@ class ServerKind:
     command: str = ""
     folder: str = ""
     needs: tuple[Need, ...] = ()
+    backlog: int = BACKLOG
     one_process: bool = False
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def start(self) -> tuple[str, dict[str, Any]]:
+        """Return the module that `python -m` starts, and what its specification has besides host, port and shards."""
+        spec = {"backlog": self.backlog, **self.defaults}
+        if self.module:
+            return self.module, spec
+        return COMMAND_MODULE, {**spec, "command_line": self.command, "folder": self.folder}
 
 
 SERVER_KINDS: dict[str, ServerKind] = {
@@ -99,16 +113,17 @@ SERVER_KINDS: dict[str, ServerKind] = {
             name="asyncio",
             module="wslab.load.servers.asyncio_server",
             summary="asyncio server of the websockets library as its documentation teaches it",
-            # The library's own: compression, a ping every 20 s, messages of 1 MiB. The backlog is asyncio's.
-            defaults={"backlog": 100, "options": {}},
+            # All is the library's own: a ping every 20 s, messages of 1 MiB, compression for clients that offer it. The
+            # backlog is asyncio's.
+            backlog=100,
         ),
         ServerKind(
             name="asyncio_tuned",
             module="wslab.load.servers.asyncio_server",
             summary="the same without compression and keepalive, and with a long backlog: for many connections",
-            # Compression takes most of a connection's memory, and keepalive a task a connection: its pings, every 20 s,
-            # are more than a process can send from some 100,000 connections on. Limits as for one small message at a
-            # time; a message may still be as long as a stage can ask for.
+            # Compression takes most of the memory of a connection that has it. Keepalive takes a task a connection, and
+            # its pings, every 20 s, are more than a process can send from some 100,000 connections on. Limits as for
+            # one small message at a time; a message may still be as long as a stage can ask for.
             defaults={
                 "options": {"compression": None, "ping_interval": None, "max_queue": 4, "write_limit": 8192},
             },
@@ -118,6 +133,7 @@ SERVER_KINDS: dict[str, ServerKind] = {
             command="node {folder}/server.js --host {host} --port {port} --shards {shards}",
             folder="node_ws",
             summary="ws 8 on Node.js, the server of the public write-ups; several processes by Node's own cluster mode",
+            backlog=511,
             needs=(
                 Need(program="node", install="apt install nodejs npm"),
                 Need(path="node_modules/ws/package.json", install="npm ci --prefix {folder}"),
@@ -128,8 +144,8 @@ SERVER_KINDS: dict[str, ServerKind] = {
             module="wslab.load.servers.picows_server",
             summary="picows: WebSocket in Cython on asyncio's event loop",
             needs=(Need(module="picows", install="pip install 'wslab[servers]'"),),
-            # What the library would take: 10 MiB a message, no pings; 5 s for a handshake. The backlog is asyncio's.
-            defaults={"backlog": 100, "options": {}},
+            # All is the library's own: 10 MiB a message, no pings, 5 s for a handshake. The backlog is asyncio's.
+            backlog=100,
         ),
         ServerKind(
             name="uwebsockets",
@@ -138,8 +154,8 @@ SERVER_KINDS: dict[str, ServerKind] = {
             needs=(Need(module="socketify", install="pip install 'wslab[servers]'"),),
             # As the library's own echo server has it; socketify would take 16 KiB a message, and close a connection
             # that is idle for two minutes instead of sending it a ping. The backlog of 512 cannot be changed.
+            backlog=512,
             defaults={
-                "backlog": 512,
                 "options": {
                     "max_payload_length": 1 << 20,
                     "max_backpressure": 1 << 20,
@@ -196,6 +212,11 @@ def parse_server(value: object, name: str = "server") -> str:
     except ValueError as problem:
         raise refuse(name, value, f"a command line; this one has {str(problem).lower()}") from problem
     return text
+
+
+def backlog_of(server: str) -> int | None:
+    """Return the accept queue that a server asks for; None where that is not known."""
+    return SERVER_KINDS[server].backlog if server in SERVER_KINDS else None
 
 
 def short_name(server: str) -> str:

@@ -49,11 +49,8 @@ def check_server(stage: Stage) -> None:
     Raises:
         BadInput: a program, a package or a process is missing, or the port is in use; one line says what to do.
     """
-    kind = SERVER_KINDS.get(stage.server)
-    for need in kind.needs if kind else ():
-        if not _is_there(need, kind.folder if kind else ""):
-            install = need.install.replace("{folder}", str(_SERVERS / kind.folder)) if kind else need.install
-            raise BadInput(f"server={stage.server} needs {need.name}, which is not installed: {install}")
+    if stage.server in SERVER_KINDS:
+        check_needs(stage.server)
     if is_command(stage.server):
         if stage.server_dir and not os.path.isdir(stage.server_dir):
             raise BadInput(f"server_dir={stage.server_dir} is no folder")
@@ -70,6 +67,19 @@ def check_server(stage: Stage) -> None:
         if used:
             pids = ", ".join(map(str, owners([one.inode for one in used]))) or "of another user"
             raise BadInput(f"server_port={stage.server_port} is in use already: by process {pids}")
+
+
+def check_needs(server: str) -> None:
+    """Refuse a server kind that lacks something on this machine.
+
+    Raises:
+        BadInput: it names what is missing and the command that installs it.
+    """
+    kind = SERVER_KINDS[server]
+    for need in kind.needs:
+        if not _is_there(need, kind.folder):
+            install = need.install.replace("{folder}", str(_SERVERS / kind.folder))
+            raise BadInput(f"server={server} needs {need.name}, which is not installed: {install}")
 
 
 def check_program(program: str, folder: str = "") -> None:

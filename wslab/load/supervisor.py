@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from wslab.core.json_lines import JsonLines
-from wslab.core.servers import DEFAULT_SERVER, SERVER_KINDS
+from wslab.core.servers import COMMAND_MODULE, DEFAULT_SERVER, SERVER_KINDS
 from wslab.core.target import parse_url
 from wslab.load.children import Child
 from wslab.load.messages import Reports
@@ -45,8 +45,6 @@ START_SECONDS_PER_PROCESS = 0.2
 STOP_SECONDS = 3.0  # from closing the lifelines to SIGKILL
 MASTERS = 2  # of the server and of the swarm; each has the row behind those that it forked
 GIVE_UP_SECONDS = 30.0  # the kernel may need seconds to close the sockets of what was killed
-
-COMMAND_MODULE = "wslab.load.servers.command"
 
 # What the connections of the swarm ask with.
 ENTRY = ("path", "headers", "subprotocol")
@@ -219,17 +217,15 @@ class Supervisor:
             self._reports.event("started")
 
     def _start_server(self, spec: dict[str, Any]) -> None:
-        kind = SERVER_KINDS[spec.pop("kind", DEFAULT_SERVER)] if not spec.get("command_line") else None
-        if kind is not None and kind.command:
-            spec |= {"command_line": kind.command, "folder": kind.folder}
-        module = COMMAND_MODULE if kind is None or kind.command else kind.module
+        kind = spec.pop("kind", DEFAULT_SERVER)
+        module, own = (COMMAND_MODULE, {}) if spec.get("command_line") else SERVER_KINDS[kind].start
         if module == COMMAND_MODULE:  # It is ready when it lets in a connection like those of the swarm.
             swarm = self._start["swarm"]
             spec["entry"] = {
                 **(swarm.get("protocol") or {}),
                 **{name: swarm[name] for name in ENTRY if swarm.get(name)},
             }
-        self._start_child("server", module, {**(kind.defaults if kind else {}), **spec})
+        self._start_child("server", module, {**own, **spec})
 
     # Children
 
