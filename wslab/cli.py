@@ -42,9 +42,12 @@ EXIT_STATUS = {HELD: 0, BROKE: 1, CRASHED: 3, ABORTED: 130}
 BAD_INPUT = 2
 DEFAULT_STAGES = "10k,100k,700k,1M"
 # Parameters that make no sense where the server is somebody else's.
-SERVER_PARAMETERS = ("server", "server_shards", "memory_cap")
+SERVER_PARAMETERS = ("server", "server_dir", "server_port", "server_ready_seconds", "server_shards", "memory_cap")
 # Parameters that no kernel setting depends on; and `connections`, which has another default there.
-UNTUNED_PARAMETERS = ("connections", "server", "ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune")
+UNTUNED_PARAMETERS = (
+    *("connections", "server", "server_dir", "server_port", "server_pid", "server_ready_seconds"),
+    *("ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune"),
+)
 
 # Parameters that are not the same for all servers of a comparison, or mean nothing there.
 UNCOMPARED_PARAMETERS = ("connections", "server", "server_port", "server_pid", "label", "tune")
@@ -101,18 +104,20 @@ def run(arguments: Sequence[str]) -> int:
 
 @command(example="wslab preflight --connections 3M")
 @click.option("--connections", metavar="N", help="Say whether so many fit, such as 700k.")
-def preflight(connections: str | None, as_json: bool) -> int:
+@click.option("--server", metavar="SERVER", help="For this server: a kind, a command, or a ws:// address.")
+def preflight(connections: str | None, server: str | None, as_json: bool) -> int:
     """Show what this machine allows."""
     from wslab.lab.preflight import preflight as look
 
-    return show(look(connections), as_json)
+    return show(look(connections, **({"server": server} if server else {})), as_json)
 
 
-@command(example="wslab stage --connections 1M --hold-seconds 30")
+@command(example="wslab stage --connections 15k --server 'node my.js --port {port}'")
+@click.option(CONSENT_OPTION, "operate_target", is_flag=True, help="Dial a server that is not on loopback.")
 @stage_options()
-def stage(as_json: bool, **parameters: Any) -> int:
+def stage(operate_target: bool, as_json: bool, **parameters: Any) -> int:
     """Run one stage."""
-    return run_one(as_json, given(parameters))
+    return run_one(as_json, {"operate_target": operate_target, **given(parameters)})
 
 
 @command(example="wslab sweep --stages 10k,100k")
@@ -480,6 +485,8 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     parameters = {name: value for name, value in options.items() if value is not None}
     if "data_dir" in parameters:
         parameters["data_dir"] = absolute(parameters["data_dir"])
+    if "server" in parameters or "server_dir" in parameters:
+        parameters["server_dir"] = absolute(parameters.get("server_dir") or ".")
     return parameters
 
 

@@ -5,7 +5,9 @@ Run as `python faulty_server.py PORT BEHAVIOUR [N]`. It echoes messages of up to
 - `echo`: nothing goes wrong. `workers`: two processes serve. `daemon`: it forks and its first process ends.
 - `exits`: it prints three lines and ends. `deaf`: it never listens. `elsewhere`: it listens on another port.
 - `busy`: it listens and never accepts. `http500`, `redirect`, `wrong_key`, `tls`: what it answers.
-- `closes`: it closes every second connection. `stops`: at N connections it stops reading. `dies`: at N it ends.
+- `slams`: it closes every connection at once. `closes`: it closes every second one.
+- `stops`: at N connections it stops reading. `dies`: at N it ends.
+- `guards`: it answers 401 to who does not come to /chat/0 with the header `Token: secret`.
 - `leaks`: it keeps 100,000 bytes a connection. `prints`: it prints N bytes first. `reverses`: it echoes backwards.
 """
 
@@ -73,7 +75,7 @@ class Server:
             os._exit(7)
         while self.behaviour == "stops" and self.accepted > self.number:
             signal.pause()
-        if self.behaviour == "closes" and self.accepted > 1 and self.accepted % 2:
+        if self.behaviour == "slams" or (self.behaviour == "closes" and self.accepted > 1 and self.accepted % 2):
             peer.close()
             return
         if self.behaviour == "leaks":
@@ -96,9 +98,15 @@ class Server:
 
     def answer(self, peer: socket.socket, data: bytes) -> bytes:
         """Return the answer: to a request, or the echoes of whole small frames."""
+        if self.behaviour == "tls" and data[0] != 0x16:
+            raise OSError("this is no greeting of TLS")
         if self.behaviour in ANSWERS:
             return ANSWERS[self.behaviour]
         if peer not in self.upgraded:
+            if self.behaviour == "guards" and not (
+                data.startswith(b"GET /chat/0 ") and b"\r\nToken: secret\r\n" in data
+            ):
+                return b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
             self.upgraded.add(peer)
             return accept_header(data, self.behaviour)
         out = b""

@@ -123,8 +123,17 @@ def group_memory(host: Host, plan: Plan) -> int | None:
     if room is None or not role:
         return room
     accepted = SERVER_GROUP_BYTES_V2 if host.cgroup_version == 2 else SERVER_GROUP_BYTES
+    if host.server_fd_limit is not None:  # What its processes take is in use already.
+        return room // accepted * BYTES_PER_CONNECTION
     processes, each = (plan.server_shards, accepted) if role == "server" else (plan.swarm_workers, SWARM_GROUP_BYTES)
     return max(0, room - MASTER_BYTES - processes * MEMBER_BYTES) // each * BYTES_PER_CONNECTION
+
+
+def foreign_memory(host: Host, plan: Plan) -> str:
+    """Explain that only the kernel's part of a connection is known of a server that is not ours."""
+    if host.memory_cgroup_of == "server" and host.server_fd_limit is not None:
+        return "without the memory that the server itself takes for a connection, which a run measures"
+    return ""
 
 
 def processes_hold(host: Host, plan: Plan) -> int | None:
@@ -427,6 +436,7 @@ CAPACITIES: tuple[Limit, ...] = (
         value=lambda host: host.memory_cgroup_limit_bytes,
         supply=group_memory,
         units_per_connection=BYTES_PER_CONNECTION,
+        exempt=foreign_memory,
         remedy="raise the memory limit of the container or control group",
         lifts=(
             Lift(

@@ -224,11 +224,13 @@ def memory_reserve(run: Evidence) -> Findings:
     for event in run.named("memory_reserve_reached")[:1]:
         left, reserve = format_bytes(event["headroom_bytes"]), format_bytes(event["reserve_bytes"])
         text = f"memory_reserve_reached: {left} left, reserve {reserve}; {run.quote('memory_headroom_bytes')}"
+        text += _server_growth(run)
         at = event.get("connections_open")
         yield finding(run, "memory_reserve", "machine", text, at=at, first=_event_at(event))
     for event in run.named("memory_cap_reached")[:1]:
         used, cap = format_bytes(event["used_bytes"]), format_bytes(event["cap_bytes"])
         text = f"memory_cap_reached: {used} used, memory_cap {cap}; {run.quote('memory_headroom_bytes')}"
+        text += _server_growth(run)
         remedy = "a larger memory_cap, or none"
         at = event.get("connections_open")
         yield finding(run, "memory_reserve", "machine", text, remedy=remedy, at=at, first=_event_at(event))
@@ -245,13 +247,25 @@ def out_of_memory(run: Evidence) -> Findings:
     text = f"{_killed(killed)}; {run.quote('oom_kills_total')}; least memory headroom {format_bytes(least)}"
     bound = run.host.memory_cgroup_limit_bytes
     text += f", control group limit {format_bytes(bound)}" if bound and limit == "memory_cgroup" else ""
-    text += _memory_pressure(run)
+    text += _server_growth(run) + _memory_pressure(run)
     yield finding(run, limit, "machine", text, first=_event_at(killed[0]))
 
 
 def _was_killed(event: Mapping[str, Any]) -> bool:
     """Return whether a process ended by SIGKILL, or says as shells do that the one it started did."""
     return event.get("signal") == SIGKILL or event.get("exit_code") == 128 + SIGKILL
+
+
+def _server_growth(run: Evidence) -> str:
+    """Quote how a server that is not ours grew with its connections; empty for one of ours, and without samples."""
+    read = [sample for sample in run.active if sample.get("server_rss_bytes") and sample.get("server_processes")]
+    if run.host.server_fd_limit is None or not read:
+        return ""
+    first, last = read[0], max(read, key=lambda sample: sample.get("swarm_connections_open") or 0)
+    count = (last.get("swarm_connections_open") or 0) - (first.get("swarm_connections_open") or 0)
+    grown = last["server_rss_bytes"] - first["server_rss_bytes"]
+    text = f"; server processes {format_bytes(first['server_rss_bytes'])} → {format_bytes(last['server_rss_bytes'])}"
+    return f"{text}, {format_bytes(grown / count)} a connection" if count > 0 and grown > 0 else text
 
 
 def _memory_pressure(run: Evidence) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from wslab.core.quantities import did_you_mean, refuse
 from wslab.core.target import parse_url
 
+NAME_CHARS = 40
 # The commands that install programs which servers are started with, on Debian and its kin.
 INSTALLS = {
     "node": "apt-get install nodejs",
@@ -195,6 +196,12 @@ def parse_server(value: object, name: str = "server") -> str:
     except ValueError as problem:
         raise refuse(name, value, f"a command line; this one has {str(problem).lower()}") from problem
     return text
+
+
+def short_name(server: str) -> str:
+    """Return a value of the parameter `server` in at most `NAME_CHARS` characters."""
+    text = " ".join(server.split())
+    return text if len(text) <= NAME_CHARS else text[: NAME_CHARS - 1] + "…"
 
 
 def fill(command: str, values: Mapping[str, object]) -> list[str]:

@@ -117,6 +117,7 @@ class Stage:
         f"server under test: a kind ({', '.join(SERVER_KINDS)}), a command line, or the ws:// address of one that runs",
         "'node my.js --port {port}'",
     )
+    server_dir: str = _parameter("", _path, "folder of a server command; empty is the current one", "/srv")
     server_port: int | str = _parameter("auto", _PORT, "port that a server command listens on", "8080")
     server_pid: int | str = _parameter("auto", _PROCESSES, "process to watch of a server that runs already", "4711")
     server_ready_seconds: float = _parameter(

@@ -35,6 +35,8 @@ QUANTILES = {"p50": 0.50, "p99": 0.99, "p999": 0.999}
 HOLD_SECONDS_MIN = 1.0
 # With fewer connections, other processes change the kernel's memory more than the connections do.
 KERNEL_CONNECTIONS_MIN = 2000
+# What the memory of a server that is not ours is compared with: a reading with at most this share of the connections.
+FEW_CONNECTIONS = 0.1
 # A rank like 0.07 * 100 comes out just above 7; without this tolerance it would pick the next latency.
 ROUNDING = 1e-6
 
@@ -147,7 +149,7 @@ def _bytes_per_connection(
 ) -> dict[str, float | None]:
     """Return what a connection costs: memory of each end's processes, of the kernel, and the sum.
 
-    Of a server that is not ours, what it took before the first connection is subtracted.
+    Of a server that is not ours, what it took before the ramp is subtracted.
     """
     plateau, baseline = _plateau(samples, opened), _baseline(samples, phases)
     count = (plateau or {}).get("swarm_connections_open") or opened
@@ -156,10 +158,10 @@ def _bytes_per_connection(
         for side in ("server", "swarm"):
             size = plateau.get(f"{side}_pss_bytes")
             size = plateau.get(f"{side}_rss_bytes") if size is None else size
-            if side == "server" and foreign:
-                size = _grown(samples, phases, plateau)
             # Where the target is somebody else's server, no process of this end is ours.
-            ends[f"{side}_user"] = size / count if size is not None and plateau.get(f"{side}_processes") != 0 else None
+            ends[f"{side}_user"] = size / count if size and plateau.get(f"{side}_processes") != 0 else None
+        if foreign:
+            ends["server_user"] = _slope(samples, plateau)
         now, then = plateau.get("memory_kernel_bytes"), (baseline or {}).get("memory_kernel_bytes")
         if now is not None and then is not None and count >= KERNEL_CONNECTIONS_MIN:
             ends["kernel"] = (now - then) / count
@@ -196,12 +198,27 @@ def _plateau_bytes(samples: Sequence[Record], phases: Sequence[Phase], opened: i
     return found
 
 
-def _grown(samples: Sequence[Record], phases: Sequence[Phase], plateau: Record) -> float | None:
-    """Return by how much the server's processes have grown since the last reading before the ramp."""
+def _slope(samples: Sequence[Record], plateau: Record) -> float | None:
+    """Return by how much the server's processes grew for a connection, from the beginning of the ramp to the plateau.
+
+    The last reading with few connections counts: the processes of the swarm are there by then, and a page that the
+    server shares with them counts less.
+    """
     column = "server_rss_bytes" if plateau.get("server_pss_bytes") is None else "server_pss_bytes"
-    read = [sample for sample in samples if sample.get("server_processes") and sample.get(column) is not None]
-    before = _baseline(read, phases)
-    return None if before is None or plateau.get(column) is None else plateau[column] - before[column]
+    most = plateau.get("swarm_connections_open") or 0
+    few = [
+        sample
+        for sample in samples
+        if sample.get("phase") in ("start", "ramp")
+        and sample.get("server_processes")
+        and sample.get(column) is not None
+        and (sample.get("swarm_connections_open") or 0) <= FEW_CONNECTIONS * most
+    ]
+    if not few or plateau.get(column) is None or not most:
+        return None
+    grown = plateau[column] - few[-1][column]
+    # With few connections the server gives back more elsewhere than they take, and nothing can be said.
+    return grown / (most - (few[-1].get("swarm_connections_open") or 0)) if grown > 0 else None
 
 
 def _plateau(samples: Sequence[Record], opened: int) -> Record | None:

@@ -36,7 +36,7 @@ from wslab.core.timeline import timeline
 from wslab.lab import store
 from wslab.lab.fleet import Fleet, FleetEnded
 from wslab.lab.place import MakePlace, Place, this_machine
-from wslab.lab.running import Running, check_server, look_at_running
+from wslab.lab.running import Running, as_it_runs, check_server, look_at_running
 from wslab.lab.verdict import judge
 from wslab.machine.process import start_ticks
 from wslab.machine.procfs import read_host
@@ -298,12 +298,17 @@ def start_command(
             of the built-in one; under `supervisor`, overrides for the start command itself.
     """
     own = own or {}
+    backlog = host.server_backlog if host else None
     url = stage.server if is_url(stage.server) else ""
     server: dict[str, Any] = {"host": "127.0.0.1", "port": 0 if stage.server_port == "auto" else stage.server_port}
     server |= {"shards": plan.server_shards, "ready_seconds": stage.server_ready_seconds}
     if is_command(stage.server):
         # It is started as the caller would start it: same folder, same packages, same limits.
-        server |= {"command_line": stage.server, "cwd": os.getcwd(), "fd_limit": host.fd_soft if host else None}
+        server |= {
+            "command_line": stage.server,
+            "cwd": stage.server_dir or os.getcwd(),
+            "fd_limit": host.fd_soft if host else None,
+        }
         server["environment"] = {"PYTHONPATH": os.environ.get("PYTHONPATH")}
     else:
         server["kind"] = stage.server
@@ -316,7 +321,7 @@ def start_command(
         "message_bytes": stage.message_bytes,
         # Other machines cannot reply to loopback addresses.
         "source_addresses": plan.source_addresses if not url or is_loopback(parse_url(url)[0]) else (),
-        "pending_max": plan.pending_max,
+        "pending_max": plan.pending_max if not backlog else max(1, min(plan.pending_max, backlog // 2)),
         "handshake_timeout_seconds": HANDSHAKE_TIMEOUT_SECONDS,
     }
     return {
@@ -334,11 +339,6 @@ def as_dialled(plan: Plan, swarm: Mapping[str, Any]) -> Plan:
     """Return the plan with the destinations and the port choice of a swarm's specification."""
     destinations = len(swarm.get("destination_addresses") or ()) or plan.destinations
     return replace(plan, destinations=destinations, ports_at_bind=bool(swarm.get("bind_without_no_port")))
-
-
-def as_it_runs(host: Host, limits: Mapping[str, Any]) -> Host:
-    """Return the host with the limits of a server that is not ours, as its processes have them."""
-    return Host.from_record({**host.as_dict(), **limits})
 
 
 def server_command(stage: Stage) -> str:

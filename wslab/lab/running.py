@@ -13,7 +13,9 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from wslab.core.host import Host
 from wslab.core.quantities import BadInput
 from wslab.core.servers import INSTALLS, SERVER_KINDS, Need, fill, is_command, is_url
 from wslab.core.stage import Stage
@@ -37,7 +39,7 @@ class Running:
 
     url: str = ""
     pids: tuple[int, ...] = ()
-    limits: Mapping[str, int | None] = field(default_factory=dict)
+    limits: Mapping[str, int | str | None] = field(default_factory=dict)
     note: str = ""
 
 
@@ -53,7 +55,9 @@ def check_server(stage: Stage) -> None:
             install = need.install.replace("{folder}", str(_SERVERS / kind.folder)) if kind else need.install
             raise BadInput(f"server={stage.server} needs {need.name}, which is not installed: {install}")
     if is_command(stage.server):
-        check_program(fill(stage.server, {})[0])
+        if stage.server_dir and not os.path.isdir(stage.server_dir):
+            raise BadInput(f"server_dir={stage.server_dir} is no folder")
+        check_program(fill(stage.server, {})[0], stage.server_dir)
     if stage.server_pid != "auto":
         if not is_url(stage.server):
             raise BadInput(f"server_pid={stage.server_pid} needs the ws:// address of that server as server")
@@ -68,17 +72,22 @@ def check_server(stage: Stage) -> None:
             raise BadInput(f"server_port={stage.server_port} is in use already: by process {pids}")
 
 
-def check_program(program: str) -> None:
+def check_program(program: str, folder: str = "") -> None:
     """Refuse a program that cannot be run.
+
+    Args:
+        program: its name, or a path.
+        folder: where a relative path counts from; empty is the current folder.
 
     Raises:
         BadInput: it is not there.
     """
-    if shutil.which(program):
+    path = os.path.join(folder, program) if "/" in program else program
+    if shutil.which(path):
         return
     name = os.path.basename(program)
     if "/" in program:
-        what = "is no program that can be run" if os.path.exists(program) else "is not there"
+        what = "is no program that can be run" if os.path.exists(path) else "is not there"
         raise BadInput(f"server: {program} {what}")
     how = f": {INSTALLS[name]}" if name in INSTALLS else ", and no folder of PATH has it"
     raise BadInput(f"server: the program {program} is not installed{how}")
@@ -102,6 +111,11 @@ def look_at_running(stage: Stage) -> Running:
     tree = [*found, *(below for pid in found for below in descendants(pid))]
     limits = server_limits(tree, port)
     return Running(url=stage.server, pids=tuple(dict.fromkeys(tree)), limits=limits)
+
+
+def as_it_runs(host: Host, limits: Mapping[str, Any]) -> Host:
+    """Return the host with the limits of a server that is not ours, as its processes have them."""
+    return Host.from_record({**host.as_dict(), **limits})
 
 
 def _is_there(need: Need, folder: str) -> bool:

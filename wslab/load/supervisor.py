@@ -47,6 +47,9 @@ GIVE_UP_SECONDS = 30.0  # the kernel may need seconds to close the sockets of wh
 
 COMMAND_MODULE = "wslab.load.servers.command"
 
+# What the connections of the swarm ask with.
+ENTRY = ("path", "headers", "subprotocol")
+
 _SCOREBOARD_ROLES = {"server": ROLE_SERVER, "swarm": ROLE_SWARM}
 _NEVER = float("inf")
 
@@ -199,6 +202,9 @@ class Supervisor:
             self._start_server({**self._start["server"], "board_row": 0})
         elif child.role in ("recorder", "server"):
             swarm = {**self._start["swarm"], "board_row": self._shards + 1, **({"url": url} if url else {})}
+            if limits and limits.get("server_backlog") and swarm.get("pending_max"):
+                # Handshakes in flight are kept to half of the accept queue, as the plan does for our own servers.
+                swarm["pending_max"] = max(1, min(swarm["pending_max"], limits["server_backlog"] // 2))
             self._start_child("swarm", "wslab.load.swarm.master", swarm)
         else:
             self._deadline = _NEVER
@@ -210,6 +216,12 @@ class Supervisor:
         if kind is not None and kind.command:
             spec |= {"command_line": kind.command, "folder": kind.folder}
         module = COMMAND_MODULE if kind is None or kind.command else kind.module
+        if module == COMMAND_MODULE:  # It is ready when it lets in a connection like those of the swarm.
+            swarm = self._start["swarm"]
+            spec["entry"] = {
+                **(swarm.get("protocol") or {}),
+                **{name: swarm[name] for name in ENTRY if swarm.get(name)},
+            }
         self._start_child("server", module, {**(kind.defaults if kind else {}), **spec})
 
     # Children

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wslab.machine.cgroup import CGROUPS, read_cgroup
 from wslab.machine.files import read_text
 from wslab.machine.process import user_of
 from wslab.machine.procfs import PROC, read_fd_count, read_limits
@@ -153,7 +154,9 @@ def _has_open(pid: int, wanted: set[str], root: Path) -> bool:
     return False
 
 
-def server_limits(pids: Iterable[int], port: int, root: Path = PROC) -> dict[str, int | None]:
+def server_limits(
+    pids: Iterable[int], port: int, root: Path = PROC, cgroups: Path = CGROUPS
+) -> dict[str, int | str | None]:
     """Return the limits of a server that is not ours, as its own processes have them.
 
     Its serving processes are those that have the listening socket open, and what they started: a program that only
@@ -165,6 +168,8 @@ def server_limits(pids: Iterable[int], port: int, root: Path = PROC) -> dict[str
         `server_processes`: how many there are.
         `server_backlog`: the length of the accept queue that the server asked for, 0 where that is not known.
         `server_uid`: the user that they run as.
+        `memory_cgroup_limit_bytes`, `memory_cgroup_used_bytes` and `memory_cgroup_of` (`server`): of a control group
+        that binds the server and not the caller.
         Empty where none of them can be looked into.
     """
     known = sorted(set(pids))
@@ -180,10 +185,22 @@ def server_limits(pids: Iterable[int], port: int, root: Path = PROC) -> dict[str
             free.append(max(0, limit - (fds or 0)))
     if not fd_limits:
         return {}
-    return {
+    return _own_group(serving[0], root, cgroups) | {
         "server_fd_limit": min(fd_limits),
         "server_fds_free": sum(free),
         "server_processes": len(serving),
         "server_backlog": max((one.backlog for one in found), default=0),
         "server_uid": user_of(serving[0]),
+    }
+
+
+def _own_group(pid: int, root: Path, cgroups: Path) -> dict[str, int | str | None]:
+    """Return the memory limit of a process's control group, where it is another one than that of the caller."""
+    group, ours = read_cgroup(root, cgroups, pid), read_cgroup(root, cgroups)
+    if group.memory_limit_bytes is None or group.memory_limit_bytes == ours.memory_limit_bytes:
+        return {}
+    return {
+        "memory_cgroup_limit_bytes": group.memory_limit_bytes,
+        "memory_cgroup_used_bytes": group.memory_used_bytes,
+        "memory_cgroup_of": "server",
     }

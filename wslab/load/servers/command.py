@@ -27,7 +27,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from wslab.core.json_lines import JsonLines
 from wslab.core.servers import PLACEHOLDERS, fill
 from wslab.load.prefork import NICENESS, STDIN, emit, read_spec
 from wslab.load.servers.output import Output
@@ -38,6 +37,8 @@ from wslab.machine.trees import descendants, listeners, owners, server_limits
 
 READY_SECONDS = 30.0
 TICK_SECONDS = 0.5
+# The server may notice a little later than the probe that their connection is over; its descriptors are counted then.
+PARTED_SECONDS = 0.1
 TERM_SECONDS = 2.0
 KILL_SECONDS = 5.0
 _READ_BYTES = 1 << 18
@@ -47,10 +48,10 @@ class Command:
     """A program under watch.
 
     Args:
-        spec: `command_line`, and as needed `host` (127.0.0.1), `port` (0 = any free one), `path` of the URL, `shards`,
-            `folder` and `cwd` (folders), `environment` (names to values, null removes one), `fd_limit` (soft limit of
-            descriptors that it begins with; null is as many as it may have), `ready_seconds`, `log` (file for what it
-            prints), `uid` (user to run as).
+        spec: `command_line`, and as needed `host` (127.0.0.1), `port` (0 = any free one), `shards`, `entry` (see
+            `Probe`), `folder` and `cwd` (folders), `environment` (names to values, null removes one), `fd_limit` (soft
+            limit of descriptors that it begins with; null is as many as it may have), `ready_seconds`, `log` (file for
+            what it prints), `uid` (user to run as).
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -58,15 +59,15 @@ class Command:
         self.host = spec.get("host", "127.0.0.1")
         self.port = int(spec.get("port") or free_port(self.host))
         shown = f"[{self.host}]" if ":" in self.host else self.host
-        self.url = f"ws://{shown}:{self.port}{spec.get('path', '')}"
+        self.url = f"ws://{shown}:{self.port}"
         self.output = Output(spec.get("log") or "")
-        self.probe = Probe(self.url)
+        self.probe = Probe(self.url, spec.get("entry"))
         self.known: set[int] = set()  # processes of the tree that were announced
         self.status: dict[int, int] = {}  # how those ended that ended here: pid -> wait status
         self.ready = self.over = False
         self.deadline = monotonic() + float(spec.get("ready_seconds") or READY_SECONDS)
         self.pid = 0
-        self.pipe = -1
+        self.pipe = self.pidfd = -1
 
     def start(self) -> None:
         """Start the program.
@@ -97,34 +98,36 @@ class Command:
         finally:
             os.close(writer)
         os.set_blocking(reader, False)
-        self.pid, self.pipe = program.pid, reader
+        self.pid, self.pipe, self.pidfd = program.pid, reader, os.pidfd_open(program.pid)
         program.returncode = 0  # It is waited for here, together with the orphans.
 
     def run(self) -> int:
         """Watch the program until standard input ends, and end it then."""
-        lines = JsonLines()
         os.set_blocking(STDIN, False)
         next_look = 0.0
         while True:
             poll = select.poll()
             poll.register(STDIN, select.POLLIN)
-            if self.pipe >= 0:
-                poll.register(self.pipe, select.POLLIN)
-            probing = not self.ready and not self.over
+            for fd in (self.pipe, self.pidfd):
+                if fd >= 0:
+                    poll.register(fd, select.POLLIN)
+            probing = not (self.ready or self.over or self.probe.ready)
             if probing:
                 self.probe.register(poll)
             wait = min(max(0.0, next_look - monotonic()), self.probe.wait_seconds() if probing else TICK_SECONDS)
             found = {fd for fd, _ in poll.poll(wait * 1000 + 1)}
             if self.pipe in found:
                 self.read_output()
-            if STDIN in found:
-                data = os.read(STDIN, 1 << 16)
-                lines.feed(data)  # `drain` needs nothing from a program that is not ours.
-                if not data:
-                    break
+            # The one command, `drain`, asks nothing of a program that is not ours.
+            if STDIN in found and not os.read(STDIN, 1 << 16):
+                break
             if probing:
                 self.probe.go_on()
-            if monotonic() >= next_look or self.probe.ready is not self.ready:
+                next_look = monotonic() + PARTED_SECONDS if self.probe.ready else next_look
+            if self.pidfd in found:
+                os.close(self.pidfd)
+                self.pidfd, next_look = -1, 0.0
+            if monotonic() >= next_look:
                 next_look = monotonic() + TICK_SECONDS
                 self.look()
         self.end()

@@ -12,10 +12,14 @@ import errno
 import os
 import select
 import socket
+from collections.abc import Mapping
 from time import monotonic
+from typing import Any
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHandshake, InvalidStatus
+from websockets.http11 import Request
+from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from wslab.core.target import parse_url
@@ -24,7 +28,8 @@ AGAIN_SECONDS = 0.05
 ANSWER_SECONDS = 2.0
 SETTLED_SECONDS = 2.0
 REDIRECTS = (301, 302, 303, 307, 308)
-_TLS_ALERT = 0x15
+SILENT = "the kernel completes connections, and the server answers nothing on them"
+TLS_RECORDS = (b"\x15", b"\x16")  # what the answer of a TLS server begins with: an alert, or its part of a handshake
 
 
 class Probe:
@@ -32,6 +37,8 @@ class Probe:
 
     Args:
         url: where the server is to answer; with `tcp://` a connection is enough.
+        entry: what the connections of the swarm ask with, so that a server lets the probe in: `path` (instead of the
+            URL's), `headers` (lines `Name: value`) and `subprotocol`, with `{n}` and `{hex}` as fields.
 
     Attributes:
         ready: whether a handshake has succeeded.
@@ -39,8 +46,8 @@ class Probe:
         why: what it met, a sentence.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, entry: Mapping[str, Any] | None = None) -> None:
+        self.url, self._entry = url, entry or {}
         host, port, _, _ = parse_url(url)
         self._address = (host, port)
         self.ready = False
@@ -48,8 +55,9 @@ class Probe:
         self._socket: socket.socket | None = None
         self._protocol: ClientProtocol | None = None
         self._connected = False
+        self._asks_tls = False  # the next attempt greets as TLS does: the last one was closed without an answer
         self._due = 0.0  # when the next attempt is due, or this one has taken too long
-        self._same_since = 0.0
+        self._answer, self._same_since = "", 0.0  # the limit that the last answers met, and since when
 
     @property
     def final(self) -> bool:
@@ -79,7 +87,7 @@ class Probe:
                 self._receive()
         except BlockingIOError:
             if monotonic() >= self._due:
-                self._met("server_silent", "connections are accepted by the kernel, and the server answers nothing")
+                self._met("server_silent", SILENT)
         except OSError as problem:
             if problem.errno == errno.ECONNREFUSED:
                 self._met("server_unreachable", f"nothing listens on {self._address[0]}:{self._address[1]}")
@@ -97,7 +105,10 @@ class Probe:
         self._due = monotonic() + ANSWER_SECONDS
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
         self._socket, self._connected = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK), False
-        self._protocol = None if self.url.startswith("tcp:") else ClientProtocol(parse_uri(self.url))
+        asked = self._entry.get("subprotocol")
+        subprotocols = [Subprotocol(asked)] if asked else None
+        plain = self.url.startswith("tcp:")
+        self._protocol = None if plain else ClientProtocol(parse_uri(self.url), subprotocols=subprotocols)
         number = self._socket.connect_ex(self._address)
         if number not in (0, errno.EINPROGRESS):
             raise OSError(number, os.strerror(number))
@@ -112,16 +123,29 @@ class Probe:
         if self._protocol is None:
             self._succeed()
             return
-        self._protocol.send_request(self._protocol.connect())
-        self._socket.send(b"".join(self._protocol.data_to_send()))
+        self.limit, self.why = "server_silent", SILENT
+        self._protocol.send_request(self._request(self._protocol))
+        self._socket.send(tls_hello() if self._asks_tls else b"".join(self._protocol.data_to_send()))
+
+    def _request(self, protocol: ClientProtocol) -> Request:
+        """Return the upgrade request, made as for the first connection of the swarm."""
+        request = protocol.connect()
+        request.path = filled(self._entry.get("path") or request.path)
+        for header in self._entry.get("headers") or ():
+            name, _, value = header.partition(":")
+            if name.lower() == "host":
+                del request.headers["Host"]
+            request.headers[name] = filled(value.strip())
+        return request
 
     def _receive(self) -> None:
         assert self._socket is not None
         assert self._protocol is not None
         data = self._socket.recv(1 << 16)
-        if data[:1] == bytes([_TLS_ALERT]):
-            self._met("server_protocol", "the server speaks TLS (it answers with an alert), and ws:// is plain", True)
+        if data[:1] in TLS_RECORDS:
+            self._met("server_protocol", "the server speaks TLS, and ws:// is plain", True)
             return
+        self._asks_tls = not data and not self._asks_tls
         if not data:
             self._met("server_closed", "the server closes the connection instead of answering the handshake", True)
             return
@@ -144,12 +168,30 @@ class Probe:
     def _met(self, limit: str, why: str, answer: bool = False) -> None:
         """Keep what the attempt met, and try again soon."""
         if not answer:
-            self._same_since = 0.0
-        elif (limit, why) != (self.limit, self.why) or not self._same_since:
-            self._same_since = monotonic()
+            self._answer, self._same_since = "", 0.0
+        elif limit != self._answer:
+            self._answer, self._same_since = limit, monotonic()
         self.limit, self.why = limit, why
         self._due = monotonic() + AGAIN_SECONDS
         self.close()
+
+
+def filled(text: str) -> str:
+    """Return a path or the value of a header with its fields filled in."""
+    return text.replace("{n}", "0").replace("{hex}", os.urandom(8).hex())
+
+
+def tls_hello() -> bytes:
+    """Return the greeting of a TLS client."""
+    import ssl  # Hardly any server needs it.
+
+    greeting = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), greeting, server_hostname="localhost")
+    try:
+        client.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return greeting.read()
 
 
 def _refused(problem: InvalidStatus) -> tuple[str, str]:
