@@ -184,7 +184,19 @@ class Run:
 
     def figures(self) -> list[tuple[str, str]]:
         """Return the summary's figures as (words, formatted value), in reading order; absent ones are left out."""
-        return [(words, self.figure(key)) for key, words, _ in FIGURES if self.summary.get(key) is not None]
+        shown = [(words, self.figure(key)) for key, words, _ in FIGURES if self.summary.get(key) is not None]
+        return shown + self._knee()
+
+    def _knee(self) -> list[tuple[str, str]]:
+        """Return how far a climb in messages came, and which side ended it; nothing where there was none."""
+        knee = self.summary.get("knee")
+        if not knee:
+            return []
+        bound = f"p99 within {seconds_text(knee['latency_bound'])}"
+        shown = [(f"messages at the knee, {bound}", rate_text(knee["messages_per_second"]))]
+        shown += [("round trip there, 99 %", seconds_text(knee["roundtrip_seconds_p99"]))]
+        side = f"the {knee['limited_by']}: " if knee["limited_by"] else ""
+        return [*shown, ("what ended the climb", f"{side}{knee['why']}")]
 
     def figure(self, key: str) -> str:
         """Return one figure of the summary with its unit, such as `8.1 KiB`; an en dash where it was not measured."""
