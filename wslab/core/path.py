@@ -138,7 +138,7 @@ def link_full(run: Evidence) -> bool:
     late that they were sent again.
     """
     again = run.delta("retransmits_total")
-    late = 0 < run.timeouts and again >= ACCOUNTS_FOR * run.timeouts
+    late = run.timeouts > 0 and again >= ACCOUNTS_FOR * run.timeouts
     if run.delta("link_overlimits_total") <= 0 and run.delta("link_drops_total") <= 0 and not late:
         return False
     for phase in run.missed_in:
