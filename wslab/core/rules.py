@@ -44,6 +44,7 @@ SYN_QUEUE_FULL = ("syn_cookies_total", "syn_drops_total")
 QUIET = ("listen_overflows_total", "conntrack_drops_total", "softnet_drops_total", "tcp_aborts_on_memory_total")
 ALSO_RULED_OUT = (
     *("syn_drops_total", "oom_kills_total", "tcp_memory_pressures_total", "conntrack_chains_too_long_total"),
+    *("link_drops_total", "link_overlimits_total"),
 )
 
 
