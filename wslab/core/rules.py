@@ -381,7 +381,8 @@ def server_silent(run: Evidence) -> Findings:
         text += f"; busiest server process at {shares[-1]:.0%} of a core, {run.quote('server_connections_opened')}"
         text += f"; {reached}" if reached else ""
         remedy = "look at the server itself: it is stopped, blocked, or never answers"
-        yield finding(run, "server_silent", "server", f"{text}; {_quiet(run)}", remedy=remedy)
+        certainty = Certainty.COUNTED if reached else Certainty.INFERRED
+        yield finding(run, "server_silent", "server", f"{text}; {_quiet(run)}", remedy=remedy, certainty=certainty)
 
 
 def generator(run: Evidence) -> Findings:
