@@ -87,8 +87,13 @@ def is_local(run: Evidence) -> bool:
 
 
 def listened_throughout(run: Evidence) -> bool:
-    """Return whether the server listened at every look during the ramp."""
-    seen = [sample.get("server_listeners") for sample in run.loaded if sample.get("server_listeners") is not None]
+    """Return whether the server listened at every look, from the last before the ramp to the first of the drain.
+
+    A load that is over within a second has no look in between.
+    """
+    # When all is done, the server may have been stopped.
+    seen = [sample.get("server_listeners") for sample in run.active if sample.get("phase") != "done"]
+    seen = [count for count in seen if count is not None]
     return bool(seen) and all(seen)
 
 
@@ -138,7 +143,7 @@ def link_full(run: Evidence) -> bool:
     late that they were sent again.
     """
     again = run.delta("retransmits_total")
-    late = 0 < run.timeouts and again >= ACCOUNTS_FOR * run.timeouts
+    late = run.timeouts > 0 and again >= ACCOUNTS_FOR * run.timeouts
     if run.delta("link_overlimits_total") <= 0 and run.delta("link_drops_total") <= 0 and not late:
         return False
     for phase in run.missed_in:
