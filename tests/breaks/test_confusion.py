@@ -41,7 +41,7 @@ def ended(*limits: tuple[str, str], outcome: str = "broke") -> Any:
     begun = {"event": "phase_started", "elapsed_seconds": 3.0, "phase": "ramp"}
     phases = [{"name": "ramp", "started_seconds": 3.0, "ended_seconds": 5.0}]
     return SimpleNamespace(
-        findings=found, outcome=outcome, events=[begun, ramp], phases=phases, run_dir="run", preflight=[]
+        findings=found, outcome=outcome, events=[begun, ramp], phases=phases, run_id="run", preflight=[]
     )
 
 

@@ -106,3 +106,10 @@ def test_a_limit_that_open_connections_used_up_is_not_a_consequence_of_attempts_
     late = failed_table([*run.failures, failure("upgrade", "ETIMEDOUT", 200, 13.5)])
     found = diagnose(replace(run, events=[*run.events, late]))
     assert found[0].limit == name.split()[0]
+
+
+def test_where_nothing_explains_why_attempts_waited_what_they_used_up_is_named() -> None:
+    waited = [failure("connect", "EADDRNOTAVAIL", 300, 3.9), failure("connect", "ETIMEDOUT", 7000, 13.5)]
+    busy = {"swarm_cpu_fraction_max": 1.0, "server_cpu_fraction_max": 0.3}
+    found = diagnose(evidence(LOWER, failures=waited, columns=busy, **ports(HIGHER)))
+    assert [one.limit for one in found] == ["ephemeral_ports"]

@@ -53,6 +53,12 @@ def test_the_limit_that_was_lowered_is_named_first_and_none_that_was_not(item: B
         ("memory_machine", "machine", "by signal 9; vmstat oom_kill 0 → 1; least memory headroom 9.4 MiB"),
         # Against a server that speaks no WebSocket.
         ("server_protocol", "server", "upgrade EPROTO × 112; no upgrade"),
+        # A port that nothing listens on, while both cores were busy with something else.
+        ("server_refused", "server", "connect ECONNREFUSED × 100; sockets that listen on its port: 0; OutRsts "),
+        # In a namespace that knows no way to the server's address.
+        ("server_unreachable", "server", "connect ENETUNREACH × 100"),
+        # Against a server that closes each connection after two and a half seconds.
+        ("server_closed", "server", "closed with code 1001 (idle for too long); hold ESHUTDOWN × 200"),
     ],
 )
 def test_what_was_met_elsewhere_is_named_as_well(name: str, side: str, words: str) -> None:
@@ -128,6 +134,35 @@ def test_a_limit_that_ended_a_process_is_told_at_the_connections_that_it_had_by_
 def test_without_its_errno_a_limit_is_not_named(name: str) -> None:
     (limit,) = {item.limit for item in RECORDED if item.name == name}
     assert limit not in {finding.limit for finding in diagnose(without_failures(name))}
+
+
+UNREADABLE = {"event": "firewall", "rules": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "certainty"),
+    [
+        ("firewall_refuses", "refused", "proved"),
+        # Its rule has no counter.
+        ("firewall_drops", "dropped", "inferred"),
+        ("firewall_limits_rate", "rate-limited", "proved"),
+    ],
+)
+def test_a_firewall_is_named_by_its_rule_and_without_root_by_elimination(name: str, kind: str, certainty: str) -> None:
+    run = recorded(name)
+    (read,) = diagnose(run)
+    assert (read.limit, read.certainty) == ("firewall", certainty)
+    assert read.evidence.startswith(f"{kind}: ")
+    assert 'rule of inet wslab in: "tcp flags' in read.evidence
+    unread = [UNREADABLE if event["event"] == "firewall" else event for event in run.events]
+    (inferred,) = diagnose(replace(run, events=unread))
+    assert (inferred.limit, inferred.certainty) == ("firewall", "inferred")
+    assert "by elimination" in inferred.evidence
+    # Root who sees no such rule has ruled it out, except where an attempt was refused while the server listened.
+    none = [{"event": "firewall", "rules": []} if event["event"] == "firewall" else event for event in run.events]
+    assert [one.limit for one in diagnose(replace(run, events=none))] == [
+        "firewall" if kind == "refused" else "unknown"
+    ]
 
 
 @pytest.mark.parametrize(("name", "role"), [("server_cpu", "server"), ("generator", "swarm")])

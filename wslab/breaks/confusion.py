@@ -58,7 +58,7 @@ class Judged:
         tolerance: how far both may be apart, as a share of the predicted.
         seconds_to_name: from the first evidence to the end of the run, when it is named; None where not recorded.
         seconds: how long the scenario took.
-        run_dir: the recorded run.
+        run_id: the recorded run, in the folder `runs` of the series.
     """
 
     number: int
@@ -74,7 +74,7 @@ class Judged:
     tolerance: float | None = None
     seconds_to_name: float | None = None
     seconds: float = 0.0
-    run_dir: str = ""
+    run_id: str = ""
 
     @property
     def off_by(self) -> float | None:
@@ -167,7 +167,9 @@ class Confusion:
         """Write the result, in the place of the one of the same series that was written before."""
         path = self.folder / RESULTS
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+        # Without the folder, so that the file can be kept elsewhere.
+        kept = {key: value for key, value in self.as_dict().items() if key != "folder"}
+        part.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         part.replace(path)
 
     def as_dict(self) -> dict[str, Any]:
@@ -199,7 +201,7 @@ class Confusion:
 
     def text(self) -> str:
         """Return the result as a terminal shows it."""
-        odd = [f"{one.number} {one.title}: {one.line}; {one.run_dir}" for one in self.judged if one.verdict != RIGHTLY]
+        odd = [f"{one.number} {one.title}: {one.line}; {one.run_id}" for one in self.judged if one.verdict != RIGHTLY]
         return "\n".join([self.table().text(), *odd, "", self.sentence, str(self.folder)])
 
     def _repr_html_(self) -> str:
@@ -278,7 +280,7 @@ def judge_scenario(scenario: Scenario, run: Run, seconds: float = 0.0) -> Judged
         tolerance=scenario.tolerance,
         seconds_to_name=round(ended - spans[0][0], 3) if spans and spans[0] else None,
         seconds=round(seconds, 2),
-        run_dir=str(run.run_dir),
+        run_id=run.run_id,
     )
 
 

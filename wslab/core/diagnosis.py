@@ -109,13 +109,13 @@ def diagnose(evidence: Evidence) -> list[Finding]:
         return []
     used_up: list[Finding] = []
     for rank in sorted({rule.rank for rule in RULES}):
+        if used_up and rank > SILENT:
+            break  # An errno comes before CPU time that may explain.
         found = [finding for rule in RULES if rule.rank == rank for finding in rule.findings(evidence)]
         consequences = [one for one in found if used_up_by_waiting(evidence, one)]
         causes = [one for one in found if one not in consequences]
-        if causes and rank != UNKNOWN:
-            return in_order(evidence, causes) + in_order(evidence, used_up + consequences)
         used_up += consequences
         if causes:
-            # Nothing explains why the attempts waited: what they used up is all that is known.
-            return in_order(evidence, used_up) or causes
+            return in_order(evidence, causes) + in_order(evidence, used_up)
+    # Nothing explains why the attempts waited: what they used up is all that is known.
     return in_order(evidence, used_up)

@@ -31,6 +31,12 @@ from wslab.core.timeline import (
 
 # What a ramp may take beyond its schedule before its rate is judged: short ramps are mostly start and end.
 RAMP_GRACE_SECONDS = 1.0
+# What a ramp may take longer where a few of its SYNs were lost: TCP sends one again after 1 s, and after 2 s more.
+RETRY_SECONDS = 3.0
+FEW_RETRIES = 0.05
+# A message may take this many round trips of the link, where its buffers are small. What was sent so shortly before the
+# end of the hold may still be on its way, at most half a second's worth.
+ON_THE_WAY_ROUNDTRIPS, ON_THE_WAY_SECONDS = 10, 0.5
 # Fewer messages than this are too few to judge a rate by.
 MESSAGES_JUDGED = 100
 # Failed messages, or unasked ones, are a miss above this share of the messages sent: one in a thousand.
@@ -299,14 +305,22 @@ class Evidence:
         ramp, rate = last_phase(self.phases, "ramp"), self.stage.get("ramp_rate", "max")
         if ramp and ramp.seconds and rate not in ("max", None):
             per_second = parse_number(rate, "ramp_rate", "")
-            if ramp.seconds > self.opened / per_second / RATE_KEPT + RAMP_GRACE_SECONDS:
+            retried = 0 < self.delta("syn_retransmits_total") <= FEW_RETRIES * self.opened
+            grace = RAMP_GRACE_SECONDS + (RETRY_SECONDS if retried else 0.0)
+            if ramp.seconds > self.opened / per_second / RATE_KEPT + grace:
                 yield "ramp", f"{self.opened / ramp.seconds:,.0f} of {per_second:,.0f} connections a second"
         hold = last_phase(self.phases, "hold")
         if hold is None or not hold.seconds:
             return
         due = held_rate(self.stage.get("message_rate")) * self.opened * hold.seconds
         answered = messages_between(self.phases, hold)
-        if answered is not None and due >= MESSAGES_JUDGED and answered < RATE_KEPT * due:
+        if answered is None or due < MESSAGES_JUDGED:
+            return
+        unanswered = int(hold.end.get("messages_sent") or 0) - int(hold.end.get("messages_received") or 0)
+        roundtrip = min(self.values("link_roundtrip_seconds_min"), default=0.0)
+        lately = min(ON_THE_WAY_SECONDS, ON_THE_WAY_ROUNDTRIPS * roundtrip) / hold.seconds
+        under_way = min(max(0, unanswered), due * lately)
+        if answered + under_way < RATE_KEPT * due:
             text = f"{answered / hold.seconds:,.0f} of {due / hold.seconds:,.0f} messages a second answered"
             yield "hold", text
 
@@ -368,4 +382,5 @@ def plan_of(manifest: Mapping[str, Any]) -> Plan:
         memory_reserve_bytes=int(asked.get("memory_reserve") or 0),
         destinations=len(swarm.get("destination_addresses") or ()) or 1,
         ports_at_bind=bool(swarm.get("bind_without_no_port")),
+        listener_ports=0 if effective.get("target") else 1,
     )

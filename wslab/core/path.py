@@ -87,8 +87,13 @@ def is_local(run: Evidence) -> bool:
 
 
 def listened_throughout(run: Evidence) -> bool:
-    """Return whether the server listened at every look during the ramp."""
-    seen = [sample.get("server_listeners") for sample in run.loaded if sample.get("server_listeners") is not None]
+    """Return whether the server listened at every look, from the last before the ramp to the first of the drain.
+
+    A load that is over within a second has no look in between.
+    """
+    # When all is done, the server may have been stopped.
+    seen = [sample.get("server_listeners") for sample in run.active if sample.get("phase") != "done"]
+    seen = [count for count in seen if count is not None]
     return bool(seen) and all(seen)
 
 

@@ -47,6 +47,7 @@ SYN_QUEUE_FULL = ("syn_cookies_total", "syn_drops_total")
 QUIET = ("listen_overflows_total", "conntrack_drops_total", "softnet_drops_total", "tcp_aborts_on_memory_total")
 ALSO_RULED_OUT = (
     *("syn_drops_total", "oom_kills_total", "tcp_memory_pressures_total", "conntrack_chains_too_long_total"),
+    *("link_drops_total", "link_overlimits_total"),
 )
 
 
@@ -443,7 +444,8 @@ def server_silent(run: Evidence) -> Findings:
         text += run.quote("server_connections_opened" if run.host.server_fd_limit is None else "server_fds")
         text += f"; {reached}" if reached else ""
         remedy = "look at the server itself: it is stopped, blocked, or never answers"
-        yield finding(run, "server_silent", "server", f"{text}; {_quiet(run)}", remedy=remedy)
+        certainty = Certainty.COUNTED if reached else Certainty.INFERRED
+        yield finding(run, "server_silent", "server", f"{text}; {_quiet(run)}", remedy=remedy, certainty=certainty)
 
 
 def generator(run: Evidence) -> Findings:

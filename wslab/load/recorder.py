@@ -5,9 +5,9 @@ writes `samples.csv` and `latency.csv` into the run folder, a row at a time, and
 
 1. Samples are due at whole multiples of the interval since the epoch of the run. A late wake-up does not shift the
    ones after it, and a missed one is skipped; `elapsed_seconds` tells when each was taken.
-2. Samples besides the schedule: one at once at the start, one whenever the scoreboard's phase changes (seen within
-   `POLL_SECONDS`, and labelled with the phase that begins), one at the end. A ramp of half a second is thus bounded
-   by samples, and two rows may be close together: readers compute rates over windows that are long enough.
+2. Samples besides the schedule: one at once at the start, one whenever the phase or port on the scoreboard changes
+   (seen within `POLL_SECONDS`, and labelled with the phase that begins), one at the end. A ramp of half a second is
+   thus bounded by samples, and two rows may be close together: readers compute rates over windows that are long enough.
 3. PSS is expensive to read. It is read once before the ramp for each set of processes, at once on entering hold and
    verify, and every `PSS_SECONDS` during these; its cells are empty otherwise.
 4. Only end of file on stdin ends it, with one last sample and exit status 0. SIGINT is left to the caller, and rows go
@@ -275,7 +275,7 @@ def main(argv: list[str]) -> int:
     tell_rules()
     due = next_due(time.monotonic(), epoch, interval)
     lines = JsonLines()
-    told = False
+    told, port = False, scoreboard.port
     while (data := _read(min(POLL_SECONDS, due - time.monotonic()))) != b"":
         commands = [command for command in lines.feed(data or b"") if command.get("cmd") == "watch"]
         for command in commands:
@@ -283,7 +283,8 @@ def main(argv: list[str]) -> int:
         if time.monotonic() >= due:
             moment = record()
             due = next_due(time.monotonic(), epoch, interval)
-        elif commands or scoreboard.moment != moment:
+        elif commands or scoreboard.moment != moment or scoreboard.port != port:
+            port = scoreboard.port
             moment = record()
         if counters := recorder.counters_at_new_failures():
             reports.event("counters", **counters)
