@@ -33,7 +33,7 @@ from wslab.cli_options import (
 from wslab.cli_output import lost_output, open_standard_streams, print_json, say
 from wslab.cli_signals import ignore_signals, take_signals
 from wslab.core.quantities import BadInput, parse_count, refuse
-from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
+from wslab.core.records import ABORTED, BROKE, CRASHED, HELD, RUNNING
 from wslab.core.stage import SERVER_KINDS, Stage
 from wslab.core.target import CONSENT_OPTION
 
@@ -43,7 +43,17 @@ DEFAULT_STAGES = "10k,100k,700k,1M"
 # Parameters that make no sense where the server is somebody else's.
 SERVER_PARAMETERS = ("server", "server_shards", "memory_cap")
 # Parameters that no kernel setting depends on; and `connections`, which has another default there.
-UNTUNED_PARAMETERS = ("connections", "server", "ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune")
+UNTUNED_PARAMETERS = (
+    "connections",
+    "server",
+    "ramp_rate",
+    "hold_seconds",
+    "memory_cap",
+    "data_dir",
+    "label",
+    "tune",
+    "beside",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -207,6 +217,8 @@ def recorded_runs(context: click.Context, _: click.Parameter, typed: str) -> lis
     """Complete the ID of a recorded run."""
     from click.shell_completion import CompletionItem
 
+    from wslab.lab.store import run_folders
+
     folders = run_folders(absolute(context.params.get("data_dir") or ""))
     return [CompletionItem(folder.name) for folder in folders if folder.name.startswith(typed)]
 
@@ -231,6 +243,37 @@ def runs(run_id: str, data_dir: str, diagnose: bool, as_json: bool) -> int:
     else:
         print(runs_table(found).to_string())
     return 0
+
+
+@command(example="wslab attach")
+@click.argument("run_id", metavar="[ID]", default="", shell_complete=recorded_runs)
+@data_dir_option
+def attach(run_id: str, data_dir: str, as_json: bool) -> int:
+    """Show the run in progress, or the one whose ID begins so, until it ends.
+
+    Ctrl-C ends the watching only.
+    """
+    from wslab.view.attach import attach as watch
+    from wslab.view.attach import describe
+
+    found = watch(run_id, absolute(data_dir))
+    if found.outcome == RUNNING:
+        say(describe(found))
+        return EXIT_STATUS[ABORTED]
+    return show(found, as_json, EXIT_STATUS.get(found.outcome, 0), kept=str(found.run_dir))
+
+
+@command(example="wslab stop")
+@click.argument("run_id", metavar="[ID]", default="", shell_complete=recorded_runs)
+@data_dir_option
+def stop(run_id: str, data_dir: str, as_json: bool) -> int:
+    """Stop the run in progress, or the one whose ID begins so; what it recorded stays."""
+    from wslab.view.attach import describe
+    from wslab.view.attach import stop as end
+
+    found = end(run_id, absolute(data_dir), say=say)
+    print_json({"run_id": found.run_id, "outcome": found.outcome}) if as_json else print(describe(found))
+    return 0 if found.outcome != RUNNING else EXIT_STATUS[CRASHED]
 
 
 @command(example="wslab report --out report")
@@ -404,23 +447,10 @@ def find_run(run_id: str, data_dir: str) -> Any:
     Raises:
         BadInput: there is none, or more than one.
     """
-    names = [folder for folder in run_folders(data_dir) if folder.name.startswith(run_id)]
-    exact = [folder for folder in names if folder.name == run_id]
-    if len(exact or names) != 1:
-        these = ", ".join(folder.name for folder in names[:3]) + (", ..." if len(names) > 3 else "")
-        raise BadInput(f"{len(names) or 'no'} recorded runs begin with {run_id}: {these or '`wslab runs` lists them'}")
     from wslab.lab.runs import Run
+    from wslab.lab.store import find_run as find
 
-    return Run.load((exact or names)[0])
-
-
-def run_folders(data_dir: str) -> list[Path]:
-    """Return the folders of recorded runs, newest last; where no folder was asked for, the reference runs too."""
-    from wslab.lab import store
-
-    places = [store.data_folder(data_dir) / "runs", *([] if data_dir else [store.reference_folder()])]
-    manifests = [path for place in places for path in sorted(place.glob(f"*/{store.MANIFEST}"))]
-    return [path.parent for path in manifests if not path.parent.name.startswith(".")]
+    return Run.load(find(run_id, data_dir))
 
 
 # What was typed.

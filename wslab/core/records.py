@@ -104,6 +104,7 @@ SAMPLE_COLUMNS: tuple[Column, ...] = (
             ("swarm_messages_unasked", "count", "messages from the server that answer nothing, such as a second echo"),
             ("swarm_lag_seconds_max", "seconds", "largest lag behind the schedule over the last interval"),
             ("server_shards_at_limit", "count", "shards that do not accept because their descriptors are used up"),
+            ("lab_cpu_seconds", "seconds", "CPU time of the recorder, the supervisor and their caller, cumulative"),
             ("cpu_user_seconds", "seconds", "all CPUs in user mode, /proc/stat"),
             ("cpu_nice_seconds", "seconds", "all CPUs in user mode at lower priority, /proc/stat"),
             ("cpu_system_seconds", "seconds", "all CPUs in the kernel, /proc/stat"),

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from wslab.core.ceilings import walls
+from wslab.core.disturbance import disturbance_text
 from wslab.core.evidence import Evidence, plan_of
 from wslab.core.host import Host
 from wslab.core.quantities import BadInput, format_count
@@ -154,8 +155,14 @@ class Run:
 
     @property
     def caption(self) -> str:
-        """Machine, kernel, date and run, as every figure shows them."""
-        return " · ".join(filter(None, (self.machine.line, self.created_at[:10], self.run_id)))
+        """Machine, kernel, date and run, and that others disturbed it, as every figure shows them."""
+        disturbed = "disturbed by others" if self.disturbed_by else ""
+        return " · ".join(filter(None, (self.machine.line, self.created_at[:10], self.run_id, disturbed)))
+
+    @property
+    def disturbed_by(self) -> str:
+        """What else used the machine meanwhile, in one line; empty when nothing did, or that was not recorded."""
+        return disturbance_text(self.summary.get("disturbed_by") or ())
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -224,6 +231,7 @@ class Run:
         """Return the run as a terminal shows it."""
         lines = [f"{self.outcome}: {self.name} connections, server {self.server}"]
         lines += [self.reason] if self.reason else []
+        lines += [f"disturbed: {self.disturbed_by}"] if self.disturbed_by else []
         remark = "remark: " if self.outcome == HELD else ""
         for finding in self.findings:
             lines.append(f"  {remark}{finding.get('limit')} ({finding.get('side')}): {finding.get('evidence')}")
@@ -240,6 +248,7 @@ class Run:
             f"{outcome_badge(self.outcome)} <b>{self.name} connections</b> · server <b>{escape(self.server)}</b> · "
             f'<span style="opacity:.75">{escape(self.run_id)}</span>',
             f"<div>{escape(self.reason)}</div>" if self.reason else "",
+            f"<div><b>Disturbed:</b> {escape(self.disturbed_by)}</div>" if self.disturbed_by else "",
             findings_html(self.findings, self.outcome),
             pairs_html(self.figures()),
             footer=" · ".join(filter(None, (self.machine.line, self.machine.versions))),
@@ -263,15 +272,13 @@ def list_runs(data_dir: str | Path | None = None, *, or_reference: bool = False)
 
 
 def load_run(run: str | Path, data_dir: str | Path | None = None) -> Run:
-    """Load one run by its folder or by its `run_id`.
+    """Load one run: by its folder, its `run_id`, the beginning of that, or as `latest`.
 
     Raises:
-        FileNotFoundError: there is no such run.
+        FileNotFoundError: there is no such run; the text suggests the nearest.
         BadInput: its `run.json` is damaged.
     """
-    if Path(run).is_dir():
-        return Run.load(run)
-    return Run.load(store.data_folder(data_dir or "") / "runs" / str(run))
+    return Run.load(store.find_run(run, data_dir or ""))
 
 
 def runs_table(runs: Iterable[Run], *, full: bool = False) -> pd.DataFrame:

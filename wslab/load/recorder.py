@@ -14,7 +14,9 @@ writes `samples.csv` and `latency.csv` into the run folder, a row at a time, and
    to the disk also when the reader of stdout is slow or gone.
 5. A file that cannot be written, such as on a full disk, is reported once in an `error` event that names it. Recording
    goes on: the caller still gets the samples, and rows are kept again as soon as there is space.
-6. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
+6. `lab_cpu_seconds` is the CPU time of what measures: this process, its parent (the supervisor) and the parent of that
+   (the caller). It keeps the last reading of one that has ended.
+7. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from wslab.load.messages import Reports, unwritten_fields
 from wslab.load.scoreboard import Scoreboard
 from wslab.machine.counters import Counters
 from wslab.machine.line_file import LineFile
-from wslab.machine.process import raise_fd_limit
+from wslab.machine.process import cpu_seconds, parent_of, raise_fd_limit
 from wslab.machine.processes import Group
 
 # How soon a change of phase is noticed; looking costs one word of shared memory.
@@ -93,6 +95,8 @@ class Recorder:
         self._scoreboard = scoreboard
         self._epoch = epoch
         self._counters = Counters()
+        supervisor = os.getppid()
+        self._lab = dict.fromkeys((os.getpid(), supervisor, parent_of(supervisor) or 0), 0.0)
         self._groups = {side: Group() for side in _ROLES}
         self._buckets = {kind: [0] * BUCKETS for kind in _HISTOGRAMS}
         self._pss_of: frozenset[int] = frozenset()
@@ -110,6 +114,8 @@ class Recorder:
         }
         for side, role in _ROLES.items():
             record |= self._side(side, role, now)
+        self._lab |= {pid: seconds for pid in self._lab if (seconds := cpu_seconds(pid)) is not None}
+        record["lab_cpu_seconds"] = sum(self._lab.values())
         record |= self._counters.read()
         if self._pss_is_due(phase, now):
             for side, group in self._groups.items():
