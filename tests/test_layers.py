@@ -35,6 +35,8 @@ LIBRARIES = {
     "papermill": ["view/workbook.py"],
     "jupyter_client": ["view/kernel.py"],
     "IPython": ["view/live.py"],
+    "tqdm": ["view/live.py"],
+    "yaml": ["view/parameters.py"],
     "click": ["cli.py", "cli_options.py"],
     "pyroute2": ["machine/journal.py", "breaks/netns.py"],
 }

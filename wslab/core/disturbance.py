@@ -40,8 +40,8 @@ def disturbances(samples: Sequence[Record], cpu_count: int | None, beside: Itera
         beside: ids of the runs of wslab that were in progress at the same time.
 
     Returns:
-        Mappings `{by, amount, text}`: `by` is `run`, `cpu`, `hypervisor` or `sockets`; the amount is in cores for CPU, a
-        count otherwise.
+        Mappings `{by, amount, text}`: `by` is `run`, `cpu`, `hypervisor` or `sockets`; the amount is in cores for CPU,
+        a count otherwise.
     """
     found = [{"by": "run", "amount": 1, "text": f"the run {run_id} beside it"} for run_id in beside]
     cores = cpu_count or 1
@@ -62,10 +62,21 @@ def disturbances(samples: Sequence[Record], cpu_count: int | None, beside: Itera
 
 def foreign_cores(before: Record, after: Record) -> float | None:
     """Return the cores that others kept busy between two samples; None where that was not recorded."""
-    busy = _difference(before, after, [f"cpu_{kind}_seconds" for kind in _BUSY])
-    own = _difference(before, after, [*_OWN, "lab_cpu_seconds"])
+    busy = difference(before, after, [f"cpu_{kind}_seconds" for kind in _BUSY])
+    own = difference(before, after, [*_OWN, "lab_cpu_seconds"])
     seconds = after["elapsed_seconds"] - before["elapsed_seconds"]
     return (busy - own) / seconds if busy is not None and own is not None and seconds > 0 else None
+
+
+def difference(before: Record, after: Record, names: Sequence[str]) -> float | None:
+    """Return by how much the sum of some columns grew between two samples; None where one of them was not read."""
+    grown = 0.0
+    for name in names:
+        then, now = before.get(name), after.get(name)
+        if then is None or now is None:
+            return None
+        grown += now - then
+    return grown
 
 
 def _foreign_cores(samples: Sequence[Record]) -> float:
@@ -75,7 +86,7 @@ def _foreign_cores(samples: Sequence[Record]) -> float:
 def _stolen_cores(samples: Sequence[Record]) -> float:
     shares = []
     for before, after in _spans(samples):
-        stolen = _difference(before, after, ["cpu_steal_seconds"])
+        stolen = difference(before, after, ["cpu_steal_seconds"])
         if stolen is not None:
             shares.append(stolen / (after["elapsed_seconds"] - before["elapsed_seconds"]))
     return max(shares, default=0.0)
@@ -96,13 +107,6 @@ def _spans(samples: Sequence[Record]) -> list[tuple[Record, Record]]:
 def _alive(sample: Record) -> bool:
     """Return whether the processes of the run were still there: the CPU time of one that has ended is lost."""
     return sample.get("phase") in (*PHASES, "drain") and all(sample.get(name) is not None for name in _OWN)
-
-
-def _difference(before: Record, after: Record, names: Sequence[str]) -> float | None:
-    values = [(before.get(name), after.get(name)) for name in names]
-    if any(value is None for pair in values for value in pair):
-        return None
-    return sum(now - then for then, now in values)
 
 
 def _foreign_sockets(samples: Sequence[Record]) -> int:

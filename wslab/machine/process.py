@@ -82,7 +82,7 @@ def parent_of(pid: int) -> int | None:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Return the CPU time that a process has used in user mode and in the kernel, or None when there is no such process."""
+    """Return the CPU time that a process has used, user and system, or None when there is no such process."""
     fields = _stat_fields(pid)
     return (int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])) / os.sysconf("SC_CLK_TCK") if fields else None
 

@@ -67,7 +67,7 @@ def chart_svg(progress: Progress) -> str:
         return _TOP + high * (1 - count / top)
 
     points = " ".join(f"{x(at):.1f},{y(count):.1f}" for at, count in progress.history)
-    axis = f'stroke="currentColor" stroke-opacity="0.35" stroke-width="1"'
+    axis = 'stroke="currentColor" stroke-opacity="0.35" stroke-width="1"'
     lines = [
         f'<line x1="{_LEFT}" y1="{y(0):.1f}" x2="{_LEFT + wide}" y2="{y(0):.1f}" {axis}/>',
         f'<line x1="{_LEFT}" y1="{y(top):.1f}" x2="{_LEFT + wide}" y2="{y(top):.1f}" {axis} stroke-dasharray="2 3"/>',
@@ -101,8 +101,8 @@ def _foot(progress: Progress, run_id: str) -> str:
     silence = (
         "<style>@keyframes wslab-silent{from{visibility:hidden}to{visibility:visible}}</style>"
         f'<div class="wslab-silent" style="visibility:hidden;animation:wslab-silent 0s {SILENT_SECONDS}s forwards">'
-        f"<b>No news for {SILENT_SECONDS} s.</b> If the page was reloaded, <code>wslab.attach()</code> goes on showing the "
-        "run; if the kernel has died, the run was stopped with it, and "
+        f"<b>No news for {SILENT_SECONDS} s.</b> If the page was reloaded, <code>wslab.attach()</code> goes on showing "
+        "the run; if the kernel has died, the run was stopped with it, and "
         f"<code>{escape(shown)}</code> shows what was recorded.</div>"
     )
     return f"<div {quiet}>{stop} {folder}</div>{silence}"

@@ -10,10 +10,12 @@ A view is a callable that takes the events of a run as they come; what they come
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -76,33 +78,41 @@ def terminal_screen(stream: TextIO, prefix: str = "") -> Screen:
 
     tqdm.monitor_interval = 0  # No thread of its own, so that an interrupt always reaches the code that waits.
     tqdm.set_lock(threading.RLock())  # Nor a lock between processes.
-    common: dict[str, Any] = {"file": stream, "dynamic_ncols": True, "mininterval": 0, "leave": True}
+    common: dict[str, Any] = {"file": stream, "mininterval": 0, "nrows": 24}
     bars: list[Any] = []
+
+    def draw(bar: Any, text: str) -> None:
+        # Text goes into the format, where a percent sign or a comma of a library's own does not come between.
+        bar.bar_format, bar.ncols = text, _columns(stream)
+        bar.refresh()
 
     def show(progress: Progress, last: bool) -> None:
         if not bars:
-            bar = tqdm(total=100, bar_format="{desc} {percentage:3.0f}%|{bar:16}|{postfix}", **common)
-            bars.extend([bar, tqdm(total=0, position=1, bar_format="{desc}", **{**common, "leave": False})])
+            size = {"ncols": _columns(stream), "bar_format": prefix or " "}
+            bars.extend([tqdm(total=100, **common, **size), tqdm(total=100, position=1, leave=False, **common, **size)])
         bar, below = bars
         if bar.disable:
             return
-        facts = dict(progress.facts()[:3])
-        words = " · ".join([*progress.heading.split(" · ")[1:], *(f"{value} {name}" for name, value in facts.items())])
         bar.n = round(100 * progress.phase_share)
-        bar.set_description_str(f"{prefix}{progress.phase:<6}", refresh=False)
-        bar.set_postfix_str(words, refresh=False)
-        below.set_description_str(f"{' ' * len(prefix)}       {' · '.join(progress.details)}", refresh=False)
+        state = f"{prefix}{progress.phase:<6}"
         if last:
             below.close()
-            bar.set_postfix_str(progress.line.partition(" ")[2].strip(), refresh=False)
-            bar.refresh()
+            draw(bar, f"{state} {progress.count_words}")
             bar.close()
             bar.disable = True
             return
-        bar.refresh()
-        below.refresh()
+        draw(bar, f"{state} {{percentage:3.0f}}%|{{bar:16}}| {progress.count_words}")
+        draw(below, " " * (len(state) + 1) + " · ".join(progress.details))
 
     return show
+
+
+def _columns(stream: TextIO) -> int:
+    """Return the width of a terminal in characters; 80 where it is not known."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def plain_screen(stream: TextIO, prefix: str = "") -> Screen:
@@ -148,11 +158,10 @@ def stop_button(progress: Progress) -> Any:
     A kernel hears it beside a busy cell when it has subshells (ipykernel 7); JupyterLab 4.4 and newer use them.
     """
     try:
-        import ipykernel
-        import ipywidgets
+        ipywidgets = import_module("ipywidgets")
+        if import_module("ipykernel").version_info[0] < 7:
+            return None
     except ImportError:
-        return None
-    if ipykernel.version_info[0] < 7:
         return None
     button = ipywidgets.Button(description="Stop", icon="stop", tooltip="End the run; what was recorded stays")
 

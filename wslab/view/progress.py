@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wslab.core.disturbance import foreign_cores
+from wslab.core.disturbance import difference, foreign_cores
 from wslab.core.quantities import format_count
 from wslab.core.records import RUNNING
 from wslab.core.summary import quantile_seconds
@@ -139,13 +139,13 @@ class Progress:
         self._sample = sample
         if not before:
             return
-        sums = {"server": ("server_cpu_user_seconds", "server_cpu_system_seconds")}
+        sums: dict[str, tuple[str, ...]] = {"server": ("server_cpu_user_seconds", "server_cpu_system_seconds")}
         sums["swarm"] = ("swarm_cpu_user_seconds", "swarm_cpu_system_seconds")
         sums["all"] = tuple(name for name in sample if name.startswith("cpu_") and name.endswith("_seconds"))
         for who, names in sums.items():
-            known = [(before.get(key), sample.get(key)) for key in names]
-            if known and not any(value is None for pair in known for value in pair):
-                self._cores[who] = max(0.0, sum(now - then for then, now in known) / seconds)
+            used = difference(before, sample, names)
+            if names and used is not None:
+                self._cores[who] = max(0.0, used / seconds)
         others = foreign_cores(before, sample) if {"lab_cpu_seconds"} <= before.keys() & sample.keys() else None
         if others is not None:
             self._cores["others"] = max(0.0, others)
@@ -213,13 +213,7 @@ class Progress:
         """Phase, countdown of the phase, and how long all will take."""
         if self.ended:
             return f"{self.phase}{f': {self.reason}' if self.reason else ''}"
-        parts = [self.phase]
-        if self.seconds_left is not None:
-            parts.append(f"{_countdown(self.seconds_left)} left")
-        whole = self.seconds_left_in_all
-        if whole is not None and self.phase != "drain":
-            parts.append(f"about {_countdown(whole)} for all")
-        return " · ".join(parts)
+        return " · ".join([self.phase, *self._times()])
 
     def facts(self) -> list[tuple[str, str]]:
         """Return the facts as (name, text), always the same names, so that nothing jumps on a screen."""
@@ -245,27 +239,30 @@ class Progress:
     @property
     def line(self) -> str:
         """The whole state in one line."""
+        return " · ".join([f"{self.phase:<6} {self.count_words}", *self.details])
+
+    @property
+    def count_words(self) -> str:
+        """Connections, and the time that is left; once it has ended the reason."""
         of = f" of {format_count(self.target)}" if self.target else ""
-        parts = [f"{self.phase:<6} {whole_text(self.open)}{of} open"]
+        parts = [f"{whole_text(self.open)}{of} open"]
         if self.phase == "verify":
             parts.append(f"{whole_text(self.verified)} verified")
         if self.phase == "drain":
             parts.append(f"{whole_text(self.still_open)} still open")
         if self.phase in ("ramp", "verify") and self.rate:
             parts.append(f"{count_text(self.rate)}/s")
-        if self.seconds_left is not None and not self.ended:
-            parts.append(f"{_countdown(self.seconds_left)} left")
-        whole = self.seconds_left_in_all
-        if whole is not None and self.phase != "drain":
-            parts.append(f"about {_countdown(whole)} for all")
+        parts += self._times()
         if self.failed:
             parts.append(f"{whole_text(self.failed)} failed")
         if self.lost:
             parts.append(f"{whole_text(self.lost)} lost")
-        parts += self.details
-        if self.ended and self.reason:
-            parts.append(self.reason)
-        return " · ".join(parts)
+        return " · ".join([*parts, *([self.reason] if self.reason else [])])
+
+    def _times(self) -> list[str]:
+        whole = self.seconds_left_in_all
+        parts = [] if self.seconds_left is None else [f"{_countdown(self.seconds_left)} left"]
+        return parts + ([] if whole is None or self.phase == "drain" else [f"about {_countdown(whole)} for all"])
 
     @property
     def details(self) -> list[str]:
