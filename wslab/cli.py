@@ -27,6 +27,7 @@ from wslab.cli_options import (
     complete_words,
     data_dir_option,
     directory_option,
+    parameter_file_option,
     refusal_text,
     stage_options,
 )
@@ -34,7 +35,7 @@ from wslab.cli_output import lost_output, open_standard_streams, print_json, say
 from wslab.cli_signals import ignore_signals, take_signals
 from wslab.core.quantities import BadInput, parse_count, refuse
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD, RUNNING
-from wslab.core.stage import SERVER_KINDS, Stage
+from wslab.core.stage import SERVER_KINDS
 from wslab.core.target import CONSENT_OPTION
 
 EXIT_STATUS = {HELD: 0, BROKE: 1, CRASHED: 3, ABORTED: 130}
@@ -115,14 +116,21 @@ def preflight(connections: str | None, as_json: bool) -> int:
 
 
 @command(example="wslab stage --connections 1M --hold-seconds 30")
+@parameter_file_option
 @stage_options()
-def stage(as_json: bool, **parameters: Any) -> int:
+def stage(file: str, as_json: bool, **parameters: Any) -> int:
     """Run one stage."""
-    return run_one(as_json, given(parameters))
+    return run_one(as_json, given(parameters, file))
 
 
-@command(example="wslab sweep --stages 10k,100k")
-@click.option("--stages", metavar="LIST", default=DEFAULT_STAGES, help=f"Their connections; default {DEFAULT_STAGES}.")
+@command(
+    example="wslab sweep --stages 10k,100k",
+    details="A file of parameters may hold `stages`, `keep_going` and `matrix`: lists of values by parameter, of which "
+    "every combination is a climb of its own. Cut short, the same command with --resume goes on.",
+)
+@click.option("--stages", metavar="LIST", help=f"Their connections; default {DEFAULT_STAGES}.")
+@click.option("--resume", is_flag=True, help="Go on with the last sweep that asked for the same, after what held.")
+@parameter_file_option
 @click.option("--keep-going", is_flag=True, help="Go on after a stage that broke.")
 @click.option(
     "--breaks",
@@ -133,15 +141,27 @@ def stage(as_json: bool, **parameters: Any) -> int:
     "the whole machine shares, such as nr_open, are broken only when they are named; the run reports which those are.",
 )
 @stage_options(without=("connections",))
-def sweep(stages: str, keep_going: bool, breaks: str | None, as_json: bool, **parameters: Any) -> int:
+def sweep(
+    stages: str | None,
+    resume: bool,
+    file: str,
+    keep_going: bool,
+    breaks: str | None,
+    as_json: bool,
+    **parameters: Any,
+) -> int:
     """Run several stages through the notebook."""
     if breaks is not None:
         return sweep_breaks(breaks, given(parameters).get("data_dir", ""), as_json)
-    counts = parse_counts(stages, "stages")
-    Stage.of(**given(parameters))  # Refused at once: loading papermill takes seconds.
+    asked = given(parameters, file, sweep=True)
+    matrix, filed, going = asked.pop("matrix", None), asked.pop("stages", None), asked.pop("keep_going", False)
+    counts = parse_counts(stages or listed(filed) or DEFAULT_STAGES, "stages")
+    from wslab.view.parameters import planned
+
+    planned(counts, matrix, asked)  # Refused at once: loading papermill takes seconds.
     from wslab.view.workbook import sweep as run_sweep
 
-    result = run_sweep(counts, keep_going=keep_going, **given(parameters))
+    result = run_sweep(counts, keep_going=keep_going or going is True, matrix=matrix, resume=resume, **asked)
     return show(result, as_json, EXIT_STATUS[result.outcome], kept="the runs")
 
 
@@ -174,12 +194,13 @@ def serve(kind: str, host: str, port: str, shards: str, as_json: bool) -> int:
 @command(example="wslab swarm ws://127.0.0.1:9000 --connections 10k")
 @click.argument("url", metavar="URL")
 @click.option(CONSENT_OPTION, "operate_target", is_flag=True, help="Dial a target that is not loopback.")
+@parameter_file_option
 @stage_options(without=SERVER_PARAMETERS)
-def swarm(url: str, operate_target: bool, as_json: bool, **parameters: Any) -> int:
+def swarm(url: str, operate_target: bool, file: str, as_json: bool, **parameters: Any) -> int:
     """Load a server that runs already, at the ws:// address URL."""
     if not url:
         raise refuse("URL", url, "a URL such as ws://127.0.0.1:9000/path")
-    return run_one(as_json, {"target": url, "operate_target": operate_target, **given(parameters)})
+    return run_one(as_json, {**given(parameters, file), "target": url, "operate_target": operate_target})
 
 
 @command(example="wslab tune --connections 2M")
@@ -456,12 +477,25 @@ def find_run(run_id: str, data_dir: str) -> Any:
 # What was typed.
 
 
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the stage parameters that were given on the command line."""
+def given(options: dict[str, Any], file: str = "", *, sweep: bool = False) -> dict[str, Any]:
+    """Return the stage parameters that were given: on the command line, and else in a file of parameters.
+
+    Raises:
+        BadInput: the file cannot be used.
+    """
     parameters = {name: value for name, value in options.items() if value is not None}
+    if file:
+        from wslab.view.parameters import read_parameters
+
+        parameters = {**read_parameters(absolute(file), sweep=sweep), **parameters}
     if "data_dir" in parameters:
         parameters["data_dir"] = absolute(parameters["data_dir"])
     return parameters
+
+
+def listed(value: object) -> str:
+    """Return a list as it would be typed; text and nothing stay as they are."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value or "")
 
 
 def absolute(path: str) -> str:
