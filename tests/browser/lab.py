@@ -42,6 +42,21 @@ _CELLS = """() => {
 }"""
 
 
+# Keeps every frame of a live view that the notebook receives, also those that are replaced at once.
+_KEEP_FRAMES = """() => {
+    window.liveFrames = [];
+    for (const cell of window.jupyterapp.shell.currentWidget.content.widgets) {
+        if (!cell.model.outputs) continue;
+        cell.model.outputs.changed.connect(outputs => {
+            for (const output of outputs.toJSON()) {
+                const html = [].concat((output.data || {})['text/html'] || '').join('');
+                if (html.includes('wslab-live') && window.liveFrames.at(-1) !== html) window.liveFrames.push(html);
+            }
+        });
+    }
+}"""
+
+
 class Lab:
     """A JupyterLab server with a folder of notebooks, state and data of its own.
 
@@ -229,7 +244,16 @@ class Page:
         ]
         if not frames:
             return {}
-        return {"phase": frames[-1].partition('data-phase="')[2].partition('"')[0], "html": frames[-1]}
+        return {"phase": phase_of(frames[-1]), "html": frames[-1]}
+
+    def keep_frames(self) -> None:
+        """Keep all frames of live views from now on."""
+        self.page.evaluate(_KEEP_FRAMES)
+
+    def frames(self) -> list[str]:
+        """Return the frames that were kept."""
+        kept: list[str] = self.page.evaluate("() => window.liveFrames")
+        return kept
 
     def scroll_to(self, start: str) -> None:
         """Bring the cell whose source starts so, and its output, into view."""
@@ -243,3 +267,8 @@ class Page:
         path = SCREENSHOTS / f"{name}.png"
         self.page.screenshot(path=str(path))
         return path
+
+
+def phase_of(frame: str) -> str:
+    """Return the phase that a frame of the live view shows."""
+    return frame.partition('data-phase="')[2].partition('"')[0]
