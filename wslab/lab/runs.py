@@ -284,18 +284,22 @@ def load_run(run: str | Path, data_dir: str | Path | None = None) -> Run:
 def runs_table(runs: Iterable[Run], *, full: bool = False) -> pd.DataFrame:
     """Return one row per run, index `run_id`: stage, outcome, what broke first and the summary's figures as numbers.
 
+    Where the machine was not theirs alone, a last column `disturbed` says of which runs, and by what.
+
     Args:
         runs: the runs, in the order of the rows.
         full: all figures of the summary, instead of the main ones.
     """
     keys = [key for key, _, _ in FIGURES if full or key in MAIN_FIGURES]
     columns = ["run_id", "created_at", "stage", "server", "outcome", "finding", *keys]
-    rows = []
-    for run in runs:
+    rows, chosen = [], list(runs)
+    for run in chosen:
         first = run.breaks[0].get("limit") if run.breaks else ""
         about = (run.run_id, run.created_at, run.name, run.server, run.outcome, first)
         rows.append([*about, *(run.summary.get(key) for key in keys)])
     table = pd.DataFrame(rows, columns=columns).set_index("run_id")
+    if any(run.disturbed_by for run in chosen):
+        table["disturbed"] = [run.disturbed_by for run in chosen]
     return table if full else table.drop(columns="created_at")
 
 
