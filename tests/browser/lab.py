@@ -87,6 +87,8 @@ class Lab:
     def running(self) -> Iterator[Lab]:
         """Serve for as long as the context lasts."""
         options = ["--no-browser", "--allow-root", "--expose-app-in-browser", "--port=0", "--ServerApp.port_retries=50"]
+        options += ["--LabApp.news_url=None"]  # Nothing is asked of the network, and no note lies on the pictures.
+        options += ["--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate"]
         options += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={self.notebooks}", "--log-level=ERROR"]
         with open(self._log, "wb") as log:
             server = subprocess.Popen(

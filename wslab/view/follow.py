@@ -14,6 +14,7 @@ from typing import Any
 
 from wslab.core.records import RUNNING, SAMPLE_COLUMNS
 from wslab.lab import store
+from wslab.view.progress import Progress
 
 POLL_SECONDS = 0.5
 NO_RUN = {"event": "run_ended", "outcome": "ended", "reason": "no run was recorded"}
@@ -71,6 +72,19 @@ def watch(run_dir: Path, view: View, *, poll_seconds: float = POLL_SECONDS) -> N
             view(end)
             return
         time.sleep(poll_seconds)
+
+
+def last_progress(run_dir: Path) -> Progress:
+    """Return where a recorded run stood at its end, from its folder.
+
+    Raises:
+        FileNotFoundError: the folder is no run.
+        BadInput: its manifest is damaged.
+    """
+    follower, progress = Follower(run_dir), Progress()
+    for event in (follower.begin(), *follower.news(), follower.end()):
+        progress.take(event)
+    return progress
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from wslab.lab.tables import OUTCOME_COLOURS
 from wslab.view.progress import PHASES, Progress
 
 SILENT_SECONDS = 10
+LIVE_CLASS = "wslab-live"  # of the outermost element of a frame
 CHART_WIDTH, CHART_HEIGHT = 520, 96
 _COLOUR = "#0072b2"
 _LEFT, _TOP, _BOTTOM = 44, 8, 18  # room for the labels of the axes
@@ -31,7 +32,7 @@ def frame_html(progress: Progress, prefix: str = "") -> str:
     heading = f'<b>{escape(prefix + progress.heading)}</b><span style="opacity:.75;margin-left:2em">{where}</span>'
     parts = [f"<div>{heading}</div>", _bar(progress), _facts(progress), chart_svg(progress), _foot(progress, run_id)]
     style = "line-height:1.5;font-variant-numeric:tabular-nums;max-width:62em"
-    return f'<div class="wslab-live" data-phase="{escape(progress.phase)}" style="{style}">{"".join(parts)}</div>'
+    return f'<div class="{LIVE_CLASS}" data-phase="{escape(progress.phase)}" style="{style}">{"".join(parts)}</div>'
 
 
 def _bar(progress: Progress) -> str:

@@ -11,6 +11,7 @@ papermill executes the template in a Jupyter kernel; the kernel runs the stage a
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas as pd
 import papermill
 from papermill.exceptions import PapermillExecutionError
@@ -32,7 +34,8 @@ from wslab.lab.runs import Run
 from wslab.lab.sweeps import SweepRecord
 from wslab.lab.tables import MISSING, Table
 from wslab.machine.procfs import read_host
-from wslab.view.follow import View, follow
+from wslab.view.follow import View, follow, last_progress
+from wslab.view.frame import LIVE_CLASS, frame_html
 from wslab.view.kernel import Kernels, count_oom_kills, how_it_died, interrupts_go_to, this_interpreter
 from wslab.view.live import live_view
 from wslab.view.notebooks import notebooks_folder
@@ -40,6 +43,7 @@ from wslab.view.parameters import climb_of, difference_text, planned
 from wslab.view.publish import report
 
 TEMPLATE = "10-stage.ipynb"
+_log = logging.getLogger(__name__)
 # On a busy CPU a kernel can be silent for far longer than the 4 s that papermill allows by default.
 IOPUB_SECONDS = 120
 START_SECONDS = 180
@@ -247,6 +251,8 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
         if copy.is_file():
             os.replace(copy, run_dir / "stage.ipynb")
         done = _recorded(stage, run_dir, death, problem, stopped=bool(interrupts))
+        if death:
+            end_live_view(run_dir / "stage.ipynb", run_dir)
         if interrupts and done.outcome != ABORTED:  # The recorded run had ended; a later cell was interrupted.
             return replace(done, outcome=ABORTED, reason="stopped by the user")
         return done
@@ -293,6 +299,20 @@ def execute(template: Path, copy: Path, parameters: dict[str, Any], kernels: Ker
         # nbclient and zmq raise many kinds of errors for a dead kernel; manifest and exit status say what happened.
         return f"the notebook could not be executed: {type(error).__name__}: {' '.join(str(error).split())}"
     return ""
+
+
+def end_live_view(notebook: Path, run_dir: Path) -> None:
+    """Have the live view in an executed notebook whose kernel died say how the run ended."""
+    try:
+        cells = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as problem:
+        _log.warning("%s cannot be read: %s", notebook, problem)
+        return
+    for output in (output for cell in cells.cells for output in cell.get("outputs", ())):
+        data = output.get("data", {})
+        if LIVE_CLASS in "".join(data.get("text/html", "")):
+            data["text/html"] = frame_html(last_progress(run_dir))
+    nbformat.write(cells, notebook)  # type: ignore[no-untyped-call]
 
 
 def _recorded(stage: Stage, run_dir: Path, death: str, problem: str, stopped: bool) -> Executed:
