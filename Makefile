@@ -66,7 +66,7 @@ quick: setup  ## Run the tests that start no process and change nothing of the m
 browser-test: setup  ## Run the notebooks in JupyterLab in Chromium (4 min; installs playwright and, as root, Chromium)
 	@$(VENV)/bin/python -c 'import playwright' 2>/dev/null || \
 		$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check '$(PLAYWRIGHT)' || :
-	@command -v chromium chromium-browser google-chrome >/dev/null || test "$$(id -u)" != 0 || \
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || test "$$(id -u)" != 0 || \
 		! command -v apt-get >/dev/null || { echo "Installing: chromium"; apt-get -qq update && \
 		DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium >/dev/null; } || :
 	@$(VENV)/bin/python -m pytest --browser tests/browser $(PYTEST_OPTIONS)

@@ -155,7 +155,8 @@ def sweep(
         return sweep_breaks(breaks, given(parameters).get("data_dir", ""), as_json)
     asked = given(parameters, file, sweep=True)
     matrix, filed, going = asked.pop("matrix", None), asked.pop("stages", None), asked.pop("keep_going", False)
-    counts = parse_counts(stages or listed(filed) or DEFAULT_STAGES, "stages")
+    filed = DEFAULT_STAGES if filed is None else listed(filed)
+    counts = parse_counts(filed if stages is None else stages, "stages")
     from wslab.view.parameters import planned
 
     planned(counts, matrix, asked)  # Refused at once: loading papermill takes seconds.

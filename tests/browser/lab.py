@@ -69,7 +69,7 @@ class Lab:
         shutil.copytree(ROOT / "notebooks", self.notebooks, ignore=shutil.ignore_patterns(".*"))
         self.environment = {
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
             "WSLAB_DATA_DIR": str(self.data),
             "XDG_STATE_HOME": str(folder / "state"),
             "JUPYTER_CONFIG_DIR": str(folder / "config"),

@@ -196,3 +196,16 @@ def test_everything_is_legible_in_the_dark_theme(page: Page, lab: Lab) -> None:
     finished(page)
     page.scroll_to("run = wslab")
     page.shoot("dark-card")
+
+
+def test_the_stop_button_ends_the_run_while_its_cell_is_busy(page: Page, lab: Lab) -> None:
+    pytest.importorskip("ipywidgets", reason="ipywidgets is not installed: pip install ipywidgets")
+    page.open(lab.with_parameters("10-stage.ipynb", "stop.ipynb", **{**SLOW, "hold_seconds": 60})).restart_and_run_all()
+    page.until(lambda: page.live().get("phase") == "hold", 60.0)
+    page.scroll_to("run = wslab")
+    button = page.page.get_by_role("button", name="Stop", exact=True)
+    button.wait_for(state="visible", timeout=20_000)
+    page.shoot("stop-button")
+    button.click()
+    page.until(lambda: page.errors(), 20.0)
+    assert lab.runs()[-1]["outcome"] == "aborted"

@@ -11,6 +11,7 @@ papermill executes the template in a Jupyter kernel; the kernel runs the stage a
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -19,7 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
 import papermill
 from papermill.exceptions import PapermillExecutionError
@@ -304,15 +304,13 @@ def execute(template: Path, copy: Path, parameters: dict[str, Any], kernels: Ker
 def end_live_view(notebook: Path, run_dir: Path) -> None:
     """Have the live view in an executed notebook whose kernel died say how the run ended."""
     try:
-        cells = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as problem:
-        _log.warning("%s cannot be read: %s", notebook, problem)
-        return
-    for output in (output for cell in cells.cells for output in cell.get("outputs", ())):
-        data = output.get("data", {})
-        if LIVE_CLASS in "".join(data.get("text/html", "")):
-            data["text/html"] = frame_html(last_progress(run_dir))
-    nbformat.write(cells, notebook)  # type: ignore[no-untyped-call]
+        document = json.loads(notebook.read_text(encoding="utf-8"))
+        for data in (output.get("data", {}) for cell in document["cells"] for output in cell.get("outputs", ())):
+            if LIVE_CLASS in "".join(data.get("text/html", "")):
+                data["text/html"] = frame_html(last_progress(run_dir))
+        notebook.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    except (OSError, ValueError, KeyError) as problem:
+        _log.warning("%s keeps its last frame: %s", notebook, problem)
 
 
 def _recorded(stage: Stage, run_dir: Path, death: str, problem: str, stopped: bool) -> Executed:
