@@ -590,7 +590,7 @@ def recorded_outcomes(tmp_path: Path) -> list[str]:
         ("<&- >&- 2>&-", {}, ""),
         (">&-", {}, "it is closed; it is recorded in"),
         (">/dev/full", {}, "No space left on device; it is recorded in"),
-        (">/dev/null", {"PYTHONIOENCODING": "ascii"}, "done"),
+        (">/dev/null", {"PYTHONIOENCODING": "ascii"}, "held"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -271,9 +271,9 @@ def runs(run_id: str, data_dir: str, diagnose: bool, as_json: bool) -> int:
 @click.argument("run_id", metavar="[ID]", default="", shell_complete=recorded_runs)
 @data_dir_option
 def attach(run_id: str, data_dir: str, as_json: bool) -> int:
-    """Show the run in progress, or the one whose ID begins so, until it ends.
+    """Show a run in progress until it ends.
 
-    Ctrl-C ends the watching only.
+    Without an ID it is the one that is in progress. Ctrl-C ends the watching only.
     """
     from wslab.view.attach import attach as watch
     from wslab.view.attach import describe
@@ -289,7 +289,10 @@ def attach(run_id: str, data_dir: str, as_json: bool) -> int:
 @click.argument("run_id", metavar="[ID]", default="", shell_complete=recorded_runs)
 @data_dir_option
 def stop(run_id: str, data_dir: str, as_json: bool) -> int:
-    """Stop the run in progress, or the one whose ID begins so; what it recorded stays."""
+    """Stop a run in progress.
+
+    Without an ID it is the one that is in progress. What it recorded stays.
+    """
     from wslab.view.attach import describe
     from wslab.view.attach import stop as end
 

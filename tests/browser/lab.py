@@ -78,6 +78,10 @@ class Lab:
             "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
             "IPYTHONDIR": str(folder / "ipython"),
         }
+        # Nothing is asked of the network, and no question lies on the pictures.
+        quiet = folder / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+        quiet.parent.mkdir(parents=True)
+        quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}', encoding="utf-8")
         self._runtime = folder / "runtime"
         self._log = folder / "jupyter.log"
         self._server = 0
@@ -87,8 +91,6 @@ class Lab:
     def running(self) -> Iterator[Lab]:
         """Serve for as long as the context lasts."""
         options = ["--no-browser", "--allow-root", "--expose-app-in-browser", "--port=0", "--ServerApp.port_retries=50"]
-        options += ["--LabApp.news_url=None"]  # Nothing is asked of the network, and no note lies on the pictures.
-        options += ["--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate"]
         options += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={self.notebooks}", "--log-level=ERROR"]
         with open(self._log, "wb") as log:
             server = subprocess.Popen(

@@ -88,12 +88,12 @@ class NoSuchRun(BadInput, FileNotFoundError):
 
 
 def run_folders(data_dir: str | Path = "") -> list[Path]:
-    """Return the folders of recorded runs, newest last; where no folder was asked for, after the reference runs.
+    """Return the folders of recorded runs, newest last; where no folder was asked for, then those of the reference runs.
 
     Args:
         data_dir: the data folder that was asked for; empty for the default.
     """
-    places = [*([] if data_dir else [reference_folder()]), data_folder(data_dir) / "runs"]
+    places = [data_folder(data_dir) / "runs", *([] if data_dir else [reference_folder()])]
     manifests = [path for place in places for path in sorted(place.glob(f"*/{MANIFEST}"))]
     return [path.parent for path in manifests if not path.parent.name.startswith(".")]
 
@@ -111,8 +111,8 @@ def find_run(run: str | Path, data_dir: str | Path = "") -> Path:
     if (Path(run) / MANIFEST).is_file() or Path(run).is_absolute():
         return Path(run)
     folders, asked = run_folders(data_dir), str(run)
-    if asked == LATEST and folders:
-        return folders[-1]
+    if asked == LATEST and (newest := newest_run(folders)):
+        return newest
     found = [folder for folder in folders if folder.name.startswith(asked)] if asked else []
     exact = [folder for folder in found if folder.name == asked]
     if len(exact or found) == 1:
@@ -123,6 +123,11 @@ def find_run(run: str | Path, data_dir: str | Path = "") -> Path:
         raise NoSuchRun(f"{len(names)} recorded runs begin with {asked}: {these}")
     hint = did_you_mean(asked, [*(folder.name for folder in folders), LATEST]) or "`wslab runs` lists them"
     raise NoSuchRun(f"no recorded runs begin with {asked}: {hint}")
+
+
+def newest_run(folders: Sequence[Path]) -> Path | None:
+    """Return the newest of some run folders, a reference run only where there is no other; None when there is none."""
+    return max(folders, key=lambda folder: (folder.parent.name == "runs", folder.name), default=None)
 
 
 def run_created(run_dir: Path, asked: Mapping[str, Any]) -> dict[str, Any]:

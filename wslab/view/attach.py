@@ -20,6 +20,8 @@ from wslab.view.live import live_view
 
 # A run that is stopped ends within six seconds, and is then judged and saved; a million sockets take a while to close.
 STOP_SECONDS = 60.0
+# A run in progress that is not registered here, such as in a container, is looked for among so many.
+NEWEST = 10
 
 Result = TypeVar("Result")
 
@@ -56,9 +58,9 @@ def find_run(run: str | Path = "", data_dir: str | Path = "") -> Path:
         if len(going) == 1:
             return going[0]
         if not going:
-            folders = store.run_folders(data_dir)
-            newest = f"; the latest is {folders[-1].name}: wslab.load_run('latest')" if folders else ""
-            raise BadInput(f"no run is in progress on this machine{newest}")
+            newest = store.newest_run(store.run_folders(data_dir))
+            latest = f"; the latest is {newest.name}: wslab.load_run('latest')" if newest else ""
+            raise BadInput(f"no run is in progress on this machine{latest}")
         raise BadInput(f"{len(going)} runs are in progress, name one: {', '.join(path.name for path in going)}")
     named = [path for path in going if path.name.startswith(str(run))]
     return named[0] if len(named) == 1 else store.find_run(run, data_dir)
@@ -67,7 +69,8 @@ def find_run(run: str | Path = "", data_dir: str | Path = "") -> Path:
 def in_progress(data_dir: str | Path = "") -> list[Path]:
     """Return the folders of the runs in progress, oldest first: those registered here, and those of the data folder."""
     registered = [Path(entry.run_dir) for entry in registry.list_processes() if entry.role == "supervisor"]
-    recorded = [path for path in store.run_folders(data_dir)[-10:] if _is_running(path)]
+    recorded = sorted((store.data_folder(data_dir) / "runs").glob(f"*/{store.MANIFEST}"))
+    recorded = [path.parent for path in recorded[-NEWEST:]]
     return sorted({path for path in [*registered, *recorded] if _is_running(path)}, key=lambda path: path.name)
 
 

@@ -45,9 +45,10 @@ def _bar(progress: Progress) -> str:
 
 
 def _facts(progress: Progress) -> str:
+    """Return the facts; of a run that has ended those that stay, since its own display follows."""
+    facts = progress.facts()[:2] if progress.ended else progress.facts()
     items = "".join(
-        f'<div><span style="opacity:.75">{escape(name)}</span> <b>{escape(text)}</b></div>'
-        for name, text in progress.facts()
+        f'<div><span style="opacity:.75">{escape(name)}</span> <b>{escape(text)}</b></div>' for name, text in facts
     )
     grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(24em,1fr));gap:0 1.5em;margin:4px 0"
     return f'<div style="{grid}">{items}</div>'

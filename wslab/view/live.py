@@ -137,17 +137,22 @@ def notebook_screen(prefix: str = "") -> Screen:
     from IPython import display as output
 
     handle: Any = None
+    button_handle: Any = None
 
     def show(progress: Progress, last: bool) -> None:
-        nonlocal handle
+        nonlocal handle, button_handle
         frame = output.HTML(frame_html(progress, prefix))  # type: ignore[no-untyped-call]
         if handle is None:
             button = stop_button(progress)
             if button is not None:
-                output.display(button)  # type: ignore[no-untyped-call]
+                button_handle = output.display(button, display_id=True)  # type: ignore[no-untyped-call]
             handle = output.display(frame, display_id=True)  # type: ignore[no-untyped-call]
         else:
             handle.update(frame)
+        if last and button_handle is not None:
+            # A saved notebook would show a button without a kernel as an error.
+            button_handle.update(output.HTML(""))  # type: ignore[no-untyped-call]
+            button_handle = None
 
     return show
 
