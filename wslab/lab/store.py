@@ -88,7 +88,7 @@ class NoSuchRun(BadInput, FileNotFoundError):
 
 
 def run_folders(data_dir: str | Path = "") -> list[Path]:
-    """Return the folders of recorded runs, newest last; where no folder was asked for, then those of the reference runs.
+    """Return the folders of recorded runs, newest last; then the reference runs, unless a data folder was named.
 
     Args:
         data_dir: the data folder that was asked for; empty for the default.
