@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -143,7 +144,11 @@ class Lab:
     def end_kernels(self) -> None:
         """Shut down the kernels of all notebooks."""
         for session in self._ask("GET", "api/sessions"):
-            self._ask("DELETE", f"api/sessions/{session['id']}")
+            try:
+                self._ask("DELETE", f"api/sessions/{session['id']}")
+            except urllib.error.HTTPError as problem:
+                if problem.code < 500:  # A kernel that is being restarted cannot be ended at that moment.
+                    raise
 
     def kernel_pids(self) -> list[int]:
         """Return the pids of the kernels."""

@@ -104,14 +104,12 @@ def _ended(environment: dict[str, str]) -> Run | None:
     return None if run.outcome == "running" else run
 
 
-@pytest.mark.parametrize(
-    ("name", "folder"), [("00-preflight", "/"), ("40-report", "notebooks"), ("00-preflight", "elsewhere")]
-)
+@pytest.mark.parametrize(("name", "folder"), [("00-preflight", "/"), ("40-report", "elsewhere")])
 def test_papermill_executes_notebooks_without_load_from_any_folder(
     name: str, folder: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
-    where = {"/": Path("/"), "notebooks": ROOT / "notebooks", "elsewhere": tmp_path / "elsewhere"}[folder]
+    where = tmp_path / folder
     command = [sys.executable, "-m", "papermill", str(ROOT / f"notebooks/{name}.ipynb"), str(tmp_path / "out.ipynb")]
     options = ["--no-progress-bar", "-k", "python3"]
     done = subprocess.run([*command, *options], env=environment, cwd=where, capture_output=True, text=True, timeout=120)

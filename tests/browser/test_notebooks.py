@@ -134,11 +134,16 @@ def test_a_kernel_that_is_restarted_leaves_nothing_and_a_run_that_loads(page: Pa
     page.until(lambda: not lab.processes(), 10.0)
     shown = lab.wslab("runs", "latest")
     assert shown.returncode == 0
-    assert "crashed" in shown.stdout
+    # Jupyter interrupts a kernel before it restarts it; the run hears that, or only the end.
+    assert lab.runs()[-1]["outcome"] in ("aborted", "running")
+    assert shown.stdout.startswith(("aborted", "crashed"))
     # At once again: what ends by itself is not taken for another run.
+    page.ready()
     page.restart_and_run_all()
     page.until(lambda: page.live().get("phase") == "hold" or page.errors(), 60.0)
     assert page.errors() == []
+    page.command("notebook:interrupt-kernel")
+    page.until(page.done, 20.0)
 
 
 def test_a_bar_whose_kernel_died_says_so(page: Page, lab: Lab) -> None:

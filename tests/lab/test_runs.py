@@ -159,7 +159,7 @@ def test_a_run_that_was_not_alone_says_so_on_its_card_in_its_text_and_under_its_
     assert "others used 0.9 of 2 cores" in run.text()
     assert "others used 0.9 of 2 cores" in run._repr_html_()
     assert "disturbed" in run.caption
-    assert "others used 0.9 of 2 cores" in runs_table([run]).loc[run.run_id, "disturbed"]
+    assert runs_table([run]).loc[run.run_id, "disturbed"] == "cpu"
     assert run.as_dict()["disturbed_by"] == manifest["summary"]["disturbed_by"]
 
 

@@ -97,7 +97,7 @@ def test_run_all_ends_at_a_run_that_was_stopped_and_goes_on_after_any_other(tmp_
     stopped = Run.load(make_run(tmp_path, 20_000, outcome="aborted", second=1))
     with pytest.raises(Interrupted, match=stopped.run_id) as raised:
         unless_interrupted(stopped)
-    assert len(raised.value._render_traceback_()) == 1
+    assert len(raised.value._render_traceback_()) == 2
 
 
 def test_a_stage_is_watched_refused_beside_and_stopped_from_other_processes(tmp_path: Path, nothing_left: None) -> None:

@@ -284,7 +284,7 @@ def load_run(run: str | Path, data_dir: str | Path | None = None) -> Run:
 def runs_table(runs: Iterable[Run], *, full: bool = False) -> pd.DataFrame:
     """Return one row per run, index `run_id`: stage, outcome, what broke first and the summary's figures as numbers.
 
-    Where the machine was not theirs alone, a last column `disturbed` says of which runs, and by what.
+    Where the machine was not theirs alone, a last column `disturbed` names what they shared it with: run, cpu, sockets.
 
     Args:
         runs: the runs, in the order of the rows.
@@ -299,7 +299,8 @@ def runs_table(runs: Iterable[Run], *, full: bool = False) -> pd.DataFrame:
         rows.append([*about, *(run.summary.get(key) for key in keys)])
     table = pd.DataFrame(rows, columns=columns).set_index("run_id")
     if any(run.disturbed_by for run in chosen):
-        table["disturbed"] = [run.disturbed_by for run in chosen]
+        causes = [[str(one.get("by")) for one in run.summary.get("disturbed_by") or ()] for run in chosen]
+        table["disturbed"] = [", ".join(dict.fromkeys(by)) for by in causes]
     return table if full else table.drop(columns="created_at")
 
 

@@ -110,7 +110,7 @@ class Interrupted(KeyboardInterrupt):
     """Ends *Run All Cells* after an interrupted run; a notebook shows it as one line."""
 
     def _render_traceback_(self) -> list[str]:
-        return [str(self)]
+        return str(self).split(". ", 1)
 
 
 def unless_interrupted(run: Result) -> Result:
