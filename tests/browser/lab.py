@@ -270,6 +270,11 @@ class Page:
         script = "async n => { await window.jupyterapp.shell.currentWidget.content.scrollToItem(n, 'start'); }"
         self.page.evaluate(script, number)
 
+    def show_live(self) -> None:
+        """Bring the live view into view."""
+        self.page.locator(".wslab-live").last.evaluate("view => view.scrollIntoView({block: 'center'})")
+        self.page.wait_for_timeout(200)
+
     def shoot(self, name: str) -> Path:
         """Keep a picture of the page."""
         SCREENSHOTS.mkdir(exist_ok=True)

@@ -87,6 +87,7 @@ def test_the_live_view_changes_in_every_phase_and_its_last_frame_is_saved(page: 
         page.until(lambda phase=phase: page.live().get("phase") == phase, 60.0)
         page.scroll_to("run = wslab")
         page.page.wait_for_timeout(2000)
+        page.show_live()
         page.shoot(f"live-{phase}")
     finished(page)
     frames: dict[str, set[str]] = defaultdict(set)
@@ -123,6 +124,7 @@ def test_an_interrupt_ends_run_all_and_the_run_is_recorded(page: Page, lab: Lab)
     below = [cell for cell in page.code() if "wslab.plots" in cell["source"]]
     assert [cell["count"] for cell in below] == [None] * len(below)
     page.scroll_to("run = wslab")
+    page.show_live()
     page.shoot("interrupted")
 
 
@@ -155,6 +157,8 @@ def test_a_bar_whose_kernel_died_says_so(page: Page, lab: Lab) -> None:
     for pid in lab.kernel_pids():
         os.kill(pid, signal.SIGKILL)
     note.wait_for(state="visible", timeout=30_000)
+    page.page.locator(".jp-Dialog .jp-mod-accept").click()
+    page.show_live()
     page.shoot("kernel-died")
     page.until(lambda: not lab.processes(), 10.0)
 
@@ -174,6 +178,7 @@ def test_after_a_reload_another_notebook_attaches_and_sees_the_run_to_its_end(pa
         return frame.get("phase") == "held"
 
     page.until(lambda: page.live().get("phase") == "hold", 30.0)
+    page.page.wait_for_timeout(3000)
     page.shoot("attached")
     page.until(held, 60.0)
     finished(page)
@@ -188,6 +193,7 @@ def test_everything_is_legible_in_the_dark_theme(page: Page, lab: Lab) -> None:
     page.until(lambda: page.live().get("phase") == "hold", 60.0)
     page.scroll_to("run = wslab")
     page.page.wait_for_timeout(1500)
+    page.show_live()
     page.shoot("dark-live")
     colours = page.page.evaluate(
         """() => {
@@ -199,8 +205,11 @@ def test_everything_is_legible_in_the_dark_theme(page: Page, lab: Lab) -> None:
     text, _, label = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
     assert min(text, label) > 3 * 128, colours  # Light on dark.
     finished(page)
-    page.scroll_to("run = wslab")
+    page.show_live()
     page.shoot("dark-card")
+    page.scroll_to("wslab.plots.connections_over_time")
+    page.page.wait_for_timeout(300)
+    page.shoot("dark-figure")
 
 
 def test_the_stop_button_ends_the_run_while_its_cell_is_busy(page: Page, lab: Lab) -> None:

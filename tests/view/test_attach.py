@@ -49,7 +49,7 @@ def test_the_run_in_progress_is_shown_until_it_ends(tmp_path: Path, monkeypatch:
 
     run = attach(data_dir=tmp_path, on_event=view)
     assert (run.run_dir, run.outcome) == (run_dir, "held")
-    assert seen[0]["event"] == "run_created"
+    assert (seen[0]["event"], seen[0]["watched"]) == ("run_created", True)
     assert (seen[0]["run_dir"], seen[0]["connections"]) == (str(run_dir), 10_000)
     assert {"phase_started", "sample"} <= {event["event"] for event in seen}
     assert (seen[-1]["event"], seen[-1]["outcome"]) == ("run_ended", "held")

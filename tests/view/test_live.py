@@ -151,7 +151,7 @@ def test_facts_are_those_of_the_last_second() -> None:
     progress.take_latencies(rows)
     facts = dict(progress.facts())
     assert facts["messages"] == "1k/s"
-    assert facts["CPU"] == "server 0.80 · swarm 0.40 · others 0.00 of 2 cores"
+    assert facts["CPU cores"] == "server 0.80 · swarm 0.40 · others 0.00 of 2"
     assert facts["memory"] == "server 30 MiB · swarm 40 MiB"
     assert facts["memory left"] == "20 GiB"
     assert "9 s" not in facts["round trip p50 / p99"]
@@ -182,6 +182,13 @@ def test_the_last_frame_says_how_it_ended_and_has_no_note_of_silence() -> None:
     assert "x-1" in frame
 
 
+def test_a_frame_says_how_to_stop_the_run_from_where_it_is_seen() -> None:
+    own, watched = (fed({**CREATED, "run_dir": "/x", "watched": seen}) for seen in (False, True))
+    assert "interrupt this cell" in frame_html(own)
+    assert "interrupt this cell" not in frame_html(watched)
+    assert all("<code>wslab stop</code>" in frame_html(progress) for progress in (own, watched))
+
+
 def test_a_frame_escapes_what_it_shows() -> None:
     assert "<b>x" not in frame_html(fed(CREATED | {"run_dir": "/data/<b>x"}), "<i>")
 
@@ -204,7 +211,7 @@ def test_a_terminal_has_a_bar_and_facts_cut_to_its_width_and_the_bar_is_left_at_
         show(progress, True)
     written = stream.getvalue()
     assert "1M: hold" in written
-    assert "CPU server 0.80" in written
+    assert "CPU cores server 0.80" in written
     assert max(map(len, re.split(r"[\r\n]|\x1b\[A", written))) <= 80
     assert written.rstrip().rpartition("\r")[2].startswith("1M: held")
     assert written.endswith("\n")

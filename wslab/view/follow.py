@@ -42,7 +42,7 @@ class Follower:
             BadInput: its manifest is damaged.
         """
         asked = (store.read_manifest(self.run_dir).get("stage") or {}).get("asked") or {}
-        return store.run_created(self.run_dir, asked)
+        return {**store.run_created(self.run_dir, asked), "watched": True}
 
     def news(self) -> list[dict[str, Any]]:
         """Return what was added since the last call, as events."""

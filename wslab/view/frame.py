@@ -94,11 +94,12 @@ def chart_svg(progress: Progress) -> str:
 
 def _foot(progress: Progress, run_id: str) -> str:
     """Return how to stop the run, where it is recorded, and what to think of a frame that stands still."""
-    folder = f"recorded in <code>{escape(progress.run_dir)}</code>" if progress.run_dir else ""
+    folder = f"Recorded in <code>{escape(progress.run_dir)}</code>" if progress.run_dir else ""
     quiet = 'style="opacity:.75;font-size:90%"'
     if progress.ended:
         return f"<div {quiet}>{folder}</div>"
-    stop = "To stop: interrupt this cell (■), or <code>wslab stop</code> in a terminal." if run_id else ""
+    how = "interrupt this cell (■), or" if not progress.watched else "an interrupt ends the watching only;"
+    stop = f"To stop the run: {how} <code>wslab stop</code> in a terminal." if run_id else ""
     shown = f"wslab.load_run({run_id!r})" if run_id else "wslab.load_run('latest')"
     silence = (
         "<style>@keyframes wslab-silent{from{visibility:hidden}to{visibility:visible}}</style>"

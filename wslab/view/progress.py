@@ -43,6 +43,7 @@ class Progress:
 
     Attributes:
         run_dir: its folder, empty while not known.
+        watched: whether it belongs to another process, so that an interrupt here does not stop it.
         phase: the phase it is in: `start`, one of `PHASES`, `saving`, or its outcome once it has ended.
         reason: why it ended as it did, one sentence.
         target: connections asked for, 0 while not known.
@@ -58,6 +59,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.run_dir = ""
+        self.watched = False
         self.phase, self.reason = "start", ""
         self.ended = False
         self.target = 0
@@ -81,6 +83,7 @@ class Progress:
             self.run_dir = str(event.get("run_dir") or self.run_dir)
             self.target = int(event.get("connections") or self.target)
             self.hold_seconds = event.get("hold_seconds", self.hold_seconds)
+            self.watched = bool(event.get("watched"))
         self.seconds = float(event.get("elapsed_seconds") or self.seconds)
         if name == "phase_started":
             self._seen.clear()
@@ -222,7 +225,7 @@ class Progress:
         latency = f"{seconds_text(p50)} / {seconds_text(p99)}"
         moving = {"verify": "verified", "drain": "closed"}.get(self.phase, "opened")
         many = {"verify": self.verified, "drain": self.open - self.still_open}.get(self.phase, self.open)
-        cores = f" of {self._cores['all']:.0f} cores" if self._cores.get("all") else ""
+        cores = f" of {self._cores['all']:.0f}" if self._cores.get("all") else ""
         both = [f"{side} {self._cores[side]:.2f}" for side in ("server", "swarm", "others") if side in self._cores]
         memory = [f"{side} {bytes_text(self._memory[side])}" for side in ("server", "swarm") if side in self._memory]
         return [
@@ -231,7 +234,7 @@ class Progress:
             (moving, f"{whole_text(many)} · {rate_text(self.rate)}" if self.rate else whole_text(many)),
             ("messages", rate_text(self.message_rate)),
             (f"{'handshake' if handshakes else 'round trip'} p50 / p99", latency),
-            ("CPU", " · ".join(both) + cores if both else MISSING),
+            ("CPU cores", " · ".join(both) + cores if both else MISSING),
             ("memory", " · ".join(memory) or MISSING),
             ("memory left", bytes_text(self.headroom_bytes)),
         ]
