@@ -217,7 +217,7 @@ def test_the_stop_button_ends_the_run_while_its_cell_is_busy(page: Page, lab: La
     page.open(lab.with_parameters("10-stage.ipynb", "stop.ipynb", **{**SLOW, "hold_seconds": 60})).restart_and_run_all()
     page.until(lambda: page.live().get("phase") == "hold", 60.0)
     page.scroll_to("run = wslab")
-    button = page.page.get_by_role("button", name="Stop", exact=True)
+    button = page.page.locator("button.jupyter-button", has_text="Stop")
     button.wait_for(state="visible", timeout=20_000)
     page.shoot("stop-button")
     button.click()
