@@ -212,14 +212,10 @@ def test_everything_is_legible_in_the_dark_theme(page: Page, lab: Lab) -> None:
     page.shoot("dark-figure")
 
 
-def test_the_stop_button_ends_the_run_while_its_cell_is_busy(page: Page, lab: Lab) -> None:
-    pytest.importorskip("ipywidgets", reason="ipywidgets is not installed: pip install ipywidgets")
+def test_a_run_is_stopped_from_a_terminal_while_its_cell_is_busy(page: Page, lab: Lab) -> None:
     page.open(lab.with_parameters("10-stage.ipynb", "stop.ipynb", **{**SLOW, "hold_seconds": 60})).restart_and_run_all()
     page.until(lambda: page.live().get("phase") == "hold", 60.0)
-    page.scroll_to("run = wslab")
-    button = page.page.locator("button.jupyter-button", has_text="Stop")
-    button.wait_for(state="visible", timeout=20_000)
-    page.shoot("stop-button")
-    button.click()
+    assert "<code>wslab stop</code>" in page.live()["html"]
+    assert lab.wslab("stop").returncode == 0
     page.until(lambda: page.errors(), 20.0)
     assert lab.runs()[-1]["outcome"] == "aborted"

@@ -15,12 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
 from wslab.core.records import LATENCY_COLUMNS
-from wslab.lab import registry, store
+from wslab.lab import store
 from wslab.view.frame import frame_html
 from wslab.view.progress import Progress
 
@@ -133,50 +132,23 @@ def plain_screen(stream: TextIO, prefix: str = "") -> Screen:
 
 
 def notebook_screen(prefix: str = "") -> Screen:
-    """Return a screen that updates one output of the running cell, with a button that stops the run where one works."""
+    """Return a screen that updates one output of the running cell.
+
+    There is no button beside it: a kernel does not hear one while its cell is busy. The frame says how to stop the run.
+    """
     from IPython import display as output
 
     handle: Any = None
-    button_handle: Any = None
 
     def show(progress: Progress, last: bool) -> None:
-        nonlocal handle, button_handle
+        nonlocal handle
         frame = output.HTML(frame_html(progress, prefix))  # type: ignore[no-untyped-call]
         if handle is None:
-            button = stop_button(progress)
-            if button is not None:
-                button_handle = output.display(button, display_id=True)  # type: ignore[no-untyped-call]
             handle = output.display(frame, display_id=True)  # type: ignore[no-untyped-call]
         else:
             handle.update(frame)
-        if last and button_handle is not None:
-            # A saved notebook would show a button without a kernel as an error.
-            button_handle.update(output.HTML(""))  # type: ignore[no-untyped-call]
-            button_handle = None
 
     return show
-
-
-def stop_button(progress: Progress) -> Any:
-    """Return a button that stops the run; None where it would not be heard while the cell is busy.
-
-    A kernel hears it beside a busy cell when it has subshells (ipykernel 7); JupyterLab 4.4 and newer use them.
-    """
-    try:
-        ipywidgets = import_module("ipywidgets")
-        if import_module("ipykernel").version_info[0] < 7:
-            return None
-    except ImportError:
-        return None
-    button = ipywidgets.Button(description="Stop", icon="stop", tooltip="End the run; what was recorded stays")
-
-    def stop(_: Any) -> None:
-        button.disabled, button.description = True, "Stopping"
-        if progress.ended or not registry.stop_run(progress.run_dir):
-            button.description = "Ended"
-
-    button.on_click(stop)
-    return button
 
 
 def in_notebook() -> bool:
