@@ -2,10 +2,12 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test quick lab bench lint lock clean FORCE
+.PHONY: help setup run test quick browser-test lab bench lint lock clean FORCE
 
 STAGES ?= 10k,100k,700k,1M
 UV ?= uv
+# It brings no browser of its own: the tests take Debian's Chromium.
+PLAYWRIGHT ?= playwright==1.65.2
 SYSTEM := $(shell uname -s)
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -25,7 +27,7 @@ MOVED := yes
 endif
 
 help:  ## Show this list
-	@sed -nE 's/^([a-z]+):.*  ## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 
 setup: $(STAMP)  ## Install everything into .venv, pinned and checked by hash; instant when nothing has changed
 	@:
@@ -59,6 +61,15 @@ test: setup  ## Run the tests (PYTEST_OPTIONS="-k stage")
 
 quick: setup  ## Run the tests that start no process and change nothing of the machine (under 30 s)
 	@$(VENV)/bin/python -m pytest --quick $(PYTEST_OPTIONS)
+
+# What cannot be had is said by the tests, which are then skipped by name.
+browser-test: setup  ## Run the notebooks in JupyterLab in Chromium (4 min; installs playwright and, as root, Chromium)
+	@$(VENV)/bin/python -c 'import playwright' 2>/dev/null || \
+		$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check '$(PLAYWRIGHT)' || :
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || test "$$(id -u)" != 0 || \
+		! command -v apt-get >/dev/null || { echo "Installing: chromium"; apt-get -qq update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium >/dev/null; } || :
+	@$(VENV)/bin/python -m pytest --browser tests/browser $(PYTEST_OPTIONS)
 
 lab: setup  ## Open the notebooks in JupyterLab (LAB_OPTIONS=--no-browser)
 	@cd notebooks && ../$(VENV)/bin/jupyter lab $(LAB_OPTIONS)

@@ -1,8 +1,8 @@
-"""What every test needs, and the two options that choose tests: `--quick` and `--without`.
+"""What every test needs, and the options that choose tests: `--quick`, `--without` and `--browser`.
 
 Figures never open a window, state goes to a folder of the tests' own, and nothing depends on how they were started.
 
-Both options choose by what a test does, so that there is no list to keep:
+The first two choose by what a test does, so that there is no list to keep:
 
 1. `--quick` leaves out tests/load, which is all about processes, and refuses every new process, control group and
    kernel setting. A test that asks for one is skipped at that point, so what passes has started no process, namespace
@@ -43,8 +43,9 @@ _refused = False
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare the two options."""
+    """Declare the options."""
     group = parser.getgroup("wslab")
+    group.addoption("--browser", action="store_true", help="collect the tests of the notebooks in a browser, too")
     group.addoption("--quick", action="store_true", help="skip each test that starts a process")
     group.addoption(
         "--without",
@@ -79,8 +80,12 @@ def _hidden(config: pytest.Config) -> list[str]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out, with `--quick`, the room that is all about processes. Most of its tests would be skipped half-way."""
-    return True if config.getoption("--quick") and collection_path == _TESTS / "load" else None
+    """Leave out what takes a browser, which `make browser-test` runs, and what `--quick` would skip half-way.
+
+    That is the room that is all about processes.
+    """
+    browser = collection_path == _TESTS / "browser" and not config.getoption("--browser")
+    return True if browser or (config.getoption("--quick") and collection_path == _TESTS / "load") else None
 
 
 def _refuse_effects() -> None:

@@ -28,7 +28,7 @@ from wslab.core.stage import PARAMETERS
 from wslab.lab import experiment, registry
 from wslab.lab.runs import Run
 from wslab.machine.journal import TUNING, Journal
-from wslab.view import publish
+from wslab.view import publish, workbook
 
 PLENTY = "900M"
 
@@ -244,6 +244,11 @@ def test_a_completion_script_is_printed_for_each_shell(wslab: Callable[..., Said
         ["tune", "--write", "--apply"],
         ["stage", "--json=yes"],
         ["runs", "1999"],
+        ["attach"],
+        ["attach", "1999"],
+        ["stop"],
+        ["stage", "-f", "no-such-file.yaml"],
+        ["sweep", "-f", "/dev/null", "--stages", "x"],
         ["runs", "--diagnose"],
         ["notebooks"],
         ["notebooks", ""],
@@ -350,6 +355,42 @@ def test_the_exit_status_tells_the_outcome_and_json_is_one_document(
     document = json.loads(said.out)
     assert document["outcome"] == outcome
     assert wslab(*command).out.startswith(f"{outcome}: ")
+
+
+def test_parameters_come_from_a_file_and_those_that_are_typed_count_more(
+    wslab: Callable[..., Said], recorded: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "here" / "p.yaml").write_text("connections: 5k\nhold_seconds: 3\ndata_dir: of-the-file\n")
+    asked = recorded("held")
+    assert wslab("stage", "-f", "p.yaml", "--connections", "7k").status == 0
+    (parameters,) = asked
+    data_dir = str(tmp_path / "here" / "of-the-file")
+    assert {key: parameters[key] for key in ("connections", "hold_seconds", "data_dir")} == {
+        "connections": "7k",
+        "hold_seconds": 3,
+        "data_dir": data_dir,
+    }
+
+
+def test_a_file_of_a_sweep_holds_stages_and_a_matrix(
+    wslab: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, dict[str, Any]]] = []
+
+    def sweep(stages: Any, **parameters: Any) -> workbook.Sweep:
+        asked.append((stages, parameters))
+        return workbook.Sweep(executed=())
+
+    monkeypatch.setattr(workbook, "sweep", sweep)
+    text = "stages: [5k, 10k]\nkeep_going: true\nmatrix: {server_shards: [1, 2]}\nhold_seconds: 3\n"
+    (tmp_path / "here" / "night.yaml").write_text(text)
+    assert wslab("sweep", "-f", "night.yaml", "--resume").status == 0
+    assert wslab("sweep", "-f", "night.yaml", "--stages", "1k").status == 0
+    common = {"matrix": {"server_shards": [1, 2]}, "keep_going": True, "hold_seconds": 3}
+    assert asked == [
+        ([5_000, 10_000], {**common, "resume": True}),
+        ([1_000], {**common, "resume": False}),
+    ]
 
 
 def test_a_relative_data_folder_counts_from_where_it_was_typed(
@@ -603,7 +644,7 @@ def recorded_outcomes(tmp_path: Path) -> list[str]:
         ("<&- >&- 2>&-", {}, ""),
         (">&-", {}, "it is closed; it is recorded in"),
         (">/dev/full", {}, "No space left on device; it is recorded in"),
-        (">/dev/null", {"PYTHONIOENCODING": "ascii"}, "done"),
+        (">/dev/null", {"PYTHONIOENCODING": "ascii"}, "held"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -35,6 +35,8 @@ LIBRARIES = {
     "papermill": ["view/workbook.py"],
     "jupyter_client": ["view/kernel.py"],
     "IPython": ["view/live.py"],
+    "tqdm": ["view/live.py"],
+    "yaml": ["view/parameters.py"],
     "click": ["cli.py", "cli_options.py"],
     "picows": ["load/servers/picows_server.py"],
     "socketify": ["load/servers/uwebsockets_server.py"],

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from wslab.lab.runs import runs_table as runs_table
     from wslab.tune.apply import run_stage as run_stage
     from wslab.view import plots as plots
+    from wslab.view.attach import attach as attach
+    from wslab.view.attach import unless_interrupted as unless_interrupted
     from wslab.view.comparison import compare as compare
     from wslab.view.live import live_view as live_view
     from wslab.view.publish import report as report
@@ -37,6 +39,8 @@ _WHERE = {
     "load_run": "wslab.lab.runs",
     "runs_table": "wslab.lab.runs",
     "plots": "wslab.view.plots",
+    "attach": "wslab.view.attach",
+    "unless_interrupted": "wslab.view.attach",
     "live_view": "wslab.view.live",
     "report": "wslab.view.publish",
     "sweep": "wslab.view.workbook",

@@ -27,6 +27,7 @@ from wslab.cli_options import (
     complete_words,
     data_dir_option,
     directory_option,
+    parameter_file_option,
     refusal_text,
     stage_options,
 )
@@ -34,9 +35,8 @@ from wslab.cli_output import lost_output, open_standard_streams, print_json, say
 from wslab.cli_signals import ignore_signals, take_signals
 from wslab.core.explanations import EXPLANATIONS
 from wslab.core.quantities import BadInput, parse_count, refuse
-from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
+from wslab.core.records import ABORTED, BROKE, CRASHED, HELD, RUNNING
 from wslab.core.servers import SERVER_KINDS
-from wslab.core.stage import Stage
 from wslab.core.target import CONSENT_OPTION
 
 EXIT_STATUS = {HELD: 0, BROKE: 1, CRASHED: 3, ABORTED: 130}
@@ -48,7 +48,7 @@ SERVER_PARAMETERS = ("server", "server_dir", "server_port", "server_ready_second
 # Parameters that no kernel setting depends on; and `connections`, which has another default there.
 UNTUNED_PARAMETERS = (
     *("connections", "server", "server_dir", "server_port", "server_pid", "server_ready_seconds"),
-    *("ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune"),
+    *("ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune", "beside"),
 )
 
 # Parameters that are not the same for all servers of a comparison, or mean nothing there.
@@ -116,14 +116,21 @@ def preflight(connections: str | None, server: str | None, as_json: bool) -> int
 
 @command(example="wslab stage --connections 15k --server 'node my.js --port {port}'")
 @click.option(CONSENT_OPTION, "operate_target", is_flag=True, help="Dial a server that is not on loopback.")
+@parameter_file_option
 @stage_options()
-def stage(operate_target: bool, as_json: bool, **parameters: Any) -> int:
+def stage(operate_target: bool, file: str, as_json: bool, **parameters: Any) -> int:
     """Run one stage."""
-    return run_one(as_json, {"operate_target": operate_target, **given(parameters)})
+    return run_one(as_json, {"operate_target": operate_target, **given(parameters, file)})
 
 
-@command(example="wslab sweep --stages 10k,100k")
-@click.option("--stages", metavar="LIST", default=DEFAULT_STAGES, help=f"Their connections; default {DEFAULT_STAGES}.")
+@command(
+    example="wslab sweep --stages 10k,100k",
+    details="A file of parameters may hold `stages`, `keep_going` and `matrix`: lists of values by parameter, of which "
+    "every combination is a climb of its own. Cut short, the same command with --resume goes on.",
+)
+@click.option("--stages", metavar="LIST", help=f"Their connections; default {DEFAULT_STAGES}.")
+@click.option("--resume", is_flag=True, help="Go on with the last sweep that asked for the same, after what held.")
+@parameter_file_option
 @click.option("--keep-going", is_flag=True, help="Go on after a stage that broke.")
 @click.option(
     "--breaks",
@@ -138,7 +145,9 @@ def stage(operate_target: bool, as_json: bool, **parameters: Any) -> int:
 @click.option("--seed", metavar="N", help="What they are drawn from; default 1. The same seed gives the same ones.")
 @stage_options(without=("connections",))
 def sweep(
-    stages: str,
+    stages: str | None,
+    resume: bool,
+    file: str,
     keep_going: bool,
     breaks: str | None,
     count: str | None,
@@ -153,11 +162,16 @@ def sweep(
         raise BadInput("--count and --seed belong to --breaks random: see wslab sweep --help")
     if breaks is not None:
         return sweep_breaks(breaks, given(parameters).get("data_dir", ""), as_json)
-    counts = parse_counts(stages, "stages")
-    Stage.of(**given(parameters))  # Refused at once: loading papermill takes seconds.
+    asked = given(parameters, file, sweep=True)
+    matrix, filed, going = asked.pop("matrix", None), asked.pop("stages", None), asked.pop("keep_going", False)
+    filed = DEFAULT_STAGES if filed is None else listed(filed)
+    counts = parse_counts(filed if stages is None else stages, "stages")
+    from wslab.view.parameters import planned
+
+    planned(counts, matrix, asked)  # Refused at once: loading papermill takes seconds.
     from wslab.view.workbook import sweep as run_sweep
 
-    result = run_sweep(counts, keep_going=keep_going, **given(parameters))
+    result = run_sweep(counts, keep_going=keep_going or going is True, matrix=matrix, resume=resume, **asked)
     return show(result, as_json, EXIT_STATUS[result.outcome], kept="the runs")
 
 
@@ -199,12 +213,13 @@ def serve(kind: str, host: str, port: str, shards: str, as_json: bool) -> int:
 @command(example="wslab swarm ws://127.0.0.1:9000 --connections 10k")
 @click.argument("url", metavar="URL")
 @click.option(CONSENT_OPTION, "operate_target", is_flag=True, help="Dial a target that is not loopback.")
+@parameter_file_option
 @stage_options(without=SERVER_PARAMETERS)
-def swarm(url: str, operate_target: bool, as_json: bool, **parameters: Any) -> int:
+def swarm(url: str, operate_target: bool, file: str, as_json: bool, **parameters: Any) -> int:
     """Load a server that runs already, at the ws:// address URL."""
     if not url:
         raise refuse("URL", url, "a URL such as ws://127.0.0.1:9000/path")
-    return run_one(as_json, {"target": url, "operate_target": operate_target, **given(parameters)})
+    return run_one(as_json, {**given(parameters, file), "target": url, "operate_target": operate_target})
 
 
 @command(example="wslab tune --connections 2M")
@@ -242,6 +257,8 @@ def recorded_runs(context: click.Context, _: click.Parameter, typed: str) -> lis
     """Complete the ID of a recorded run."""
     from click.shell_completion import CompletionItem
 
+    from wslab.lab.store import run_folders
+
     folders = run_folders(absolute(context.params.get("data_dir") or ""))
     return [CompletionItem(folder.name) for folder in folders if folder.name.startswith(typed)]
 
@@ -266,6 +283,40 @@ def runs(run_id: str, data_dir: str, diagnose: bool, as_json: bool) -> int:
     else:
         print(runs_table(found).to_string())
     return 0
+
+
+@command(example="wslab attach")
+@click.argument("run_id", metavar="[ID]", default="", shell_complete=recorded_runs)
+@data_dir_option
+def attach(run_id: str, data_dir: str, as_json: bool) -> int:
+    """Show a run in progress until it ends.
+
+    Without an ID it is the one that is in progress. Ctrl-C ends the watching only.
+    """
+    from wslab.view.attach import attach as watch
+    from wslab.view.attach import describe
+
+    found = watch(run_id, absolute(data_dir))
+    if found.outcome == RUNNING:
+        say(describe(found))
+        return EXIT_STATUS[ABORTED]
+    return show(found, as_json, EXIT_STATUS.get(found.outcome, 0), kept=str(found.run_dir))
+
+
+@command(example="wslab stop")
+@click.argument("run_id", metavar="[ID]", default="", shell_complete=recorded_runs)
+@data_dir_option
+def stop(run_id: str, data_dir: str, as_json: bool) -> int:
+    """Stop a run in progress.
+
+    Without an ID it is the one that is in progress. What it recorded stays.
+    """
+    from wslab.view.attach import describe
+    from wslab.view.attach import stop as end
+
+    found = end(run_id, absolute(data_dir), say=say)
+    print_json({"run_id": found.run_id, "outcome": found.outcome}) if as_json else print(describe(found))
+    return 0 if found.outcome != RUNNING else EXIT_STATUS[CRASHED]
 
 
 @command(example="wslab report --out report")
@@ -503,36 +554,36 @@ def find_run(run_id: str, data_dir: str) -> Any:
     Raises:
         BadInput: there is none, or more than one.
     """
-    names = [folder for folder in run_folders(data_dir) if folder.name.startswith(run_id)]
-    exact = [folder for folder in names if folder.name == run_id]
-    if len(exact or names) != 1:
-        these = ", ".join(folder.name for folder in names[:3]) + (", ..." if len(names) > 3 else "")
-        raise BadInput(f"{len(names) or 'no'} recorded runs begin with {run_id}: {these or '`wslab runs` lists them'}")
     from wslab.lab.runs import Run
+    from wslab.lab.store import find_run as find
 
-    return Run.load((exact or names)[0])
-
-
-def run_folders(data_dir: str) -> list[Path]:
-    """Return the folders of recorded runs, newest last; where no folder was asked for, the reference runs too."""
-    from wslab.lab import store
-
-    places = [store.data_folder(data_dir) / "runs", *([] if data_dir else [store.reference_folder()])]
-    manifests = [path for place in places for path in sorted(place.glob(f"*/{store.MANIFEST}"))]
-    return [path.parent for path in manifests if not path.parent.name.startswith(".")]
+    return Run.load(find(run_id, data_dir))
 
 
 # What was typed.
 
 
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the stage parameters that were given on the command line."""
+def given(options: dict[str, Any], file: str = "", *, sweep: bool = False) -> dict[str, Any]:
+    """Return the stage parameters that were given: on the command line, and else in a file of parameters.
+
+    Raises:
+        BadInput: the file cannot be used.
+    """
     parameters = {name: value for name, value in options.items() if value is not None}
+    if file:
+        from wslab.view.parameters import read_parameters
+
+        parameters = {**read_parameters(absolute(file), sweep=sweep), **parameters}
     if "data_dir" in parameters:
         parameters["data_dir"] = absolute(parameters["data_dir"])
     if "server" in parameters or "server_dir" in parameters:
         parameters["server_dir"] = absolute(parameters.get("server_dir") or ".")
     return parameters
+
+
+def listed(value: object) -> str:
+    """Return a list as it would be typed; text and nothing stay as they are."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value or "")
 
 
 def absolute(path: str) -> str:

@@ -157,6 +157,12 @@ def data_dir_option(function: Function) -> Function:
     return option(function)
 
 
+def parameter_file_option(function: Function) -> Function:
+    """Add a file of parameters as an option; empty where it was not typed."""
+    text = "Take parameters from this YAML file; those that are typed count more."
+    return click.option("-f", "--file", metavar="FILE", default="", shell_complete=complete_files, help=text)(function)
+
+
 def directory_option(*names: str, **settings: Any) -> Callable[[Function], Function]:
     """Return a decorator that adds an option for a folder, completed by the shell; empty where it was not typed."""
     return click.option(*names, default="", metavar=DIRECTORY, shell_complete=complete_directories, **settings)
@@ -200,6 +206,13 @@ def complete_words(words: Iterable[str]) -> Complete:
         return [CompletionItem(word) for word in words if word.startswith(typed)]
 
     return complete
+
+
+def complete_files(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem[str]]:
+    """Have the shell complete the names of files."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(typed, type="file")]
 
 
 def complete_directories(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem[str]]:

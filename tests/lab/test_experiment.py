@@ -78,9 +78,10 @@ def test_a_stage_that_reaches_all_it_asked_for_has_held(data_dir: Path) -> None:
 def test_a_caller_hears_of_the_run_before_it_starts_and_of_all_that_is_recorded(data_dir: Path) -> None:
     heard: list[Event] = []
     run_ = run(data_dir, heard.append)
-    assert heard[0] == {"event": "run_created", "run_dir": str(run_.run_dir), "connections": 20}
-    recorded = [event for event in run_.events if event["elapsed_seconds"] <= heard[-1]["elapsed_seconds"]]
-    assert [event for event in heard[1:] if event["event"] not in ("sample", "progress")] == recorded
+    assert heard[0].items() >= {"event": "run_created", "run_dir": str(run_.run_dir), "connections": 20}.items()
+    assert (heard[-1]["event"], heard[-1]["outcome"]) == ("run_ended", run_.outcome)
+    recorded = [event for event in run_.events if event["elapsed_seconds"] <= heard[-2]["elapsed_seconds"]]
+    assert [event for event in heard[1:-1] if event["event"] not in ("sample", "progress")] == recorded
 
 
 def test_while_it_runs_the_manifest_says_so(data_dir: Path) -> None:

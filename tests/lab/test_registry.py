@@ -60,6 +60,34 @@ def test_a_group_is_listed_with_all_its_processes_until_it_is_removed(start: Sta
     assert list(state.iterdir()) == []
 
 
+def test_other_runs_are_those_whose_supervisor_and_caller_live(start: Start, state: Path) -> None:
+    supervisor, server = start(), start()
+    registry.register("supervisor", supervisor.pid, "/data/runs/x")
+    registry.register("server", server.pid)  # `wslab serve` is no run.
+    assert registry.other_runs() == ["x"]
+    assert registry.other_runs("/data/runs/x") == []
+
+
+def test_a_run_whose_caller_died_is_waited_for_and_not_counted(
+    start: Start, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = start()
+    registry.register("supervisor", supervisor.pid, "/data/runs/x")
+    (record,) = state.iterdir()
+    record.write_text(record.read_text().replace(f'"pid": {os.getpid()}', '"pid": 999999999'))
+    monkeypatch.setattr(registry, "ENDING_SECONDS", 0.0)
+    assert registry.other_runs() == []
+
+
+def test_stopping_a_run_asks_its_supervisor_alone(start: Start, state: Path) -> None:
+    supervisor, shard = start(), start()
+    registry.register("supervisor", supervisor.pid, "/data/runs/x").add("server", [shard.pid])
+    assert not registry.stop_run("/data/runs/y")
+    assert registry.stop_run("/data/runs/x")
+    assert supervisor.wait(10) == -signal.SIGTERM
+    assert shard.poll() is None
+
+
 def test_a_process_that_has_ended_is_not_listed_and_an_empty_record_is_swept_away(start: Start, state: Path) -> None:
     process = start()
     registry.register("server", process.pid)

@@ -143,6 +143,38 @@ def test_a_run_is_found_by_its_name_or_its_folder(tmp_path: Path) -> None:
     assert load_run(run_dir).run_dir == load_run(run_dir.name, tmp_path).run_dir == run_dir
 
 
+def test_a_run_is_found_by_the_beginning_of_its_name_and_as_the_latest(tmp_path: Path) -> None:
+    first, second = make_run(tmp_path, 1_000, second=1), make_run(tmp_path, 2_000, second=2)
+    assert load_run("20250102T030401", tmp_path).run_dir == first
+    assert load_run("latest", tmp_path).run_dir == second
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [("20250102T0304", "2 recorded runs begin with"), ("20250102T030401Z-3k", "did you mean 20250102T030401Z-1k")],
+)
+def test_a_name_that_is_not_clear_suggests_the_nearest(tmp_path: Path, asked: str, answer: str) -> None:
+    make_run(tmp_path, 1_000, second=1)
+    make_run(tmp_path, 2_000, second=2)
+    with pytest.raises(FileNotFoundError, match=answer):
+        load_run(asked, tmp_path)
+
+
+def test_a_run_that_was_not_alone_says_so_on_its_card_in_its_text_and_under_its_figures(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, 1_000)
+    assert not Run.load(run_dir).disturbed_by
+    assert "isturbed" not in Run.load(run_dir).caption + Run.load(run_dir).text() + Run.load(run_dir)._repr_html_()
+    manifest = json.loads((run_dir / "run.json").read_text())
+    manifest["summary"]["disturbed_by"] = [{"by": "cpu", "amount": 0.9, "text": "others used 0.9 of 2 cores"}]
+    (run_dir / "run.json").write_text(json.dumps(manifest))
+    run = Run.load(run_dir)
+    assert "others used 0.9 of 2 cores" in run.text()
+    assert "others used 0.9 of 2 cores" in run._repr_html_()
+    assert "disturbed" in run.caption
+    assert runs_table([run]).loc[run.run_id, "disturbed"] == "cpu"
+    assert run.as_dict()["disturbed_by"] == manifest["summary"]["disturbed_by"]
+
+
 def test_the_json_of_a_run_is_its_summary_with_outcome_findings_and_folder(tmp_path: Path) -> None:
     run = Run.load(make_run(tmp_path, 1_000_000, outcome="broke", reached=262_144, findings=(BROKEN,)))
     document = run.as_dict()

@@ -24,7 +24,7 @@ def test_a_view_is_told_the_beginning_the_run_and_the_end(tmp_path: Path) -> Non
     with follow(lambda: run_dir, seen.append, 20_000):
         pass
     names = [event["event"] for event in seen]
-    assert (names[0], names[-1]) == ("run_created", "stopped")
+    assert (names[0], names[-1]) == ("run_created", "run_ended")
     assert "sample" in names
 
 
@@ -32,4 +32,4 @@ def test_a_run_that_never_begins_is_no_mistake() -> None:
     seen: list[dict] = []
     with follow(lambda: None, seen.append, 5):
         pass
-    assert [event["event"] for event in seen] == ["run_created", "stopped"]
+    assert [event["event"] for event in seen] == ["run_created", "run_ended"]

@@ -256,7 +256,7 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     def execute(stage: Stage, template: Path) -> workbook.Executed:
         ran.append(stage.name)
         outcome = "aborted" if stage.connections == 500 else "broke" if stage.connections > 100 else "held"
-        run = made_runs.make_run(tmp_path, 1_000 + stage.connections, outcome=outcome)
+        run = made_runs.make_run(tmp_path, 1_000 + stage.connections, outcome=outcome, second=len(ran))
         return workbook.Executed(stage=stage.name, outcome=outcome, reason="", run=workbook.Run.load(run))
 
     monkeypatch.setattr(workbook, "run_notebook", execute)
@@ -280,6 +280,38 @@ def test_a_sweep_goes_on_when_asked_but_not_after_an_abort(
     done = sweep([200, 50, 500, 60], keep_going=True, template=template, data_dir=tmp_path)
     assert fake_runs == ["200", "50", "500"]
     assert done.outcome == "aborted"
+
+
+def test_a_break_ends_its_climb_of_a_matrix_and_the_next_begins(
+    fake_runs: list[str], template: Path, tmp_path: Path
+) -> None:
+    done = sweep([50, 200, 300], matrix={"server_shards": [1, 2]}, template=template, data_dir=tmp_path)
+    assert fake_runs == ["50", "200"] * 2
+    assert done.skipped == ("300 server_shards=1", "300 server_shards=2")
+    assert "server_shards=2" in done.text()
+
+
+def test_a_sweep_that_was_cut_short_goes_on_after_the_last_good_stage(
+    fake_runs: list[str], template: Path, tmp_path: Path
+) -> None:
+    common = {"keep_going": True, "resume": True, "template": template, "data_dir": tmp_path}
+    first = sweep([50, 60, 500, 70], **common)
+    assert (first.outcome, fake_runs) == ("aborted", ["50", "60", "500"])
+    again = sweep([50, 60, 500, 70], **common)
+    assert fake_runs == ["50", "60", "500", "500"]
+    assert [one.reason for one in again.executed] == ["taken over", "taken over", ""]
+    assert [run.run_id for run in again.runs[:2]] == [run.run_id for run in first.runs[:2]]
+
+
+def test_only_a_sweep_that_asked_for_the_same_is_gone_on_with(
+    fake_runs: list[str], template: Path, tmp_path: Path
+) -> None:
+    sweep([50], resume=True, template=template, data_dir=tmp_path)
+    sweep([50], resume=True, template=template, data_dir=tmp_path, hold_seconds=7)
+    sweep([50], resume=False, template=template, data_dir=tmp_path)
+    (tmp_path / "sweeps" / "99999999T999999Z-none.json").write_text("{")
+    sweep([50], resume=True, template=template, data_dir=tmp_path)
+    assert fake_runs == ["50"] * 3
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,7 @@ SAMPLE_COLUMNS: tuple[Column, ...] = (
             ("link_drops_total", "count", "packets that it has dropped"),
             ("link_overlimits_total", "count", "times that a packet had to wait for its rate"),
             ("server_shards_at_limit", "count", "shards that do not accept because their descriptors are used up"),
+            ("lab_cpu_seconds", "seconds", "CPU time of the recorder, the supervisor and their caller, cumulative"),
             ("cpu_user_seconds", "seconds", "all CPUs in user mode, /proc/stat"),
             ("cpu_nice_seconds", "seconds", "all CPUs in user mode at lower priority, /proc/stat"),
             ("cpu_system_seconds", "seconds", "all CPUs in the kernel, /proc/stat"),

@@ -142,6 +142,7 @@ class Stage:
     data_dir: str = _parameter("", _path, "folder of the recorded runs; empty is the project's own", "/tmp/data")
     label: str = _parameter("", _label, "a remark that is kept with the run", "after tuning")
     tune: bool = _parameter(False, _flag, "write the kernel settings it needs, and put them back at its end", "true")
+    beside: bool = _parameter(False, _flag, "go on although another run is in progress on this machine", "true")
 
     @classmethod
     def of(cls, **parameters: Any) -> Stage:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wslab.core.ceilings import ceilings, relaxed
+from wslab.core.disturbance import disturbances
 from wslab.core.evidence import Evidence
 from wslab.core.host import Host
 from wslab.core.knee import AUTO, held_rate
@@ -33,7 +34,7 @@ from wslab.core.stage import Stage
 from wslab.core.summary import summarize
 from wslab.core.target import check_target, is_loopback, parse_url
 from wslab.core.timeline import timeline
-from wslab.lab import store
+from wslab.lab import registry, store
 from wslab.lab.fleet import Fleet, FleetEnded
 from wslab.lab.place import MakePlace, Place, this_machine
 from wslab.lab.running import Running, as_it_runs, check_server, look_at_running
@@ -97,6 +98,7 @@ def run_stage(
     refused = refusal(stage, host)
     if refused:
         raise BadInput(refused)
+    beside = check_alone(stage)
     data_dir = store.data_folder(stage.data_dir)
     store.check_writable(data_dir)
     with place(stage, host, resolve(stage, host)) as here:
@@ -107,6 +109,7 @@ def run_stage(
         here = replace(here, host=limits, plan=as_dialled(here.plan, own.get("swarm", {})))
         experiment = Experiment(stage, here, data_dir, on_event=on_event, running=running, own=own)
         experiment.note("specs", specs or {})
+        experiment.beside = beside
         experiment.run()
 
     from wslab.lab.runs import Run  # It imports pandas, which takes longer than starting a fleet.
@@ -143,6 +146,7 @@ class Experiment:
         self.stage, self.place, self.host, self.plan = stage, place, place.host, place.plan
         self.run_dir = store.create_run(data_dir, stage.name)
         self._on_event, self._running, self._own = on_event, running, own
+        self.beside: list[str] = []  # ids of the runs that were in progress when this one began
         self._started = False
         self._seen: set[str] = set()
         self._unwritten = ""  # the first file of the run that could not be written, and why
@@ -166,7 +170,7 @@ class Experiment:
         error: Exception | None = None
         try:
             store.write_manifest(self.run_dir, self._manifest)
-            self._tell({"event": "run_created", "run_dir": str(self.run_dir), "connections": self.stage.connections})
+            self._tell(store.run_created(self.run_dir, self.stage.as_dict()))
             with Fleet(self.run_dir) as fleet:
                 try:
                     self._conduct(fleet)
@@ -193,6 +197,7 @@ class Experiment:
             self.saved = False
         finally:
             store.release(self.run_dir)
+        self._tell({"event": "run_ended", "outcome": self._manifest["outcome"], "reason": self._manifest["reason"]})
         if error is not None:
             raise error
 
@@ -267,6 +272,8 @@ class Experiment:
             samples = store.read_samples(self.run_dir)
             latency = store.read_latency(self.run_dir)
             self._manifest["summary"] = summarize(asked, self.plan, samples, latency, events)
+            beside = dict.fromkeys([*self.beside, *registry.other_runs(self.run_dir)])
+            self._manifest["summary"]["disturbed_by"] = disturbances(samples, self.host.cpu_count, beside)
             self._close(replace(evidence, samples=samples), crashed, aborted)
         except Exception as problem:
             self._close(evidence, crashed or f"the figures cannot be computed: {problem!r}", aborted)
@@ -346,6 +353,21 @@ def server_command(stage: Stage) -> str:
     if is_command(stage.server):
         return stage.server
     return SERVER_KINDS[stage.server].command if stage.server in SERVER_KINDS else ""
+
+
+def check_alone(stage: Stage) -> list[str]:
+    """Return the ids of the other runs in progress on this machine.
+
+    Raises:
+        BadInput: there is one, and the stage does not say that it is to go on beside it.
+    """
+    beside = registry.other_runs()
+    if beside and not stage.beside:
+        raise BadInput(
+            f"the run {beside[0]} is in progress here, and two at once disturb each other: "
+            "`wslab attach` shows it, `wslab stop` ends it, --beside or beside=True goes on all the same"
+        )
+    return beside
 
 
 def check_dialable(target: str, consent: bool) -> None:

@@ -31,6 +31,8 @@ from wslab.machine.state import StateFolder
 FOLDER = "processes"
 
 TERM_SECONDS = 3.0
+# What belongs to a caller that was killed ends by itself within five seconds.
+ENDING_SECONDS = 6.0
 KILL_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
@@ -123,6 +125,44 @@ def list_processes() -> list[ProcessEntry]:
     except OSError as problem:
         _log.warning("the records of processes cannot be read: %s", problem)
     return sorted(found, key=lambda entry: (entry.start_ticks, entry.pid))
+
+
+def other_runs(but: str | Path = "") -> list[str]:
+    """Return the ids of the runs in progress on this machine, oldest first, that this user may see.
+
+    A run whose caller has died is ending by itself: it gets `ENDING_SECONDS` for that, and is then not counted. In a
+    state folder of another user, or of another name, nothing can be seen.
+
+    Args:
+        but: folder of a run that is not counted.
+    """
+    deadline = time.monotonic() + ENDING_SECONDS
+    while True:
+        found = [entry for entry in list_processes() if entry.role == "supervisor" and entry.run_dir != str(but)]
+        if not any(entry.orphaned for entry in found) or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return list(dict.fromkeys(Path(entry.run_dir).name for entry in found if entry.run_dir and not entry.orphaned))
+
+
+def stop_run(run_dir: str | Path) -> bool:
+    """Ask the supervisor of a run to stop everything; whoever started the run saves it as `aborted`.
+
+    Returns:
+        Whether there was one. It ends within seconds, and the manifest says when it has.
+    """
+    found = [entry for entry in list_processes() if entry.role == "supervisor" and entry.run_dir == str(run_dir)]
+    for entry in found:
+        try:
+            pidfd = os.pidfd_open(entry.pid)
+        except OSError:
+            continue
+        try:
+            if alive(entry.pid, entry.start_ticks):
+                _send(pidfd, signal.SIGTERM)
+        finally:
+            os.close(pidfd)
+    return bool(found)
 
 
 def leftovers() -> list[ProcessEntry]:

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from wslab.core.ceilings import walls
+from wslab.core.disturbance import disturbance_text
 from wslab.core.evidence import Evidence, plan_of
 from wslab.core.host import Host
 from wslab.core.quantities import BadInput, format_count
@@ -156,8 +157,14 @@ class Run:
 
     @property
     def caption(self) -> str:
-        """Machine, kernel, date and run, as every figure shows them."""
-        return " · ".join(filter(None, (self.machine.line, self.created_at[:10], self.run_id)))
+        """Machine, kernel, date and run, and that others disturbed it, as every figure shows them."""
+        disturbed = "disturbed by others" if self.disturbed_by else ""
+        return " · ".join(filter(None, (self.machine.line, self.created_at[:10], self.run_id, disturbed)))
+
+    @property
+    def disturbed_by(self) -> str:
+        """What else used the machine meanwhile, in one line; empty when nothing did, or that was not recorded."""
+        return disturbance_text(self.summary.get("disturbed_by") or ())
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -247,6 +254,7 @@ class Run:
         lines += [self.reason] if self.reason else []
         note = (self.manifest.get("server") or {}).get("note")
         lines += [note] if note else []
+        lines += [f"disturbed: {self.disturbed_by}"] if self.disturbed_by else []
         remark = "remark: " if self.outcome == HELD else ""
         for finding in self.findings:
             lines += finding_lines(finding, remark)
@@ -262,6 +270,7 @@ class Run:
             f"{outcome_badge(self.outcome)} <b>{self.name} connections</b> · server <b>{escape(self.server)}</b> · "
             f'<span style="opacity:.75">{escape(self.run_id)}</span>',
             f"<div>{escape(self.reason)}</div>" if self.reason else "",
+            f"<div><b>Disturbed:</b> {escape(self.disturbed_by)}</div>" if self.disturbed_by else "",
             findings_html(self.findings, self.outcome),
             pairs_html(self.figures()),
             footer=" · ".join(filter(None, (self.machine.line, self.machine.versions))),
@@ -285,19 +294,19 @@ def list_runs(data_dir: str | Path | None = None, *, or_reference: bool = False)
 
 
 def load_run(run: str | Path, data_dir: str | Path | None = None) -> Run:
-    """Load one run by its folder or by its `run_id`.
+    """Load one run: by its folder, its `run_id`, the beginning of that, or as `latest`.
 
     Raises:
-        FileNotFoundError: there is no such run.
+        FileNotFoundError: there is no such run; the text suggests the nearest.
         BadInput: its `run.json` is damaged.
     """
-    if Path(run).is_dir():
-        return Run.load(run)
-    return Run.load(store.data_folder(data_dir or "") / "runs" / str(run))
+    return Run.load(store.find_run(run, data_dir or ""))
 
 
 def runs_table(runs: Iterable[Run], *, full: bool = False) -> pd.DataFrame:
     """Return one row per run, index `run_id`: stage, outcome, what broke first and the summary's figures as numbers.
+
+    Where the machine was not theirs alone, a last column `disturbed` names what they shared it with: run, cpu, sockets.
 
     Args:
         runs: the runs, in the order of the rows.
@@ -305,12 +314,15 @@ def runs_table(runs: Iterable[Run], *, full: bool = False) -> pd.DataFrame:
     """
     keys = [key for key, _, _ in FIGURES if full or key in MAIN_FIGURES]
     columns = ["run_id", "created_at", "stage", "server", "outcome", "finding", *keys]
-    rows = []
-    for run in runs:
+    rows, chosen = [], list(runs)
+    for run in chosen:
         first = run.breaks[0].get("limit") if run.breaks else ""
         about = (run.run_id, run.created_at, run.name, run.server, run.outcome, first)
         rows.append([*about, *(run.summary.get(key) for key in keys)])
     table = pd.DataFrame(rows, columns=columns).set_index("run_id")
+    if any(run.disturbed_by for run in chosen):
+        causes = [[str(one.get("by")) for one in run.summary.get("disturbed_by") or ()] for run in chosen]
+        table["disturbed"] = [", ".join(dict.fromkeys(by)) for by in causes]
     return table if full else table.drop(columns="created_at")
 
 

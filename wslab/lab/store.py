@@ -26,13 +26,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any
 
-from wslab.core.quantities import BadInput
+from wslab.core.quantities import BadInput, did_you_mean
 from wslab.core.records import CRASHED, LATENCY_COLUMNS, RUNNING, SAMPLE_COLUMNS, Column, Value, from_cells, header
 from wslab.machine.line_file import why_not_written
 from wslab.machine.process import alive
 
 DATA_DIR_VARIABLE = "WSLAB_DATA_DIR"
 MANIFEST = "run.json"
+LATEST = "latest"  # stands for the id of the newest run
 SAMPLES = "samples.csv"
 LATENCY = "latency.csv"
 EVENTS = "events.jsonl"
@@ -44,8 +45,8 @@ MANIFEST_KINDS: dict[str, type | UnionType] = {
     **dict.fromkeys(("stage.asked.connections", "stage.effective.connections"), int),
     **dict.fromkeys(("host.cpu_count", "host.memory_total_bytes"), int),
     **dict.fromkeys(("limits.cpu_count", "limits.memory_total_bytes"), int),
-    **dict.fromkeys(("findings", "preflight", "phases"), list),
-    **dict.fromkeys(("findings.[]", "preflight.[]", "phases.[]"), dict),
+    **dict.fromkeys(("findings", "preflight", "phases", "summary.disturbed_by"), list),
+    **dict.fromkeys(("findings.[]", "preflight.[]", "phases.[]", "summary.disturbed_by.[]"), dict),
     **dict.fromkeys(("findings.[].limit", "findings.[].side", "phases.[].name"), str),
     "findings.[].certainty": str,
     "findings.[].ruled_out": list,
@@ -82,6 +83,64 @@ def data_folder(data_dir: str | Path = "") -> Path:
     """
     asked = str(data_dir) or os.environ.get(DATA_DIR_VARIABLE) or "data"
     return ((project_folder() or Path.cwd()) / Path(asked).expanduser()).resolve()
+
+
+class NoSuchRun(BadInput, FileNotFoundError):
+    """No recorded run has the name that was asked for, or more than one has."""
+
+
+def run_folders(data_dir: str | Path = "") -> list[Path]:
+    """Return the folders of recorded runs, newest last; then the reference runs, unless a data folder was named.
+
+    Args:
+        data_dir: the data folder that was asked for; empty for the default.
+    """
+    places = [data_folder(data_dir) / "runs", *([] if data_dir else [reference_folder()])]
+    manifests = [path for place in places for path in sorted(place.glob(f"*/{MANIFEST}"))]
+    return [path.parent for path in manifests if not path.parent.name.startswith(".")]
+
+
+def find_run(run: str | Path, data_dir: str | Path = "") -> Path:
+    """Return the folder of a run.
+
+    Args:
+        run: its folder, its `run_id`, the beginning of that, or `latest`.
+        data_dir: the data folder; empty for the default.
+
+    Raises:
+        NoSuchRun: none has this name, or more than one begins so; the text suggests the nearest.
+    """
+    if (Path(run) / MANIFEST).is_file() or Path(run).is_absolute():
+        return Path(run)
+    folders, asked = run_folders(data_dir), str(run)
+    if asked == LATEST and (newest := newest_run(folders)):
+        return newest
+    found = [folder for folder in folders if folder.name.startswith(asked)] if asked else []
+    exact = [folder for folder in found if folder.name == asked]
+    if len(exact or found) == 1:
+        return (exact or found)[0]
+    names = [folder.name for folder in found]
+    if names:
+        these = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise NoSuchRun(f"{len(names)} recorded runs begin with {asked}: {these}")
+    hint = did_you_mean(asked, [*(folder.name for folder in folders), LATEST]) or "`wslab runs` lists them"
+    raise NoSuchRun(f"no recorded runs begin with {asked}: {hint}")
+
+
+def newest_run(folders: Sequence[Path]) -> Path | None:
+    """Return the newest of some run folders, a reference run only where there is no other; None when there is none."""
+    return max(folders, key=lambda folder: (folder.parent.name == "runs", folder.name), default=None)
+
+
+def run_created(run_dir: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the first event of a run for those who watch it.
+
+    Args:
+        run_dir: its folder.
+        asked: the parameters of its stage.
+    """
+    wanted = {key: asked.get(key) for key in ("connections", "hold_seconds")}
+    return {"event": "run_created", "run_dir": str(run_dir), **wanted}
 
 
 def reference_folder() -> Path:

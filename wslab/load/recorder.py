@@ -22,7 +22,9 @@ writes `samples.csv` and `latency.csv` into the run folder, a row at a time, and
    `firewall` event each). The supervisor puts the server's port on the scoreboard when it is known.
 8. When failures of a new kind are counted, the counters that decide what bound first are read at once, and told in a
    `counters` event: a second between two samples is long while 20,000 connections are opened in it.
-9. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
+9. `lab_cpu_seconds` is the CPU time of what measures: this process, its parent (the supervisor) and the parent of that
+   (the caller). It keeps the last reading of one that has ended.
+10. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from wslab.machine.between import Between
 from wslab.machine.counters import Counters
 from wslab.machine.firewall import read_rules
 from wslab.machine.line_file import LineFile
-from wslab.machine.process import raise_fd_limit
+from wslab.machine.process import cpu_seconds, parent_of, raise_fd_limit
 from wslab.machine.processes import Group
 from wslab.machine.trees import descendants
 
@@ -107,6 +109,8 @@ class Recorder:
         self._scoreboard = scoreboard
         self._epoch = epoch
         self._counters = Counters()
+        supervisor = os.getppid()
+        self._lab = dict.fromkeys((os.getpid(), supervisor, parent_of(supervisor) or 0), 0.0)
         self._groups = {side: Group() for side in _ROLES}
         self._buckets = {kind: [0] * BUCKETS for kind in _HISTOGRAMS}
         self._between = Between(destination)
@@ -154,6 +158,8 @@ class Recorder:
         }
         for side, role in _ROLES.items():
             record |= self._side(side, role, now)
+        self._lab |= {pid: seconds for pid in self._lab if (seconds := cpu_seconds(pid)) is not None}
+        record["lab_cpu_seconds"] = sum(self._lab.values())
         record |= self._counters.read()
         record |= self._between.read(self._scoreboard.port, record["swarm_connections_open"])
         if self._pss_is_due(phase, now):

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import resource
 
-# Positions after the closing bracket of the command in /proc/PID/stat, see proc_pid_stat(5): fields 3 and 22.
+# Positions after the closing bracket of the command in /proc/PID/stat, see proc_pid_stat(5): fields 3, 4, 14, 15, 22.
 _STATE = 0
+_PARENT = 1
+_USER_TICKS, _SYSTEM_TICKS = 11, 12
 _START_TICKS = 19
 # BITS_PER_LONG: the kernel's table of descriptors grows by so many, and never beyond fs.nr_open (fs/file.c).
 _TABLE_STEP = 64
@@ -94,6 +96,18 @@ def alive(pid: int, ticks: int) -> bool:
     """Return whether the process with this pid and start time still runs; a zombie does not."""
     fields = _stat_fields(pid)
     return bool(fields) and int(fields[_START_TICKS]) == ticks and fields[_STATE] not in _DEAD_STATES
+
+
+def parent_of(pid: int) -> int | None:
+    """Return the pid of the parent of a process, or None when there is no such process."""
+    fields = _stat_fields(pid)
+    return int(fields[_PARENT]) if fields else None
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """Return the CPU time that a process has used, user and system, or None when there is no such process."""
+    fields = _stat_fields(pid)
+    return (int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])) / os.sysconf("SC_CLK_TCK") if fields else None
 
 
 def user_of(pid: int) -> int | None:

@@ -11,9 +11,11 @@ papermill executes the template in a Jupyter kernel; the kernel runs the stage a
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,17 +29,22 @@ from wslab.core.quantities import BadInput
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.stage import Stage
 from wslab.lab import store
+from wslab.lab.experiment import check_alone
 from wslab.lab.running import check_server
 from wslab.lab.runs import Run
+from wslab.lab.sweeps import SweepRecord
 from wslab.lab.tables import MISSING, Table
 from wslab.machine.procfs import read_host
-from wslab.view.follow import View, follow
+from wslab.view.follow import View, follow, last_progress
+from wslab.view.frame import LIVE_CLASS, frame_html
 from wslab.view.kernel import Kernels, count_oom_kills, how_it_died, interrupts_go_to, this_interpreter
 from wslab.view.live import live_view
 from wslab.view.notebooks import notebooks_folder
+from wslab.view.parameters import climb_of, difference_text, planned
 from wslab.view.publish import report
 
 TEMPLATE = "10-stage.ipynb"
+_log = logging.getLogger(__name__)
 # On a busy CPU a kernel can be silent for far longer than the 4 s that papermill allows by default.
 IOPUB_SECONDS = 120
 START_SECONDS = 180
@@ -59,12 +66,14 @@ class Executed:
         outcome: as in the manifest; `crashed` where no run was recorded.
         reason: one sentence, empty when it held.
         run: what was recorded; None where nothing was.
+        which: by what it differs from other stages of its sweep, empty where only by its connections.
     """
 
     stage: str
     outcome: str
     reason: str
     run: Run | None = None
+    which: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the keys of `wslab stage --json`, with the name of the stage."""
@@ -74,7 +83,7 @@ class Executed:
     def cells(self) -> tuple[str, ...]:
         """Return the row of this stage in the table of a sweep."""
         figures = [self.run.figure(key) if self.run else MISSING for _, key in SWEEP_FIGURES]
-        return (self.stage, self.outcome, *figures, self.reason)
+        return (self.stage, self.outcome, *figures, "; ".join(filter(None, (self.which, self.reason))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +141,8 @@ def sweep(
     stages: Iterable[int | float | str | Stage],
     keep_going: bool = False,
     *,
+    matrix: Mapping[str, Sequence[Any]] | None = None,
+    resume: bool = False,
     template: Path | None = None,
     **parameters: Any,
 ) -> Sweep:
@@ -139,7 +150,10 @@ def sweep(
 
     Args:
         stages: connections of each stage, such as `["10k", "100k"]`.
-        keep_going: go on after a stage that did not hold; an interrupt always ends the sweep.
+        keep_going: go on after a stage that did not hold; without it the stages after it in its climb are left out.
+            An interrupt always ends the sweep.
+        matrix: lists of values by the name of their parameter: each combination is a climb through the stages.
+        resume: take over the stages that held in the last sweep that asked for the same, and go on after them.
         template: another notebook than the project's template.
         **parameters: further parameters of every stage.
 
@@ -147,7 +161,7 @@ def sweep(
         BadInput: a parameter is unknown or cannot be used, or a stage is out of reach of this machine's memory;
             nothing was started then.
     """
-    asked = [Stage.of(**{**parameters, "connections": getattr(stage, "connections", stage)}) for stage in stages]
+    asked = planned(stages, matrix, parameters)
     template = template or notebook_template()
     check_parameters(template, Stage().as_dict())
     host = read_host()
@@ -155,21 +169,45 @@ def sweep(
         check_server(stage)
         if too_large := refusal(stage, host):
             raise BadInput(too_large)
-    executed: list[Executed] = []
     for stage in asked:
-        executed.append(run_notebook(stage, template))
-        outcome = executed[-1].outcome
-        if outcome == ABORTED or (outcome != HELD and not keep_going):
-            break
-    done = Sweep(executed=tuple(executed), skipped=tuple(stage.name for stage in asked[len(executed) :]))
+        check_alone(stage)
+    data_dir = store.data_folder(asked[0].data_dir)
+    record = SweepRecord.last(data_dir, asked) if resume else SweepRecord.begin(data_dir, asked)
+    executed: list[Executed] = []
+    skipped: list[str] = []
+    ended: set[object] = set()  # climbs that a stage has ended; None when all have
+    for number, stage in enumerate(asked):
+        which = difference_text(asked, stage)
+        if ended & {climb_of(stage), None}:
+            skipped.append(" ".join(filter(None, (stage.name, which))))
+            continue
+        one = replace(_resumed(stage, record.runs.get(number), data_dir) or run_notebook(stage, template), which=which)
+        executed.append(one)
+        if one.run is not None:
+            record.add(number, one.run.run_id)
+        if one.outcome == ABORTED:
+            ended.add(None)
+        elif one.outcome != HELD and not keep_going:
+            ended.add(climb_of(stage))
+    done = Sweep(executed=tuple(executed), skipped=tuple(skipped))
     if not done.runs:
         return done
-    data_dir = store.data_folder(asked[0].data_dir)
     try:
         page = str(report(done.runs, data_dir / "report"))
     except KeyboardInterrupt:  # The runs are recorded, and `wslab report` draws it at any time.
         page = ""
     return Sweep(executed=done.executed, skipped=done.skipped, report=page)
+
+
+def _resumed(stage: Stage, run_id: str | None, data_dir: Path) -> Executed | None:
+    """Return a stage that the sweep has run before; None where it did not hold, or is not there any more."""
+    try:
+        run = Run.load(data_dir / "runs" / run_id) if run_id else None
+    except (BadInput, OSError):
+        return None
+    if run is None or run.outcome != HELD:
+        return None
+    return Executed(stage=stage.name, outcome=run.outcome, reason="taken over", run=run)
 
 
 def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str], View] | None = None) -> Executed:
@@ -215,6 +253,8 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
         if copy.is_file():
             os.replace(copy, run_dir / "stage.ipynb")
         done = _recorded(stage, run_dir, death, problem, stopped=bool(interrupts))
+        if death:
+            end_live_view(run_dir / "stage.ipynb", run_dir)
         if interrupts and done.outcome != ABORTED:  # The recorded run had ended; a later cell was interrupted.
             return replace(done, outcome=ABORTED, reason="stopped by the user")
         return done
@@ -263,6 +303,18 @@ def execute(template: Path, copy: Path, parameters: dict[str, Any], kernels: Ker
     return ""
 
 
+def end_live_view(notebook: Path, run_dir: Path) -> None:
+    """Have the live view in an executed notebook whose kernel died say how the run ended."""
+    try:
+        document = json.loads(notebook.read_text(encoding="utf-8"))
+        for data in (output.get("data", {}) for cell in document["cells"] for output in cell.get("outputs", ())):
+            if LIVE_CLASS in "".join(data.get("text/html", "")):
+                data["text/html"] = frame_html(last_progress(run_dir))
+        notebook.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    except (OSError, ValueError, KeyError) as problem:
+        _log.warning("%s keeps its last frame: %s", notebook, problem)
+
+
 def _recorded(stage: Stage, run_dir: Path, death: str, problem: str, stopped: bool) -> Executed:
     """Return the outcome of a recorded run, and complete its manifest where its kernel could not."""
     run = Run.load(run_dir)
@@ -271,8 +323,8 @@ def _recorded(stage: Stage, run_dir: Path, death: str, problem: str, stopped: bo
         ends = {"outcome": outcome, "reason": reason, "ended_at": store.utc_now()}
         store.write_manifest(run_dir, run.manifest | ends)
         run, problem = Run.load(run_dir), ""
-    if stopped:
-        problem = ""  # The interrupted cell adds nothing to that.
+    if stopped or run.outcome == ABORTED:
+        problem = ""  # The interrupted cell, or the one that ends the notebook for it, adds nothing to that.
     reason = "; ".join(filter(None, (run.reason, problem)))
     return Executed(stage=stage.name, outcome=run.outcome, reason=reason, run=run)
 
