@@ -12,11 +12,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import from_dtype, njit, types
+from numba import types
 
 from wslab.core import histogram, pacer
 from wslab.load import scoreboard as board
 from wslab.load.engine import libc
+from wslab.load.engine.compiling import njit, records
 from wslab.load.engine.state import (
     BOTH,
     BYTES,
@@ -52,58 +53,50 @@ from wslab.load.engine.state import (
     WAITING,
     WRITABLE,
 )
-from wslab.load.engine.wire import (
-    ACCEPT_BYTES,
-    CONNECTION_STEP,
-    accept_value,
-    header_size,
-    seed_of,
-    serial_of,
-    write_frame,
-    write_key,
-)
-
-# Control words of this loop.
-(
-    FAMILY,
-    ADDRESS_BYTES,  # of a socket address
-    PORTS_AT_BIND,  # 1: bind chooses the port, not connect
-    CONNECTIONS,  # to open
+from wslab.load.engine.swarm_words import (
+    ACCEPT_AT,
+    ADDRESS_BYTES,
+    ANSWER_BYTES,
+    BEGAN,
+    BURST,
+    CHECKED,
+    CHECK_AT,
+    CHECK_NS,
+    CONNECTIONS,
+    CURSOR,
     DIALLED,
-    DIALLING,  # 1 while there is more to dial
-    BEGAN,  # when dialling began, ns
-    PENDING_MAX,
-    FAILURES_IN_A_ROW,
-    TIMEOUT_NS,
+    DIALLING,
+    DUE,
     ECHO_TIMEOUT_NS,
-    CHECK_AT,  # when to look for what is overdue, ns
-    CHECKED,  # descriptors that this look is through with
-    TOP,  # one more than the largest descriptor of a connection so far
-    KEY_SEED,
-    MESSAGE_SEED,
+    FAILURES_IN_A_ROW,
+    FAMILY,
     HELLO_BYTES,
-    KEY_AT,  # where in the request its key stands
-    ANSWER_BYTES,  # of the known answer; 0 = none is known
-    ACCEPT_AT,  # where in it the accept value stands
+    KEY_AT,
+    KEY_SEED,
     MESSAGE_BYTES,
-    SERIAL,  # number of the last message
-    DUE,  # messages whose echo is due
+    MESSAGE_RATE,
+    MESSAGE_SEED,
+    NEVER,
+    NEXT_AT,
+    OWED_MAX,
+    PASSES,
+    PENDING_MAX,
+    PORTS_AT_BIND,
+    RAMP_DONE,
+    RATE,
+    SERIAL,
+    SOUGHT,
+    START_AFTER,
     TALKING,
+    TIMEOUT_NS,
+    TOP,
     VERIFYING,
-    PASSES,  # of the verify phase that are left
-    SOUGHT,  # 0 or PROVED: what a connection must be to be next in this pass
+    VERIFY_DONE,
     WINDOW,
-    CURSOR,  # descriptor from which the next connection to talk on is sought
-    WORDS,
-) = range(BOTH, BOTH + 30)
-# Words in 64-bit floating point.
-RATE, START_AFTER, MESSAGE_RATE, NEXT_AT, REALS = range(5)
+)
+from wslab.load.engine.wire import accept_value, header_size, seed_of, write_frame, write_key
+from wslab.load.engine.wire_format import ACCEPT_BYTES
 
-BURST = 16  # dials or messages in one go before replies are looked at
-CHECK_NS = libc.NS // 4  # a worker that waits for answers looks this often for those that are overdue
-OWED_MAX = 65535
-NEVER = (1 << 63) - 1
-RAMP_DONE, VERIFY_DONE = board.PHASES.index("ramp"), board.PHASES.index("verify")
 EVENT_WORDS, EVENT_FD = libc.EVENT_WORDS, libc.EVENT_FD
 
 due = njit(pacer.due)
@@ -181,14 +174,15 @@ def dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, h
         return dial_failed(fd, libc.EMFILE, 0, w)
     pair[0] = 1  # struct linger: on, 0 seconds: the drain resets, and no TIME_WAIT is left behind.
     libc.setsockopt(fd, libc.SOL_SOCKET, libc.SO_LINGER, pair.ctypes.data, 8)
-    count = sources.shape[0]
+    size = w[ADDRESS_BYTES]
+    count = sources.size // size
     if count:
         if not w[PORTS_AT_BIND]:
             libc.setsockopt(fd, 0, libc.IP_BIND_ADDRESS_NO_PORT, pair.ctypes.data, 4)
-        if libc.bind(fd, sources[number % count].ctypes.data, w[ADDRESS_BYTES]) < 0:
+        if libc.bind(fd, sources.ctypes.data + number % count * size, size) < 0:
             return dial_failed(fd, libc.errno(), 0, w)
-    there = destinations[number // max(1, count) % destinations.shape[0]]
-    if libc.connect(fd, there.ctypes.data, w[ADDRESS_BYTES]) < 0:
+    place = number // max(1, count) % (destinations.size // size)
+    if libc.connect(fd, destinations.ctypes.data + place * size, size) < 0:
         error = libc.errno()
         if error != libc.EINPROGRESS:
             return dial_failed(fd, error, 0, w)
@@ -503,7 +497,7 @@ def do_what_is_due(websocket, w, reals, row, conn, event, pair, buffer, frame, s
 @njit(forceinline=True)
 def work(websocket, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch):
     """Do what is due and take what comes until something is for Python; return the reason."""
-    event, pair = np.zeros(4, np.int32), np.zeros(2, np.int64)
+    event, pair = libc.rooms(w)
     while True:
         if w[NEXT] >= w[EVENTS]:
             reason = do_what_is_due(
@@ -558,8 +552,8 @@ def work(websocket, w, reals, row, conn, events, buffer, frame, sources, destina
             return TICK
 
 
-_bytes, _addresses, _words = types.uint8[::1], types.uint8[:, ::1], types.int64[::1]
-_table = from_dtype(SWARM_CONNECTION)[::1]
+_bytes, _words = types.uint8[::1], types.int64[::1]
+_table = records(SWARM_CONNECTION)
 _arguments = (
     _words,
     types.float64[::1],  # reals
@@ -568,8 +562,8 @@ _arguments = (
     types.int32[::1],  # events
     _bytes,  # buffer
     _bytes,  # frame
-    _addresses,  # sources
-    _addresses,  # destinations
+    _bytes,  # sources
+    _bytes,  # destinations
     _bytes,  # hello
     _bytes,  # answer
     _bytes,  # accept
@@ -577,13 +571,13 @@ _arguments = (
 )
 
 
-@njit(types.int64(*_arguments), cache=True, nogil=True)
+@njit(types.int64(*_arguments), nogil=True)
 def websocket_loop(w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch):
     """Speak WebSocket; see `work`."""
     return work(True, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch)
 
 
-@njit(types.int64(*_arguments), cache=True, nogil=True)
+@njit(types.int64(*_arguments), nogil=True)
 def floor_loop(w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch):
     """Speak the bytes of the floor; see `work`."""
     return work(
@@ -594,46 +588,52 @@ def floor_loop(w, reals, row, conn, events, buffer, frame, sources, destinations
 # What the slow path does with a connection the same way as the loop does.
 
 
-@njit(types.void(types.int64, _words, _words, _table), cache=True)
+@njit(types.void(types.int64, _words, _words, _table))
 def open_counted(fd, w, row, conn):
     """Count a connection as open; see `opened`."""
-    opened(fd, w, row, conn, np.zeros(2, np.int64))
+    opened(fd, w, row, conn, libc.rooms(w)[1])
 
 
-@njit(types.void(types.int64, _words, _words, _table), cache=True)
+@njit(types.void(types.int64, _words, _words, _table))
 def echo_counted(fd, w, row, conn):
     """Count a right echo; see `echoed`."""
-    echoed(fd, w, row, conn, np.zeros(2, np.int64))
+    echoed(fd, w, row, conn, libc.rooms(w)[1])
 
 
-@njit(types.int64(types.boolean, types.int64, _words, types.float64[::1], _words, _table, _bytes), cache=True)
+@njit(types.int64(types.boolean, types.int64, _words, types.float64[::1], _words, _table, _bytes))
 def next_message(websocket, fd, w, reals, row, conn, frame):
     """Send the message that had to wait; see `say_what_is_owed`."""
-    event, pair = np.zeros(4, np.int32), np.zeros(2, np.int64)
+    event, pair = libc.rooms(w)
     return say_what_is_owed(websocket, fd, w, reals, row, conn, event, pair, frame)
 
 
-@njit(types.void(types.int64, _words, _table), cache=True)
+@njit(types.void(types.int64, _words, _table))
 def wait_again(fd, w, conn):
     """Ask for what a connection waits for; see `wait_for`."""
-    wait_for(fd, w, conn, np.zeros(4, np.int32))
+    wait_for(fd, w, conn, libc.rooms(w)[0])
 
 
-@njit(types.int64(_words, types.int64, types.int64, types.boolean, types.int64, types.int64, _bytes), cache=True)
-def echo_part(w, fd, serial, websocket, offset, limit, out):
+@njit(types.int64(types.int64, types.int64, types.boolean, types.int64, types.int64, _words, _bytes))
+def echo_part(fd, serial, websocket, offset, limit, w, out):
     """Write a part of the echo of a message; see `write_frame`."""
     return write_frame(seed_of(w[MESSAGE_SEED], fd), serial, w[MESSAGE_BYTES], False, websocket, offset, limit, out)
 
 
-def serial_on(w, fd, payload):
-    """Return the number of the message of this connection that a payload looks like; None = none, or it is short."""
-    if len(payload) < 8:
-        return None
-    seed = (int(w[MESSAGE_SEED]) + fd * int(CONNECTION_STEP)) % (1 << 64)
-    return serial_of(seed, int.from_bytes(payload[:8], "little"))
-
-
-@njit(types.void(types.int64, types.int64, _bytes, types.int64), cache=True)
-def key_of(seed, serial, out, at):
+@njit(types.void(types.int64, types.int64, _bytes))
+def key_of(seed, serial, out):
     """Write the key of a dial; see `write_key`."""
-    write_key(seed, serial, out, at)
+    write_key(seed, serial, out, 0)
+
+
+@njit(types.void(types.int64, _words, types.int32[::1]))
+def untell(fd, w, events):
+    """Forget what the kernel has told of a descriptor; see `wslab.load.engine.libc`."""
+    libc.untell(fd, w, events)
+
+
+@njit(types.void(types.int64, _words, _table))
+def begin_anew(flag, w, conn):
+    """Forget what messages are owed, and a flag of every connection."""
+    for fd in range(w[TOP]):
+        conn[fd].owed = 0
+        conn[fd].state &= ~flag

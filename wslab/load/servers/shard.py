@@ -22,10 +22,10 @@ import select
 import socket
 from time import monotonic_ns
 
-import numpy as np
-
 from wslab.load.engine import cache, state
+from wslab.load.engine import server_words as loop
 from wslab.load.engine.state import KEPT, LEAVING, SLOW, STATE, UPGRADING
+from wslab.load.engine.wire_format import KEY_BYTES
 from wslab.load.kept import Kept
 from wslab.load.scoreboard import (
     CAPACITY,
@@ -47,11 +47,11 @@ from wslab.load.scoreboard import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from wslab.load.servers.conversation import Conversation
 
-loop = cache.load("server_loop")
+compiled = cache.load("server_loop")
 
 GREETING_SECONDS = 10.0
 SEND_SECONDS = 60.0
@@ -83,7 +83,7 @@ class Door:
     """
 
     def __init__(self, shards: int) -> None:
-        self.words = np.frombuffer(mmap.mmap(-1, 8 * 3 * shards), np.int64).reshape(3, shards)
+        self.words = memoryview(mmap.mmap(-1, 8 * 3 * shards)).cast("q", (3, shards))
         self.waker = os.eventfd(0, os.EFD_NONBLOCK)
 
     def lock(self, index: int) -> None:
@@ -142,38 +142,43 @@ class Shard:
         self.accepted_before = -1  # by the others, at the last tick
         self.epoll = select.epoll()
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.words = words = state.words(loop.WORDS)
+        record = state.offsets(state.SERVER_CONNECTION)[1]
+        memory = state.allocate(
+            *(("q", loop.WORDS), ("I", 80), ("B", len(loop.ANSWER)), ("i", state.EVENTS_PER_WAIT * state.EVENT_WORDS)),
+            *(("q", 2 * loop.KNOWN_REQUESTS), ("B", state.READ_BYTES), ("B", loop.KNOWN_REQUESTS * loop.KNOWN_BYTES)),
+            ("B", record * min(soft, TABLE_MAX)),
+        )
+        self.words, scratch, answer, self.events, self.known_sizes, self.view, self.known, self.table = memory
+        self.fields = state.fields(self.table, state.SERVER_CONNECTION)
+        self.states = self.fields["state"]
+        answer[:] = loop.ANSWER
+        words = self.words
         words[state.EPOLL], words[state.COMMANDS] = self.epoll.fileno(), lifeline
         words[loop.LISTENER], words[loop.WAKER] = listener.fileno(), self.door.waker
         words[loop.INDEX], words[loop.CAPACITY] = index, soft - self.epoll.fileno() - 1 - FDS_KEPT_FREE
         words[loop.LOOK_AGAIN] = 1
         words[state.WAIT_MS], words[state.TICK_NS] = int(TICK_SECONDS * 1000), int(TICK_SECONDS * NS)
-        words[state.PLAIN] = plain
-        self.table = np.zeros(min(soft, TABLE_MAX), state.SERVER_CONNECTION)
-        self.states = self.table["state"]
-        self.events = np.zeros(state.EVENTS_PER_WAIT * loop.EVENT_WORDS, np.int32)
-        self.buffer = np.zeros(state.READ_BYTES, np.uint8)
-        self.view = self.buffer.data
-        self.known = np.zeros((loop.KNOWN_REQUESTS, loop.KNOWN_BYTES), np.uint8)
-        self.known_sizes = np.zeros((loop.KNOWN_REQUESTS, 2), np.int64)
-        self.answer = loop.ANSWER.copy()
-        self.shared = (words, np.frombuffer(row, np.int64), self.table)
-        self.arguments = (
-            *(*self.shared, self.events, self.buffer, self.known, self.known_sizes, self.answer),
-            *(np.zeros(80, np.uint32), self.door.words),
+        words[state.PLAIN], words[loop.TURNS] = plain, max(2, os.cpu_count() or 2)
+        known = self.known.cast("B", (loop.KNOWN_REQUESTS, loop.KNOWN_BYTES))
+        known_sizes = self.known_sizes.cast("B").cast("q", (loop.KNOWN_REQUESTS, 2))
+        self.websocket = websocket
+        self.loop = (compiled.lean_loop if websocket else compiled.floor_loop).bind(
+            *(words, row, self.table, self.events, self.view, known, known_sizes, answer, scratch, self.door.words)
         )
-        self.loop = loop.lean_loop if websocket else loop.floor_loop
+        self.open = compiled.open_counted.bind(row, self.table)
+        self.close_counted = compiled.close_counted.bind(words, row, self.table, self.events)
+        self.next_since = compiled.next_since.bind(words, self.table)
         self.actions: dict[int, Callable[[], object]] = {
             state.BYTES: self.receive_bytes,
             state.WRITABLE: self.flush,
             state.PARTLY_SENT: self.keep_the_rest,
-            state.GONE: lambda: self.close(int(words[state.FD])),
+            state.GONE: lambda: self.close(words[state.FD]),
             state.TICK: self.tick,
-            state.ACCEPT_FAILED: lambda: count_failure(row, CONNECT, int(words[state.ERROR])),
+            state.ACCEPT_FAILED: lambda: count_failure(row, CONNECT, words[state.ERROR]),
         }
         self.epoll.register(lifeline, select.EPOLLIN)
         self.epoll.register(self.door.waker, select.EPOLLIN | select.EPOLLET)  # Each write wakes all, and nobody reads.
-        row[PID], row[ROLE], row[CAPACITY] = os.getpid(), ROLE_SERVER, int(words[loop.CAPACITY])
+        row[PID], row[ROLE], row[CAPACITY] = os.getpid(), ROLE_SERVER, words[loop.CAPACITY]
 
     def run(self) -> None:
         """Serve until the lifeline ends."""
@@ -184,23 +189,9 @@ class Shard:
         while os.read(self.lifeline, 1):
             pass
 
-    @classmethod
-    def rehearse(cls, listener: socket.socket, *, websocket: bool) -> None:
-        """Call the loop once, before shards are forked.
-
-        The first call with arrays of a new type makes Numba look into its types, which would cost each shard 7 MB of
-        pages that it shares otherwise.
-        """
-        row = memoryview(bytearray(8 * ROW_WORDS)).cast("Q")
-        shard = cls(listener, listener.fileno(), row, websocket=websocket)
-        shard.words[loop.CAPACITY] = shard.words[state.TICK_AT] = shard.words[state.WAIT_MS] = 0
-        shard.step()
-        shard.epoll.close()
-        os.close(shard.door.waker)
-
     def step(self) -> int:
         """Let the loop run until something is for Python, see to it, and return what it was."""
-        reason: int = self.loop(*self.arguments)
+        reason: int = self.loop()
         if reason != state.COMMAND:
             self.actions[reason]()
         return reason
@@ -209,7 +200,7 @@ class Shard:
 
     def receive_bytes(self) -> None:
         """Let the library handle whatever is not a known request or a single plain message."""
-        fd, data = int(self.words[state.FD]), bytes(self.view[: self.words[state.SIZE]])
+        fd, data = self.words[state.FD], bytes(self.view[: self.words[state.SIZE]])
         conversation = self.conversations.get(fd)
         known_before = conversation is not None
         greeting = self.states[fd] & STATE == UPGRADING
@@ -238,21 +229,18 @@ class Shard:
             self.drop_conversation(fd)
         self.shed()
 
-    def open(self, fd: int) -> None:
-        """Count a connection as open."""
-        loop.open_counted(fd, *self.shared[1:])
-
     def remember(self, request: bytes) -> None:
         """Keep a request that has been judged good, its key cut out, if it is of the plain form."""
         head, found, rest = request.partition(KEY_HEADER)
         whole = request.startswith(b"GET ") and request.find(b"\r\n\r\n") == len(request) - 4
-        if not found or not whole or len(request) > loop.KNOWN_BYTES or not rest[loop.KEY_BYTES :].startswith(b"\r\n"):
+        if not found or not whole or len(request) > loop.KNOWN_BYTES or not rest[KEY_BYTES :].startswith(b"\r\n"):
             return
-        number = int(self.words[loop.KNOWN])
+        number = self.words[loop.KNOWN]
         if number >= loop.KNOWN_REQUESTS:  # For clients that vary their requests; programs have one each.
             number = 0
-        self.known[number, : len(request)] = np.frombuffer(request, np.uint8)
-        self.known_sizes[number] = len(head) + len(KEY_HEADER), len(request)
+        at = number * loop.KNOWN_BYTES
+        self.known[at : at + len(request)] = request
+        self.known_sizes[2 * number], self.known_sizes[2 * number + 1] = len(head) + len(KEY_HEADER), len(request)
         self.words[loop.KNOWN] = number + 1
 
     def send(self, fd: int, data: bytes) -> None:
@@ -281,13 +269,13 @@ class Shard:
     def keep_the_rest(self) -> None:
         """Keep what the loop could not send."""
         words = self.words
-        start, size = int(words[state.START]), int(words[state.SIZE])
-        self.keep(int(words[state.FD]), self.view[start : start + size])
+        start, size = words[state.START], words[state.SIZE]
+        self.keep(words[state.FD], self.view[start : start + size])
         self.shed()
 
     def flush(self) -> None:
         """Send more of what a slow peer has not taken yet, and read from it again once all is gone."""
-        fd = int(self.words[state.FD])
+        fd = self.words[state.FD]
         try:
             taken = self.kept.flush(fd)
         except OSError:
@@ -317,7 +305,7 @@ class Shard:
             self.row[OPEN_COUNT] -= 1
             self.row[CLOSED] += 1
         self.states[fd] = LEAVING | (self.states[fd] & KEPT)
-        self.table[fd]["since"] = monotonic_ns()
+        self.fields["since"][fd] = monotonic_ns()
         self.words[loop.LEAVING_COUNT] += 1
         if fd not in self.kept:
             self.half_close(fd)
@@ -343,10 +331,7 @@ class Shard:
         self.drop_conversation(fd)
         self.kept.drop(fd)
         self.taken_at.pop(fd, None)
-        # The kernel may have told of it already, and the descriptor may be another connection by then.
-        told = self.events[loop.EVENT_FD :: loop.EVENT_WORDS][self.words[state.NEXT] : self.words[state.EVENTS]]
-        told[told == fd] = -1
-        loop.close_counted(fd, *self.shared)
+        self.close_counted(fd)
 
     # Memory.
 
@@ -382,28 +367,34 @@ class Shard:
         """Once a second: end what took too long, see that somebody accepts, give memory back."""
         now = monotonic_ns()
         if self.row[PENDING] or self.words[loop.LEAVING_COUNT]:
-            what, age = self.states & STATE, now - self.table["since"]
-            for fd in np.flatnonzero((what == UPGRADING) & (age >= self.greeting_ns)).tolist():
-                if self.loop is loop.lean_loop:
+            for fd in self.those(UPGRADING, now - self.greeting_ns):
+                if self.websocket:
                     self.send(fd, TIMEOUT_ANSWER)
                 if self.states[fd] & STATE == UPGRADING:
                     self.drop_conversation(fd)
                     self.leave(fd)
-            for fd in np.flatnonzero((what == LEAVING) & (age >= int(LEAVING_SECONDS * NS))).tolist():
+            for fd in self.those(LEAVING, now - int(LEAVING_SECONDS * NS)):
                 self.close(fd)
         for fd, taken_at in list(self.taken_at.items()):
             if now - taken_at >= self.send_ns:
                 self.close(fd)
         self.look_after_the_door()
         if self.most_bytes >= RETURN_BYTES and self.held_bytes() < self.most_bytes // 2:
-            loop.return_memory(MMAP_BYTES)
+            compiled.return_memory(MMAP_BYTES)
             self.most_bytes = self.held_bytes()
+
+    def those(self, what: int, since: int) -> Iterator[int]:
+        """Yield the connections that have been `what` since that moment (ns) or longer."""
+        fd = -1
+        while (fd := self.next_since(fd + 1, what, since)) >= 0:
+            yield fd
 
     def look_after_the_door(self) -> None:
         """Accept out of turn while connections wait and those before this shard have accepted none for a tick."""
-        words, accepted = self.words, self.door.words[loop.ACCEPTED]
+        words = self.words
         words[loop.LOOK_AGAIN] = 1
-        others = int(accepted.sum() - accepted[words[loop.INDEX]])
+        accepted = self.door.words.tolist()[loop.ACCEPTED]
+        others = sum(accepted) - accepted[words[loop.INDEX]]
         stands_still, self.accepted_before = others == self.accepted_before, others
         if words[loop.ACCEPTING] and not words[loop.OUT_OF_TURN]:
             return

@@ -9,7 +9,6 @@ from time import monotonic
 
 from wslab.load.prefork import Crew, emit, read_spec, settle
 from wslab.load.scoreboard import ROLE_SERVER, Scoreboard, vacate
-from wslab.machine.process import release_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,8 +68,6 @@ def serve(*, websocket: bool) -> int:
     board = Scoreboard.create(first + shards + 1) if fd is None else Scoreboard.attach(fd)
     options = {"memory_bytes": memory_for(shards), **{name: spec[name] for name in OPTIONS if name in spec}}
     door = Door(shards)
-    Shard.rehearse(listener, websocket=websocket)
-    release_text("llvmlite")
 
     def work(index: int, lifeline: int) -> None:
         row = board.row(first + index)

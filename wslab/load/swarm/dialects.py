@@ -6,13 +6,13 @@ The compiled loop makes and compares the plain bytes; a dialect gives it the req
 from __future__ import annotations
 
 from wslab.core.target import parse_url
+from wslab.load.engine.wire_format import KEY_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wslab.load.swarm.client_slowpath import Exchange
 
 ACCEPT_HEADER = b"\r\nSec-WebSocket-Accept: "
-ACCEPT_BYTES, KEY_BYTES = 28, 24
 
 
 class WebSocket:

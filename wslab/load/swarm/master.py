@@ -20,7 +20,6 @@ from wslab.load.prefork import Crew, emit, read_spec, settle
 from wslab.load.scoreboard import PHASE_DONE, PHASES, ROLE_SWARM, Scoreboard, vacate
 from wslab.load.swarm.dialects import dialect_of
 from wslab.load.swarm.task import Task
-from wslab.machine.process import release_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -175,10 +174,10 @@ def main() -> int:
     spec = read_spec()
     try:
         # Before the fork, so that all workers share it, and before another user is become, who may not read it.
-        import wslab.load.swarm.worker
+        import wslab.load.swarm.worker  # noqa: F401
 
         if spec["url"].startswith("ws:"):
-            import wslab.load.swarm.client_slowpath
+            import wslab.load.swarm.client_slowpath  # noqa: F401
     except ImportError as error:
         emit("error", message=f"the swarm cannot start: {error}")
         return 1
@@ -188,8 +187,6 @@ def main() -> int:
     try:
         master = Master(spec, board)
         leave_time_wait(master.tasks[0], spec.get("connections_before", 0))
-        wslab.load.swarm.worker.Worker.rehearse(master.tasks[0], dialect_of(spec["url"]))
-        release_text("llvmlite")
     except (OSError, ValueError) as error:
         emit("error", message=f"the swarm cannot start: {error}")
         return 1

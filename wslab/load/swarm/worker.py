@@ -14,17 +14,18 @@ import errno
 import os
 import resource
 import select
+import struct
 import sys
 from time import monotonic_ns
 
-import numpy as np
-
 from wslab.load import scoreboard as board
 from wslab.load.engine import cache, state
+from wslab.load.engine import swarm_words as loop
 from wslab.load.engine.state import CONNECTING, HALF, KEPT, NONE, OPEN, PROVED, SLOW, STATE, UPGRADING, WAITING
+from wslab.load.engine.wire_format import ACCEPT_BYTES, KEY_BYTES, header_size, serial_on
 from wslab.load.kept import Kept
 from wslab.load.prefork import emit
-from wslab.load.swarm.dialects import ACCEPT_BYTES, KEY_BYTES, accept_at
+from wslab.load.swarm.dialects import accept_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from wslab.load.swarm.dialects import Parts, Tcp, WebSocket
     from wslab.load.swarm.task import Task
 
-loop = cache.load("swarm_loop")
+compiled = cache.load("swarm_loop")
 
 FAILURES_IN_A_ROW = 100
 # Room for what a peer had to say for itself; an event must fit into one atomic write to a pipe.
@@ -79,10 +80,23 @@ class Worker:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         row[board.PID], row[board.ROLE], row[board.TARGET] = os.getpid(), board.ROLE_SWARM, task.connections
         row[board.CAPACITY] = limit - self.epoll.fileno() - 1
-        self.words = words = state.words(loop.WORDS)
+        hello, connections = len(dialect.hello), min(limit, task.connections + OTHER_DESCRIPTORS)
+        sources = addresses(task.family, [(source, 0) for source in task.sources])
+        destinations = addresses(task.family, list(task.destinations) or [task.address])
+        memory = state.allocate(
+            *(("q", loop.WORDS), ("d", loop.REALS), ("I", 80), ("B", ACCEPT_BYTES), ("B", hello)),
+            *(("i", state.EVENTS_PER_WAIT * state.EVENT_WORDS), ("B", READ_BYTES), ("B", READ_BYTES), ("B", READ_BYTES)),
+            ("B", state.offsets(state.SWARM_CONNECTION)[1] * connections),
+        )
+        self.words, self.reals, scratch, accept, self.hello, self.events, self.view, frame, self.answer, table = memory
+        self.fields = state.fields(table, state.SWARM_CONNECTION)
+        self.states = self.fields["state"]
+        self.hello[:] = dialect.hello
+        words = self.words
         words[state.EPOLL], words[state.COMMANDS] = self.epoll.fileno(), commands
         words[state.WAIT_MS], words[state.TICK_AT] = IDLE_MS, loop.NEVER
         words[state.PLAIN] = plain
+        words[loop.ADDRESS_BYTES] = address_bytes(task.family)
         words[loop.FAMILY], words[loop.PORTS_AT_BIND] = task.family, task.ports_at_bind
         words[loop.CONNECTIONS], words[loop.PENDING_MAX], words[loop.WINDOW] = (
             task.connections,
@@ -90,38 +104,32 @@ class Worker:
             task.window,
         )
         words[loop.TIMEOUT_NS], words[loop.ECHO_TIMEOUT_NS] = int(task.timeout * NS), int(task.echo_timeout * NS)
-        words[loop.KEY_SEED], words[loop.MESSAGE_SEED] = np.frombuffer(os.urandom(16), np.int64)
+        words[loop.KEY_SEED], words[loop.MESSAGE_SEED] = struct.unpack("qq", os.urandom(16))
         words[loop.HELLO_BYTES], words[loop.KEY_AT] = len(dialect.hello), dialect.key_at
         words[loop.MESSAGE_BYTES] = task.message_bytes
-        self.reals = np.zeros(loop.REALS, np.float64)
         self.reals[loop.RATE], self.reals[loop.START_AFTER] = task.rate or 0.0, task.start_after
         self.reals[loop.MESSAGE_RATE] = task.message_rate
-        self.table = np.zeros(min(limit, task.connections + OTHER_DESCRIPTORS), state.SWARM_CONNECTION)
-        self.states = self.table["state"]
-        self.events = np.zeros(state.EVENTS_PER_WAIT * loop.EVENT_WORDS, np.int32)
-        self.buffer, self.frame = np.zeros(READ_BYTES, np.uint8), np.zeros(READ_BYTES, np.uint8)
-        self.view = self.buffer.data
-        self.answer = np.zeros(READ_BYTES, np.uint8)
-        sources = addresses(task.family, [(source, 0) for source in task.sources])
-        destinations = addresses(task.family, list(task.destinations) or [task.address])
-        words[loop.ADDRESS_BYTES] = destinations.shape[1]
-        self.shared = (words, np.frombuffer(row, np.int64), self.table)
-        self.arguments = (
-            *(words, self.reals, self.shared[1], self.table, self.events, self.buffer, self.frame),
-            *(sources, destinations, np.frombuffer(dialect.hello, np.uint8).copy(), self.answer),
-            *(np.zeros(ACCEPT_BYTES, np.uint8), np.zeros(80, np.uint32)),
+        shared = (words, row, table)
+        self.loop = (compiled.websocket_loop if dialect.websocket else compiled.floor_loop).bind(
+            *(words, self.reals, row, table, self.events, self.view, frame),
+            *(sources, destinations, self.hello, self.answer, accept, scratch),
         )
-        self.loop = loop.websocket_loop if dialect.websocket else loop.floor_loop
+        self.open_counted = compiled.open_counted.bind(*shared)
+        self.echo_counted = compiled.echo_counted.bind(*shared)
+        self.next_message = compiled.next_message.bind(words, self.reals, row, table, frame)
+        self.wait_again = compiled.wait_again.bind(words, table)
+        self.untell = compiled.untell.bind(words, self.events)
+        self.begin_anew = compiled.begin_anew.bind(words, table)
         self.actions: dict[int, Callable[[], object]] = {
             state.BYTES: self.receive_bytes,
             state.WRITABLE: self.flush,
             state.PARTLY_SENT: self.keep_the_rest,
-            state.GONE: lambda: self.lost(int(words[state.FD]), int(words[state.ERROR])),
+            state.GONE: lambda: self.lost(words[state.FD], words[state.ERROR]),
             state.TICK: lambda: None,
             state.DIAL_FAILED: lambda: self.fail(
-                CONNECT, int(words[state.ERROR]), "epoll_ctl" if words[state.SIZE] else ""
+                CONNECT, words[state.ERROR], "epoll_ctl" if words[state.SIZE] else ""
             ),
-            state.OVERDUE: lambda: self.give_up(int(words[state.FD])),
+            state.OVERDUE: lambda: self.give_up(words[state.FD]),
         }
         if commands >= 0:
             self.epoll.register(commands, select.EPOLLIN)
@@ -131,21 +139,9 @@ class Worker:
         while self.step() != state.COMMAND or self.obey(os.read(self.commands, 64)):
             pass
 
-    @classmethod
-    def rehearse(cls, task: Task, dialect: WebSocket | Tcp) -> None:
-        """Call the loop once, before workers are forked.
-
-        The first call with arrays of a new type makes Numba look into its types, which would cost each worker 7 MB of
-        pages that it shares otherwise.
-        """
-        worker = cls(task, 0, -1, memoryview(bytearray(8 * board.ROW_WORDS)).cast("Q"), dialect)
-        worker.words[state.TICK_AT] = worker.words[state.WAIT_MS] = 0
-        worker.step()
-        worker.epoll.close()
-
     def step(self) -> int:
         """Let the loop run until something is for Python, see to it unless it is a command, and return what it was."""
-        reason: int = self.loop(*self.arguments)
+        reason: int = self.loop()
         if reason != state.COMMAND:
             self.actions[reason]()
         return reason
@@ -169,7 +165,7 @@ class Worker:
                 self.start_talking()
             elif command == "Q":
                 self.words[loop.TALKING] = 0
-                self.table["owed"] = 0
+                self.begin_anew(0)
             elif command == "D":
                 return False
             else:
@@ -191,8 +187,7 @@ class Worker:
 
     def start_verifying(self, passes: int) -> None:
         """Begin to prove every open connection by an echo of its own, `passes` times."""
-        self.states &= ~PROVED & 0xFF  # what an earlier round has proved
-        self.table["owed"] = 0
+        self.begin_anew(PROVED)  # by an earlier round
         self.row[board.VERIFIED] = 0
         self.words[loop.TALKING], self.words[loop.VERIFYING] = 0, 1
         self.words[loop.PASSES], self.words[loop.CURSOR], self.words[loop.SOUGHT] = passes, 0, 0
@@ -201,7 +196,7 @@ class Worker:
 
     def receive_bytes(self) -> None:
         """Let an exchange have what is not plain."""
-        fd, data = int(self.words[state.FD]), bytes(self.view[: self.words[state.SIZE]])
+        fd, data = self.words[state.FD], bytes(self.view[: self.words[state.SIZE]])
         if self.states[fd] & STATE == UPGRADING:
             self.judge_answer(fd, data)
         else:
@@ -213,29 +208,29 @@ class Worker:
         exchange = self.exchanges.get(fd)
         if exchange is None:
             if not self.dialect.websocket and data == self.dialect.hello:
-                loop.open_counted(fd, *self.shared)
+                self.open_counted(fd)
                 return
             exchange = self.exchanges[fd] = self.dialect.exchange(self.key(fd), loop.NEVER)
             self.states[fd] |= SLOW
         reply = exchange.receive(data)
         if exchange.upgraded:
             self.remember(bytes(exchange.answer))  # type: ignore[union-attr]
-            loop.open_counted(fd, *self.shared)
+            self.open_counted(fd)
             self.attend(fd, exchange, reply)
         elif exchange.refusal:
             self.lost(fd, errno.EPROTO, exchange.refusal)
 
     def key(self, fd: int) -> bytes:
         """Return the key that was sent on a connection."""
-        key = np.zeros(KEY_BYTES, np.uint8)
-        loop.key_of(self.words[loop.KEY_SEED], self.table[fd]["serial"], key, 0)
+        key = bytearray(KEY_BYTES)
+        compiled.key_of(self.words[loop.KEY_SEED], self.fields["serial"][fd], key)
         return bytes(key)
 
     def remember(self, answer: bytes) -> None:
         """Let the loop know an answer that the library has judged good."""
         at = accept_at(answer)
         if at is not None and len(answer) <= len(self.answer):
-            self.answer[: len(answer)] = np.frombuffer(answer, np.uint8)
+            self.answer[: len(answer)] = answer
             self.words[loop.ANSWER_BYTES], self.words[loop.ACCEPT_AT] = len(answer), at
 
     def exchange_of(self, fd: int) -> Exchange | Parts:
@@ -244,26 +239,26 @@ class Worker:
         if exchange is None:
             exchange = self.exchanges[fd] = self.dialect.exchange(None, self.task.message_bytes)
             self.states[fd] |= SLOW
-            record = self.table[fd]
-            if record["got"]:
-                exchange.receive(self.part(fd, int(record["serial"]), 0, int(record["got"])))
-                record["got"] = 0
+            got = self.fields["got"]
+            if got[fd]:
+                exchange.receive(self.part(fd, self.fields["serial"][fd], 0, got[fd]))
+                got[fd] = 0
         return exchange
 
     def part(self, fd: int, serial: int, offset: int, size: int) -> bytes:
         """Return a part of the echo of a connection's message."""
-        out = np.zeros(size, np.uint8)
-        loop.echo_part(self.words, fd, serial, self.dialect.websocket, offset, size, out)
+        out = bytearray(size)
+        compiled.echo_part(fd, serial, self.dialect.websocket, offset, size, self.words, out)
         return bytes(out)
 
     def payload(self, fd: int, serial: int) -> bytes:
         """Return the payload of a connection's message."""
-        header = loop.header_size(self.task.message_bytes, self.dialect.websocket)
+        header = header_size(self.task.message_bytes, self.dialect.websocket)
         return self.part(fd, serial, header, self.task.message_bytes)
 
     def said_before(self, fd: int, message: bytes) -> bool:
         """Tell whether this is a message that was sent on this very connection, and so the echo of an earlier one."""
-        serial = loop.serial_on(self.words, fd, message)
+        serial = serial_on(self.words[loop.MESSAGE_SEED], fd, message)
         if serial is None or not 0 < serial <= self.words[loop.SERIAL]:
             return False
         return message == self.payload(fd, serial)
@@ -282,13 +277,13 @@ class Worker:
             return
         if exchange.settled:
             self.drop_exchange(fd)
-        self.act(loop.next_message(self.dialect.websocket, fd, self.words, self.reals, *self.shared[1:], self.frame))
+        self.act(self.next_message(self.dialect.websocket, fd))
 
     def judge_message(self, fd: int, message: bytes) -> None:
         """Count a message: the echo that is due, one that comes late, one nobody asked for, or a wrong one."""
         due = self.states[fd] & STATE == WAITING
-        if due and message == self.payload(fd, int(self.table[fd]["serial"])):
-            loop.echo_counted(fd, *self.shared)
+        if due and message == self.payload(fd, self.fields["serial"][fd]):
+            self.echo_counted(fd)
         elif fd in self.late and message == self.payload(fd, self.late[fd]):
             del self.late[fd]  # It was counted as failed when it was given up.
         elif not due or self.said_before(fd, message):
@@ -321,16 +316,16 @@ class Worker:
         """Keep bytes until the peer takes them; it is read from meanwhile, as it may echo before it has all."""
         self.kept.add(fd, data)
         self.states[fd] |= KEPT
-        loop.wait_again(fd, self.words, self.table)
+        self.wait_again(fd)
 
     def keep_the_rest(self) -> None:
         """Keep what the loop could not send of a request."""
-        start, size = int(self.words[state.START]), int(self.words[state.SIZE])
-        self.keep(int(self.words[state.FD]), self.view[start : start + size])
+        start, size = self.words[state.START], self.words[state.SIZE]
+        self.keep(self.words[state.FD], self.view[start : start + size])
 
     def flush(self) -> None:
         """Send more of what a slow peer has not taken yet."""
-        fd = int(self.words[state.FD])
+        fd = self.words[state.FD]
         try:
             self.kept.flush(fd)
         except OSError as error:
@@ -338,7 +333,7 @@ class Worker:
             return
         if fd not in self.kept:
             self.states[fd] &= ~KEPT & 0xFF
-            loop.wait_again(fd, self.words, self.table)
+            self.wait_again(fd)
 
     # Failures.
 
@@ -353,12 +348,12 @@ class Worker:
         if self.states[fd] & STATE != WAITING:
             self.lost(fd, errno.ETIMEDOUT)
             return
-        if self.table[fd]["got"]:
+        if self.fields["got"][fd]:
             self.exchange_of(fd)
-        self.late[fd] = int(self.table[fd]["serial"])
+        self.late[fd] = self.fields["serial"][fd]
         self.no_echo(fd)
         self.count_failure(ECHO, errno.ETIMEDOUT)
-        self.act(loop.next_message(self.dialect.websocket, fd, self.words, self.reals, *self.shared[1:], self.frame))
+        self.act(self.next_message(self.dialect.websocket, fd))
 
     def lost(self, fd: int, error: int, detail: str = "") -> None:
         """Close a connection that failed, in whatever phase it is; the echo that was due on it failed with it."""
@@ -371,10 +366,8 @@ class Worker:
         self.late.pop(fd, None)
         self.kept.drop(fd)
         self.states[fd] = NONE
-        self.table[fd]["owed"] = 0
-        # The kernel may have told of it already, and the descriptor may be another connection by then.
-        told = self.events[loop.EVENT_FD :: loop.EVENT_WORDS][self.words[state.NEXT] : self.words[state.EVENTS]]
-        told[told == fd] = -1
+        self.fields["owed"][fd] = 0
+        self.untell(fd)
         os.close(fd)
         if what in (CONNECTING, UPGRADING):
             row[board.PENDING] -= 1
@@ -403,21 +396,25 @@ class Worker:
             )
 
 
-def addresses(family: int, pairs: list[tuple[object, ...]]) -> np.ndarray:
-    """Return socket addresses as the kernel takes them, shape `(len(pairs), bytes of one)`.
+def address_bytes(family: int) -> int:
+    """Return the bytes of a socket address as the kernel takes it."""
+    return 16 if family == _socket.AF_INET else 28
+
+
+def addresses(family: int, pairs: list[tuple[object, ...]]) -> bytearray:
+    """Return socket addresses as the kernel takes them, one behind the other.
 
     Args:
         family: AF_INET or AF_INET6.
         pairs: host, port and for IPv6 perhaps flow and scope, as `socket.connect` takes them.
     """
-    size = 16 if family == _socket.AF_INET else 28
-    table = np.zeros((len(pairs), size), np.uint8)
-    for row, (host, port, *more) in zip(table, pairs, strict=True):
+    table = bytearray()
+    for host, port, *more in pairs:
         flow, scope = (*more, 0, 0)[:2]
         packed = family.to_bytes(2, sys.byteorder) + int(port).to_bytes(2, "big")  # type: ignore[call-overload]
         if family == _socket.AF_INET:
             packed += _socket.inet_pton(family, host)  # type: ignore[arg-type]
         else:
             packed += flow.to_bytes(4, "big") + _socket.inet_pton(family, host) + scope.to_bytes(4, sys.byteorder)  # type: ignore
-        row[: len(packed)] = np.frombuffer(packed, np.uint8)
+        table += packed.ljust(address_bytes(family), b"\0")
     return table
