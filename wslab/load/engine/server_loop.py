@@ -73,6 +73,8 @@ from wslab.load.engine.state import (
 from wslab.load.engine.wire import BINARY, TEXT, accept_value, is_key, is_text, unmask
 from wslab.load.engine.wire_format import KEY_BYTES
 
+_words, _board_row, _table = types.int64[::1], types.int64[::1], records(SERVER_CONNECTION)
+_door = types.int64[:, ::1]
 EVENT_WORDS, EVENT_FD = libc.EVENT_WORDS, libc.EVENT_FD
 
 
@@ -130,7 +132,7 @@ def stop_accepting(w, row, event, door):
         libc.write(w[WAKER], event.ctypes.data, 8)
 
 
-@njit
+@njit(types.int64(types.int64, _words, _board_row, types.int32[::1], _door))
 def accept_failed(error, w, row, event, door):
     """Step back from the listener after accept or epoll_ctl has failed; return the reason to leave the loop, or -1.
 
@@ -366,7 +368,6 @@ def serve(websocket, w, row, conn, events, buffer, known, known_sizes, answer, s
             return TICK
 
 
-_words, _board_row, _table = types.int64[::1], types.int64[::1], records(SERVER_CONNECTION)
 _arguments = (
     _words,
     _board_row,
@@ -377,7 +378,7 @@ _arguments = (
     types.int64[:, ::1],  # known_sizes
     types.uint8[::1],  # answer
     types.uint32[::1],  # scratch
-    types.int64[:, ::1],  # door
+    _door,
 )
 
 
@@ -411,6 +412,12 @@ def return_memory(threshold):
     """Give freed memory back to the machine, and have blocks of `threshold` bytes or more given back at once."""
     libc.mallopt(libc.M_MMAP_THRESHOLD, threshold)
     libc.malloc_trim(0)
+
+
+@njit(types.int64(types.int64, types.int64, _words, _board_row, _table, *_arguments[4:9]))
+def greet_again(fd, size, w, row, conn, buffer, known, known_sizes, answer, scratch):
+    """Answer the request in the buffer if it is known by now; see `greet`."""
+    return greet(fd, size, w, row, conn, buffer, known, known_sizes, answer, scratch)
 
 
 @njit(types.int64(types.int64, types.int64, types.int64, _words, _table))

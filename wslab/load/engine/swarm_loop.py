@@ -594,6 +594,15 @@ def open_counted(fd, w, row, conn):
     opened(fd, w, row, conn, libc.rooms(w)[1])
 
 
+@njit(types.int64(types.int64, types.int64, _words, _words, _table, _bytes, _bytes, _bytes, _bytes, types.uint32[::1]))
+def open_if_known(fd, size, w, row, conn, buffer, answer, hello, accept, scratch):
+    """Count a connection as open if the bytes in the buffer are the known answer; 1 if it is so."""
+    if not is_answer(fd, size, w, conn, buffer, answer, hello, accept, scratch):
+        return 0
+    opened(fd, w, row, conn, libc.rooms(w)[1])
+    return 1
+
+
 @njit(types.void(types.int64, _words, _words, _table))
 def echo_counted(fd, w, row, conn):
     """Count a right echo; see `echoed`."""

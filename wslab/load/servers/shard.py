@@ -27,6 +27,7 @@ from wslab.load.engine import server_words as loop
 from wslab.load.engine.state import KEPT, LEAVING, SLOW, STATE, UPGRADING
 from wslab.load.engine.wire_format import KEY_BYTES
 from wslab.load.kept import Kept
+from wslab.load.precedent import Precedent
 from wslab.load.scoreboard import (
     CAPACITY,
     CLOSED,
@@ -76,7 +77,7 @@ TIMEOUT_ANSWER = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-
 
 
 class Door:
-    """What the shards of one server share besides the scoreboard: who accepts, and how to wake the others.
+    """What the shards of one server share besides the scoreboard: who accepts, how to wake the others, a good request.
 
     Args:
         shards: how many there are.
@@ -85,6 +86,7 @@ class Door:
     def __init__(self, shards: int) -> None:
         self.words = memoryview(mmap.mmap(-1, 8 * 3 * shards)).cast("q", (3, shards))
         self.waker = os.eventfd(0, os.EFD_NONBLOCK)
+        self.request = Precedent(loop.KNOWN_BYTES)
 
     def lock(self, index: int) -> None:
         """Note that a shard is dead, and let all others look whether it is their turn."""
@@ -98,12 +100,14 @@ class Door:
 
 
 class Shard:
-    """The event loop of one server process.
+    """The event loop of one server process, made by the master: `begin` is called in the process itself.
+
+    What is made before the fork is shared by all; a forked process gets its own copy of each page that it writes to,
+    and Python writes to every object that it looks at.
 
     Args:
         listener: the listening socket that all shards share, non-blocking.
-        lifeline: descriptor whose end means that the master is gone.
-        row: this process's row of the scoreboard.
+        row: the process's row of the scoreboard.
         websocket: speak WebSocket; else echo bytes, of which the first opens a connection.
         index, door: number of this shard, and what it shares with the others.
         greeting_seconds: how long a connection may take to be upgraded.
@@ -115,7 +119,6 @@ class Shard:
     def __init__(
         self,
         listener: socket.socket,
-        lifeline: int,
         row: memoryview[int],
         *,
         websocket: bool = True,
@@ -126,7 +129,7 @@ class Shard:
         memory_bytes: int = MEMORY_BYTES,
         plain: bool = True,
     ) -> None:
-        self.listener, self.lifeline, self.row = listener, lifeline, row
+        self.listener, self.row = listener, row
         self.greeting_ns, self.send_ns = int(greeting_seconds * NS), int(send_seconds * NS)
         self.memory_bytes = memory_bytes
         self.door = door or Door(1)
@@ -140,7 +143,6 @@ class Shard:
         self.conversation_bytes = 0
         self.most_bytes = 0  # kept at any time since memory was last given back
         self.accepted_before = -1  # by the others, at the last tick
-        self.epoll = select.epoll()
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         record = state.offsets(state.SERVER_CONNECTION)[1]
         memory = state.allocate(
@@ -153,10 +155,8 @@ class Shard:
         self.states = self.fields["state"]
         answer[:] = loop.ANSWER
         words = self.words
-        words[state.EPOLL], words[state.COMMANDS] = self.epoll.fileno(), lifeline
         words[loop.LISTENER], words[loop.WAKER] = listener.fileno(), self.door.waker
-        words[loop.INDEX], words[loop.CAPACITY] = index, soft - self.epoll.fileno() - 1 - FDS_KEPT_FREE
-        words[loop.LOOK_AGAIN] = 1
+        words[loop.INDEX], words[loop.LOOK_AGAIN] = index, 1
         words[state.WAIT_MS], words[state.TICK_NS] = int(TICK_SECONDS * 1000), int(TICK_SECONDS * NS)
         words[state.PLAIN], words[loop.TURNS] = plain, max(2, os.cpu_count() or 2)
         known = self.known.cast("B", (loop.KNOWN_REQUESTS, loop.KNOWN_BYTES))
@@ -166,6 +166,9 @@ class Shard:
             *(words, row, self.table, self.events, self.view, known, known_sizes, answer, scratch, self.door.words)
         )
         self.open = compiled.open_counted.bind(row, self.table)
+        self.greet_again = compiled.greet_again.bind(
+            *(words, row, self.table, self.view, known, known_sizes, answer, scratch)
+        )
         self.close_counted = compiled.close_counted.bind(words, row, self.table, self.events)
         self.next_since = compiled.next_since.bind(words, self.table)
         self.actions: dict[int, Callable[[], object]] = {
@@ -176,6 +179,18 @@ class Shard:
             state.TICK: self.tick,
             state.ACCEPT_FAILED: lambda: count_failure(row, CONNECT, words[state.ERROR]),
         }
+
+    def begin(self, lifeline: int) -> None:
+        """Be the shard of this process.
+
+        Args:
+            lifeline: descriptor whose end means that the master is gone.
+        """
+        self.lifeline, self.epoll = lifeline, select.epoll()
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        words, row = self.words, self.row
+        words[state.EPOLL], words[state.COMMANDS] = self.epoll.fileno(), lifeline
+        words[loop.CAPACITY] = soft - self.epoll.fileno() - 1 - FDS_KEPT_FREE
         self.epoll.register(lifeline, select.EPOLLIN)
         self.epoll.register(self.door.waker, select.EPOLLIN | select.EPOLLET)  # Each write wakes all, and nobody reads.
         row[PID], row[ROLE], row[CAPACITY] = os.getpid(), ROLE_SERVER, words[loop.CAPACITY]
@@ -200,7 +215,14 @@ class Shard:
 
     def receive_bytes(self) -> None:
         """Let the library handle whatever is not a known request or a single plain message."""
-        fd, data = self.words[state.FD], bytes(self.view[: self.words[state.SIZE]])
+        fd, size = self.words[state.FD], self.words[state.SIZE]
+        if self.states[fd] == UPGRADING and self.follow_precedent():
+            reason = self.greet_again(fd, size)
+            if reason != state.BYTES:
+                if reason >= 0:
+                    self.actions[reason]()
+                return
+        data = bytes(self.view[:size])
         conversation = self.conversations.get(fd)
         known_before = conversation is not None
         greeting = self.states[fd] & STATE == UPGRADING
@@ -229,18 +251,34 @@ class Shard:
             self.drop_conversation(fd)
         self.shed()
 
+    def follow_precedent(self) -> bool:
+        """Remember what the first shard has judged good, when this one knows nothing yet; False when that is nothing."""
+        if self.words[loop.KNOWN] or not self.words[state.PLAIN]:
+            return False
+        known = self.door.request.known()
+        if known is not None:
+            self.remember_at(*known)
+        return known is not None
+
     def remember(self, request: bytes) -> None:
         """Keep a request that has been judged good, its key cut out, if it is of the plain form."""
         head, found, rest = request.partition(KEY_HEADER)
         whole = request.startswith(b"GET ") and request.find(b"\r\n\r\n") == len(request) - 4
         if not found or not whole or len(request) > loop.KNOWN_BYTES or not rest[KEY_BYTES :].startswith(b"\r\n"):
             return
+        at = len(head) + len(KEY_HEADER)
+        if self.words[loop.INDEX] == 0:
+            self.door.request.publish(request, at)
+        self.remember_at(request, at)
+
+    def remember_at(self, request: bytes, at: int) -> None:
+        """Keep a request whose key stands at `at`."""
         number = self.words[loop.KNOWN]
         if number >= loop.KNOWN_REQUESTS:  # For clients that vary their requests; programs have one each.
             number = 0
-        at = number * loop.KNOWN_BYTES
-        self.known[at : at + len(request)] = request
-        self.known_sizes[2 * number], self.known_sizes[2 * number + 1] = len(head) + len(KEY_HEADER), len(request)
+        place = number * loop.KNOWN_BYTES
+        self.known[place : place + len(request)] = request
+        self.known_sizes[2 * number], self.known_sizes[2 * number + 1] = at, len(request)
         self.words[loop.KNOWN] = number + 1
 
     def send(self, fd: int, data: bytes) -> None:

@@ -69,12 +69,18 @@ def serve(*, websocket: bool) -> int:
     options = {"memory_bytes": memory_for(shards), **{name: spec[name] for name in OPTIONS if name in spec}}
     door = Door(shards)
 
+    rows = [board.row(first + index) for index in range(shards)]
+    # Made before the fork, so that all processes share them.
+    crowd = [
+        Shard(listener, row, websocket=websocket, index=index, door=door, **options) for index, row in enumerate(rows)
+    ]
+
     def work(index: int, lifeline: int) -> None:
-        row = board.row(first + index)
-        Shard(listener, lifeline, row, websocket=websocket, index=index, door=door, **options).run()
+        crowd[index].begin(lifeline)
+        crowd[index].run()
 
     def on_crash(index: int) -> None:
-        vacate(board.row(first + index))
+        vacate(rows[index])
         door.lock(index)
         if spec.get("restart"):
             successors.died(index)

@@ -25,6 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from wslab.load.swarm.worker import Worker
+
 # Commands of a worker, one byte each; a digit means: verify in so many passes.
 RAMP, HALT, HOLD, QUIET, DRAIN = b"R", b"H", b"T", b"Q", b"D"
 IP_BIND_ADDRESS_NO_PORT = 24
@@ -46,6 +48,7 @@ class Master:
         self.spec, self.board = spec, board
         self.first_row = spec.get("board_row", 0)
         self.tasks = tasks_of(spec)
+        self.workers: list[Worker] = []
         self.crew = Crew(self.work, lambda index: vacate(self.row(index)))
         self.phase = ""
         self.order = b""
@@ -53,12 +56,22 @@ class Master:
         self.active: list[int] = []
         self.done = 0
 
-    def work(self, index: int, commands: int) -> None:
-        """Be worker `index`."""
-        from wslab.load.swarm.worker import Worker
+    def make_workers(self) -> None:
+        """Make the workers, before the fork, so that all processes share them."""
+        from wslab.load.precedent import Precedent
+        from wslab.load.swarm.worker import ANSWER_BYTES, Worker
 
         dialect, plain = dialect_of(self.spec["url"]), self.spec.get("plain", True)
-        Worker(self.tasks[index], index, commands, self.row(index), dialect, plain=plain).run()
+        precedent = Precedent(ANSWER_BYTES)
+        self.workers = [
+            Worker(task, index, self.row(index), dialect, precedent, plain=plain)
+            for index, task in enumerate(self.tasks)
+        ]
+
+    def work(self, index: int, commands: int) -> None:
+        """Be worker `index`."""
+        self.workers[index].begin(commands)
+        self.workers[index].run()
 
     def row(self, index: int) -> memoryview[int]:
         """Return worker `index`'s row of the board."""
@@ -187,6 +200,7 @@ def main() -> int:
     try:
         master = Master(spec, board)
         leave_time_wait(master.tasks[0], spec.get("connections_before", 0))
+        master.make_workers()
     except (OSError, ValueError) as error:
         emit("error", message=f"the swarm cannot start: {error}")
         return 1

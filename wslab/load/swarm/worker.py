@@ -24,6 +24,7 @@ from wslab.load.engine import swarm_words as loop
 from wslab.load.engine.state import CONNECTING, HALF, KEPT, NONE, OPEN, PROVED, SLOW, STATE, UPGRADING, WAITING
 from wslab.load.engine.wire_format import ACCEPT_BYTES, KEY_BYTES, header_size, serial_on
 from wslab.load.kept import Kept
+from wslab.load.precedent import Precedent
 from wslab.load.prefork import emit
 from wslab.load.swarm.dialects import accept_at
 
@@ -45,20 +46,24 @@ CONNECT, UPGRADE, ECHO, HOLD = range(len(board.FAILURE_PHASES))
 GOLDEN = 0.6180339887
 NS = 1_000_000_000
 READ_BYTES = 1 << 16
+ANSWER_BYTES = 1 << 14  # a longer answer is left to the library each time
 IDLE_MS = 60_000
 # Descriptors of a worker that are no connections, and some to spare.
 OTHER_DESCRIPTORS = 1024
 
 
 class Worker:
-    """The event loop of one swarm process.
+    """The event loop of one swarm process, made by the master: `begin` is called in the process itself.
+
+    What is made before the fork is shared by all; a forked process gets its own copy of each page that it writes to,
+    and Python writes to every object that it looks at.
 
     Args:
         task: what to do.
         index: number of this worker, from 0.
-        commands: descriptor that one-byte commands come from; its end means that the master is gone.
-        row: this process's row of the scoreboard.
+        row: the process's row of the scoreboard.
         dialect: what is said on a connection.
+        precedent: the answer that one worker has judged good, for all.
         plain: False sends everything through the slow path.
     """
 
@@ -66,26 +71,24 @@ class Worker:
         self,
         task: Task,
         index: int,
-        commands: int,
         row: memoryview[int],
         dialect: WebSocket | Tcp,
+        precedent: Precedent | None = None,
         *,
         plain: bool = True,
     ) -> None:
-        self.task, self.index, self.commands, self.row, self.dialect = task, index, commands, row, dialect
+        self.task, self.index, self.row, self.dialect = task, index, row, dialect
+        self.precedent = precedent or Precedent(ANSWER_BYTES)
         self.kept = Kept()
         self.exchanges: dict[int, Exchange | Parts] = {}
         self.late: dict[int, int] = {}  # number of a message whose echo was given up; it may still come
-        self.epoll = select.epoll()
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        row[board.PID], row[board.ROLE], row[board.TARGET] = os.getpid(), board.ROLE_SWARM, task.connections
-        row[board.CAPACITY] = limit - self.epoll.fileno() - 1
         hello, connections = len(dialect.hello), min(limit, task.connections + OTHER_DESCRIPTORS)
         sources = addresses(task.family, [(source, 0) for source in task.sources])
         destinations = addresses(task.family, list(task.destinations) or [task.address])
         memory = state.allocate(
             *(("q", loop.WORDS), ("d", loop.REALS), ("I", 80), ("B", ACCEPT_BYTES), ("B", hello)),
-            *(("i", state.EVENTS_PER_WAIT * state.EVENT_WORDS), ("B", READ_BYTES), ("B", READ_BYTES), ("B", READ_BYTES)),
+            *(("i", state.EVENTS_PER_WAIT * state.EVENT_WORDS), ("B", READ_BYTES), ("B", READ_BYTES), ("B", ANSWER_BYTES)),
             ("B", state.offsets(state.SWARM_CONNECTION)[1] * connections),
         )
         self.words, self.reals, scratch, accept, self.hello, self.events, self.view, frame, self.answer, table = memory
@@ -93,7 +96,6 @@ class Worker:
         self.states = self.fields["state"]
         self.hello[:] = dialect.hello
         words = self.words
-        words[state.EPOLL], words[state.COMMANDS] = self.epoll.fileno(), commands
         words[state.WAIT_MS], words[state.TICK_AT] = IDLE_MS, loop.NEVER
         words[state.PLAIN] = plain
         words[loop.ADDRESS_BYTES] = address_bytes(task.family)
@@ -115,6 +117,9 @@ class Worker:
             *(sources, destinations, self.hello, self.answer, accept, scratch),
         )
         self.open_counted = compiled.open_counted.bind(*shared)
+        self.open_if_known = compiled.open_if_known.bind(
+            *shared, self.view, self.answer, self.hello, accept, scratch
+        )
         self.echo_counted = compiled.echo_counted.bind(*shared)
         self.next_message = compiled.next_message.bind(words, self.reals, row, table, frame)
         self.wait_again = compiled.wait_again.bind(words, table)
@@ -131,6 +136,19 @@ class Worker:
             ),
             state.OVERDUE: lambda: self.give_up(words[state.FD]),
         }
+
+    def begin(self, commands: int) -> None:
+        """Be the worker of this process.
+
+        Args:
+            commands: descriptor that one-byte commands come from; its end means that the master is gone.
+        """
+        self.commands, self.epoll = commands, select.epoll()
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        row, words = self.row, self.words
+        words[state.EPOLL], words[state.COMMANDS] = self.epoll.fileno(), commands
+        row[board.PID], row[board.ROLE], row[board.TARGET] = os.getpid(), board.ROLE_SWARM, self.task.connections
+        row[board.CAPACITY] = limit - self.epoll.fileno() - 1
         if commands >= 0:
             self.epoll.register(commands, select.EPOLLIN)
 
@@ -196,7 +214,10 @@ class Worker:
 
     def receive_bytes(self) -> None:
         """Let an exchange have what is not plain."""
-        fd, data = self.words[state.FD], bytes(self.view[: self.words[state.SIZE]])
+        fd, size = self.words[state.FD], self.words[state.SIZE]
+        if self.states[fd] == UPGRADING and self.follow_precedent() and self.open_if_known(fd, size):
+            return
+        data = bytes(self.view[:size])
         if self.states[fd] & STATE == UPGRADING:
             self.judge_answer(fd, data)
         else:
@@ -226,12 +247,27 @@ class Worker:
         compiled.key_of(self.words[loop.KEY_SEED], self.fields["serial"][fd], key)
         return bytes(key)
 
+    def follow_precedent(self) -> bool:
+        """Remember what the first worker has judged good, when this one knows nothing yet; False when that is nothing."""
+        if self.words[loop.ANSWER_BYTES] or not self.words[state.PLAIN]:
+            return False
+        known = self.precedent.known()
+        if known is not None:
+            self.remember_at(*known)
+        return known is not None
+
     def remember(self, answer: bytes) -> None:
         """Let the loop know an answer that the library has judged good."""
         at = accept_at(answer)
         if at is not None and len(answer) <= len(self.answer):
-            self.answer[: len(answer)] = answer
-            self.words[loop.ANSWER_BYTES], self.words[loop.ACCEPT_AT] = len(answer), at
+            if self.index == 0:
+                self.precedent.publish(answer, at)
+            self.remember_at(answer, at)
+
+    def remember_at(self, answer: bytes, at: int) -> None:
+        """Let the loop know an answer whose accept value stands at `at`."""
+        self.answer[: len(answer)] = answer
+        self.words[loop.ANSWER_BYTES], self.words[loop.ACCEPT_AT] = len(answer), at
 
     def exchange_of(self, fd: int) -> Exchange | Parts:
         """Return the exchange of an open connection; a new one hears first what the loop has taken of an echo."""
