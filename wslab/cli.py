@@ -152,7 +152,7 @@ def serve(kind: str, host: str, port: str, shards: str, as_json: bool) -> int:
     """Serve until interrupted."""
     from wslab.lab.serving import Serving
 
-    with Serving(kind, host=host, port=port, shards=shards) as serving:
+    with Serving(kind, host=host, port=port, shards=shards, say=lambda line: say(f"wslab: {line}")) as serving:
         line = {"url": serving.url, "pids": serving.pids}
         text = json.dumps(line) if as_json else f"{kind} serves at {serving.url}; Ctrl-C ends it"
         print(text, flush=True)

@@ -422,7 +422,7 @@ def test_the_echo_of_another_connection_is_wrong_and_not_unasked() -> None:
         player.adopt(second)
         player.worker.start_verifying(1)
         player.turn()
-        message = player.worker.payload(first, int(player.worker.table[first]["serial"]))
+        message = player.worker.payload(first, player.worker.fields["serial"][first])
         player.worker.judge_message(second, message)
         assert (player.row[words.MESSAGES_FAILED], player.row[words.MESSAGES_UNASKED]) == (1, 0)
         player.worker.judge_message(second, message)
@@ -561,7 +561,7 @@ def test_a_message_that_is_due_while_the_last_is_unanswered_waits_and_its_latenc
         player.until(lambda: time.monotonic() - began > 0.42)  # Eight or nine are due by then.
         assert player.row[words.SENT] == 1
         assert player.row[words.MESSAGES_FAILED] == 0
-        owed = int(player.worker.table["owed"].sum())
+        owed = sum(player.worker.fields["owed"])
         assert owed in (7, 8, 9)
         player.worker.reals[swarm_words.NEXT_AT] += 1e12  # No more become due.
         for _ in range(owed + 1):
@@ -593,7 +593,7 @@ def test_a_worker_that_is_late_blames_nobody_else_for_it() -> None:
         assert percentile(handshakes, 1.0) == pytest.approx(10, rel=0.03)
         (fd,) = np.flatnonzero(worker.states)
         worker.words[state.PLAIN] = 1
-        worker.table[fd]["owed"], worker.table[fd]["owed_at"] = 1, time.monotonic_ns() - 30 * 10**9
+        worker.fields["owed"][fd], worker.fields["owed_at"][fd] = 1, time.monotonic_ns() - 30 * 10**9
         worker.reals[swarm_words.MESSAGE_RATE] = 1.0
         worker.act(worker.next_message(True, fd))
         worker.words[swarm_words.CHECK_AT] = 0
@@ -623,7 +623,7 @@ def test_an_echo_that_comes_after_it_was_given_up_is_not_taken_for_a_wrong_one()
         player.turn()
         first = theirs.recv(100)
         theirs.sendall(first[:5])  # A part of it was taken already when it is given up.
-        player.until(lambda: worker.table[fd]["got"] == 5)
+        player.until(lambda: worker.fields["got"][fd] == 5)
         worker.words[swarm_words.ECHO_TIMEOUT_NS] = worker.words[swarm_words.CHECK_AT] = 0
         player.until(lambda: row[words.MESSAGES_FAILED] == 1)
         worker.words[swarm_words.ECHO_TIMEOUT_NS] = 10**12

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import socket
@@ -32,6 +33,7 @@ from wslab.core.summary import summarize
 from wslab.core.target import check_target, is_loopback, parse_url
 from wslab.core.timeline import timeline
 from wslab.lab import store
+from wslab.lab.compiled import ensure_compiled
 from wslab.lab.fleet import Fleet, FleetEnded
 from wslab.lab.place import MakePlace, Place, this_machine
 from wslab.lab.verdict import judge
@@ -52,6 +54,8 @@ SILENCE_SECONDS = 120.0
 
 Event = dict[str, Any]
 
+_log = logging.getLogger(__name__)
+
 
 def run_stage(
     stage: Stage | None = None,
@@ -68,7 +72,8 @@ def run_stage(
 
     Args:
         stage: what is asked for; or give the parameters themselves.
-        on_event: called with every event and sample as it comes, for a live view.
+        on_event: called with every event and sample as it comes, for a live view; before the run is created, with
+            `compiling` events when the event loops have to be compiled first.
         target: URL of a server that runs already; empty to start one.
         operate_target: whether the caller says that a target outside loopback is theirs to load.
         commands: programs to start instead of the built-in ones, by role (`server`, `swarm`, `recorder`).
@@ -80,8 +85,8 @@ def run_stage(
         The run, saved, with one of the outcomes `held`, `broke`, `aborted` and `crashed`.
 
     Raises:
-        BadInput: a parameter, the data folder or the enclosure cannot be used, or the stage is out of reach of this
-            machine's memory.
+        BadInput: a parameter, the data folder or the enclosure cannot be used, the stage is out of reach of this
+            machine's memory, or the event loops cannot be compiled.
     """
     stage = Stage.of(**{**(stage.as_dict() if stage else {}), **parameters})
     host = read_host()
@@ -92,6 +97,8 @@ def run_stage(
         raise BadInput(refused)
     data_dir = store.data_folder(stage.data_dir)
     store.check_writable(data_dir)
+    if "swarm" not in (commands or {}):
+        ensure_compiled(lambda line: on_event({"event": "compiling", "message": line}) if on_event else _log.warning(line))
     with place(stage, host, resolve(stage, host)) as here:
         own = {role: {"command": list(command)} for role, command in (commands or {}).items()}
         own |= {role: {**own.get(role, {}), **spec} for role, spec in (specs or {}).items()}

@@ -21,9 +21,10 @@ from wslab.core.json_lines import JsonLines
 from wslab.core.quantities import BadInput, parse_count, refuse
 from wslab.core.stage import SERVER_KINDS
 from wslab.lab import registry
+from wslab.lab.compiled import ensure_compiled
 from wslab.lab.fleet import child_environment
 
-# The first start on a machine compiles the event loops, where that was not done at installation.
+# Where no folder can keep the event loops, each server compiles its own.
 START_SECONDS = 120.0
 STOP_SECONDS = 5.0
 # Far more than there are cores; each takes megabytes, and a typo must not use up the machine's memory.
@@ -42,6 +43,7 @@ class Serving:
         host: address to listen on.
         port: port as a number or as text; 0 is any free one.
         shards: server processes, or `auto` for one a core.
+        say: called with a line when the event loops have to be compiled first.
 
     Attributes:
         url: where it serves, once it does.
@@ -52,7 +54,15 @@ class Serving:
         ServerDied: it did not start.
     """
 
-    def __init__(self, kind: str, *, host: str = "127.0.0.1", port: int | str = 0, shards: int | str = "auto") -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        host: str = "127.0.0.1",
+        port: int | str = 0,
+        shards: int | str = "auto",
+        say: Callable[[str], object] = lambda line: None,
+    ) -> None:
         if kind not in SERVER_KINDS:
             raise refuse("server", kind, "one of " + ", ".join(SERVER_KINDS))
         if not str(port).isdecimal() or int(port) > 65535:
@@ -63,6 +73,7 @@ class Serving:
         if count > SHARDS_MOST:
             raise refuse("shards", shards, f'a whole number from 1 to {SHARDS_MOST}, or "auto"')
         self._spec = {"host": host, "port": int(port), "shards": count, "board_fd": None, "restart": True}
+        self._say = say
         self._module = SERVER_KINDS[kind].module
         self._process: subprocess.Popen[bytes] | None = None
         self._registration: registry.Registration | None = None
@@ -71,6 +82,7 @@ class Serving:
         self.pids: list[int] = []
 
     def __enter__(self) -> Serving:
+        ensure_compiled(self._say)
         try:
             self._start()
         except BaseException:

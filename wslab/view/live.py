@@ -36,6 +36,7 @@ class Progress:
         failed: attempts that failed.
         verified: connections verified.
         headroom_bytes: memory left on the machine, None while not known.
+        note: what has to be done before the run begins, empty once it has begun.
     """
 
     def __init__(self) -> None:
@@ -43,11 +44,13 @@ class Progress:
         self.target = 0
         self.open = self.failed = self.verified = 0
         self.headroom_bytes: float | None = None
+        self.note = ""
         self._seen: deque[tuple[float, int]] = deque()
 
     def take(self, event: Mapping[str, Any]) -> bool:
         """Process one event and return whether it must be shown at once."""
         name = event.get("event")
+        self.note = str(event.get("message", "")) if name == "compiling" else ""
         if name == "run_created":
             self.target = int(event.get("connections") or self.target)
         if name == "phase_started":
@@ -63,7 +66,7 @@ class Progress:
         self.headroom_bytes = event.get("headroom_bytes") or event.get("memory_headroom_bytes") or self.headroom_bytes
         if name == "phase_ended" and self.phase == "drain":
             self.phase = "done"
-        return name in ("phase_ended", "stopped", "error")
+        return name in ("compiling", "phase_ended", "stopped", "error")
 
     def _note(self, at: float) -> None:
         done = self.verified if self.phase == "verify" else self.open
@@ -93,6 +96,8 @@ class Progress:
     @property
     def line(self) -> str:
         """The whole state in one line."""
+        if self.note:
+            return self.note
         of = f" of {format_count(self.target)}" if self.target else ""
         parts = [f"{self.phase:<6} {whole_text(self.open)}{of} open"]
         if self.phase == "verify":
