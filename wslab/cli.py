@@ -129,6 +129,9 @@ def sweep(stages: str, keep_going: bool, breaks: str | None, as_json: bool, **pa
         return sweep_breaks(breaks, given(parameters).get("data_dir", ""), as_json)
     counts = parse_counts(stages, "stages")
     Stage.of(**given(parameters))  # Refused at once: loading papermill takes seconds.
+    from wslab.lab.compiled import ensure_compiled
+
+    ensure_compiled(say)  # Here, as a notebook's kernel says what it does on its own page only.
     from wslab.view.workbook import sweep as run_sweep
 
     result = run_sweep(counts, keep_going=keep_going, **given(parameters))

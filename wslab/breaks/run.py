@@ -65,7 +65,7 @@ def run_breaks(
     named = split_names(breaks)
     folder = store.data_folder(data_dir) / "breaks" / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     store.check_writable(folder)
-    ensure_compiled(say or _log.warning)
+    ensure_compiled(say or (lambda line: None))
     atlas = Atlas(folder=folder)
     reasons = [_reason_to_skip(item, asked_for=item.name in named) for item in chosen]
     for number, (item, reason) in enumerate(zip(chosen, reasons, strict=True), 1):

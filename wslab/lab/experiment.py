@@ -98,7 +98,9 @@ def run_stage(
     data_dir = store.data_folder(stage.data_dir)
     store.check_writable(data_dir)
     if "swarm" not in (commands or {}):
-        ensure_compiled(lambda line: on_event({"event": "compiling", "message": line}) if on_event else _log.warning(line))
+        ensure_compiled(
+            lambda line: on_event({"event": "compiling", "message": line}) if on_event else _log.warning(line)
+        )
     with place(stage, host, resolve(stage, host)) as here:
         own = {role: {"command": list(command)} for role, command in (commands or {}).items()}
         own |= {role: {**own.get(role, {}), **spec} for role, spec in (specs or {}).items()}

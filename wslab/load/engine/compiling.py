@@ -74,7 +74,9 @@ def compile_loop(name: str) -> MachineCode:
     try:
         return link(elf, parameters)
     except CannotLink:
-        return MachineCode(functions={name: (0, kinds) for name, kinds in parameters.items()}, relocations={}, blob=elf, linked=False)
+        return MachineCode(
+            functions={name: (0, kinds) for name, kinds in parameters.items()}, relocations={}, blob=elf, linked=False
+        )
 
 
 def exported(module: ModuleType) -> dict[str, Dispatcher]:

@@ -264,7 +264,7 @@ class Shard:
         """Keep a request that has been judged good, its key cut out, if it is of the plain form."""
         head, found, rest = request.partition(KEY_HEADER)
         whole = request.startswith(b"GET ") and request.find(b"\r\n\r\n") == len(request) - 4
-        if not found or not whole or len(request) > loop.KNOWN_BYTES or not rest[KEY_BYTES :].startswith(b"\r\n"):
+        if not found or not whole or len(request) > loop.KNOWN_BYTES or not rest[KEY_BYTES:].startswith(b"\r\n"):
             return
         at = len(head) + len(KEY_HEADER)
         if self.words[loop.INDEX] == 0:

@@ -88,7 +88,12 @@ class Worker:
         destinations = addresses(task.family, list(task.destinations) or [task.address])
         memory = state.allocate(
             *(("q", loop.WORDS), ("d", loop.REALS), ("I", 80), ("B", ACCEPT_BYTES), ("B", hello)),
-            *(("i", state.EVENTS_PER_WAIT * state.EVENT_WORDS), ("B", READ_BYTES), ("B", READ_BYTES), ("B", ANSWER_BYTES)),
+            *(
+                ("i", state.EVENTS_PER_WAIT * state.EVENT_WORDS),
+                ("B", READ_BYTES),
+                ("B", READ_BYTES),
+                ("B", ANSWER_BYTES),
+            ),
             ("B", state.offsets(state.SWARM_CONNECTION)[1] * connections),
         )
         self.words, self.reals, scratch, accept, self.hello, self.events, self.view, frame, self.answer, table = memory
@@ -117,9 +122,7 @@ class Worker:
             *(sources, destinations, self.hello, self.answer, accept, scratch),
         )
         self.open_counted = compiled.open_counted.bind(*shared)
-        self.open_if_known = compiled.open_if_known.bind(
-            *shared, self.view, self.answer, self.hello, accept, scratch
-        )
+        self.open_if_known = compiled.open_if_known.bind(*shared, self.view, self.answer, self.hello, accept, scratch)
         self.echo_counted = compiled.echo_counted.bind(*shared)
         self.next_message = compiled.next_message.bind(words, self.reals, row, table, frame)
         self.wait_again = compiled.wait_again.bind(words, table)
@@ -131,9 +134,7 @@ class Worker:
             state.PARTLY_SENT: self.keep_the_rest,
             state.GONE: lambda: self.lost(words[state.FD], words[state.ERROR]),
             state.TICK: lambda: None,
-            state.DIAL_FAILED: lambda: self.fail(
-                CONNECT, words[state.ERROR], "epoll_ctl" if words[state.SIZE] else ""
-            ),
+            state.DIAL_FAILED: lambda: self.fail(CONNECT, words[state.ERROR], "epoll_ctl" if words[state.SIZE] else ""),
             state.OVERDUE: lambda: self.give_up(words[state.FD]),
         }
 
