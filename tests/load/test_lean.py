@@ -23,8 +23,8 @@ from wslab.load import scoreboard as words
 from wslab.load.engine import server_words, state
 from wslab.load.scoreboard import Scoreboard
 from wslab.load.servers import shard, sharded
-from wslab.load.servers.shard import compiled
 from wslab.load.servers.conversation import Conversation
+from wslab.load.servers.shard import compiled
 
 SIZES = [0, 1, 125, 126, 127, 16370, 65535, 65536, 1 << 20]
 

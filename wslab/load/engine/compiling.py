@@ -44,7 +44,7 @@ def records(fields: dict[str, str]) -> types.Array:
     """Return Numba's type of an array of records; see `state.SERVER_CONNECTION`."""
     places, size = offsets(fields)
     kinds = {"names": list(fields), "formats": list(fields.values()), "offsets": list(places.values())}
-    return numba.from_dtype(np.dtype({**kinds, "itemsize": size}))[::1]  # type: ignore[call-overload, no-any-return]
+    return numba.from_dtype(np.dtype({**kinds, "itemsize": size}))[::1]  # type: ignore[call-overload]
 
 
 def compile_loop(name: str) -> MachineCode:
@@ -82,7 +82,9 @@ def compile_loop(name: str) -> MachineCode:
 def exported(module: ModuleType) -> dict[str, Dispatcher]:
     """Return the functions of a module that were compiled for stated types."""
     return {
-        name: value for name, value in vars(module).items() if isinstance(value, Dispatcher) and not value._can_compile
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, Dispatcher) and not value._can_compile  # type: ignore[attr-defined]
     }
 
 

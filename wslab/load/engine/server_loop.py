@@ -18,10 +18,10 @@ from wslab.load import scoreboard as board
 from wslab.load.engine import libc
 from wslab.load.engine.compiling import njit, records
 from wslab.load.engine.server_words import (
+    ACCEPT_AT,
     ACCEPTED,
     ACCEPTING,
     ACCEPTS_PER_EVENT,
-    ACCEPT_AT,
     AT_THE_DOOR,
     CAPACITY,
     FREE,
@@ -40,12 +40,13 @@ from wslab.load.engine.server_words import (
 )
 from wslab.load.engine.state import (
     ACCEPT_FAILED,
-    BOTH,
     BYTES,
     COMMAND,
     COMMANDS,
     EPOLL,
     ERROR,
+    EVENT_FD,
+    EVENT_WORDS,
     EVENTS,
     EVENTS_PER_WAIT,
     FD,
@@ -75,7 +76,6 @@ from wslab.load.engine.wire_format import KEY_BYTES
 
 _words, _board_row, _table = types.int64[::1], types.int64[::1], records(SERVER_CONNECTION)
 _door = types.int64[:, ::1]
-EVENT_WORDS, EVENT_FD = libc.EVENT_WORDS, libc.EVENT_FD
 
 
 @njit

@@ -10,6 +10,10 @@ import mmap
 import os
 from itertools import accumulate
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 # What a connection is.
 (
     NONE,  # the descriptor is no connection
@@ -33,8 +37,14 @@ SERVER_CONNECTION = {"state": "B", "since": "q"}
 # under way; `scheduled` and `started` are in ns. `owed` messages are due and wait for the echo of the one under way;
 # `owed_at` is when the first of them was due.
 SWARM_CONNECTION = {
-    **{"state": "B", "owed": "H", "serial": "I", "sent": "I", "got": "I"},
-    **{"scheduled": "q", "started": "q", "owed_at": "q"},
+    "state": "B",
+    "owed": "H",
+    "serial": "I",
+    "sent": "I",
+    "got": "I",
+    "scheduled": "q",
+    "started": "q",
+    "owed_at": "q",
 }
 
 # Why a loop returns to Python.
@@ -80,7 +90,7 @@ _BYTES = {"B": 1, "H": 2, "I": 4, "i": 4, "q": 8, "d": 8}
 _CACHE_LINE = 64
 
 
-def offsets(record: dict[str, str]) -> tuple[dict[str, int], int]:
+def offsets(record: dict[str, Any]) -> tuple[dict[str, int], int]:
     """Return where in a record each field stands, and the bytes of the whole, both as C aligns them."""
     at, places = 0, {}
     for name, kind in record.items():
@@ -90,7 +100,7 @@ def offsets(record: dict[str, str]) -> tuple[dict[str, int], int]:
     return places, at + -at % max(map(_BYTES.__getitem__, record.values()))
 
 
-def fields(table: memoryview, record: dict[str, str]) -> dict[str, memoryview[int]]:
+def fields(table: memoryview, record: dict[str, Any]) -> dict[str, memoryview[int]]:
     """Return a view of each field of the records in `table` (bytes), one item a record."""
     places, size = offsets(record)
     return {
@@ -98,7 +108,7 @@ def fields(table: memoryview, record: dict[str, str]) -> dict[str, memoryview[in
     }
 
 
-def allocate(*arrays: tuple[str, int]) -> list[memoryview]:
+def allocate(*arrays: tuple[Any, int]) -> list[Any]:
     """Return arrays of zeros, each of a kind and so many items: one stretch of memory, of which only used pages count.
 
     It is this process's alone, also where its parent had one, and is not made of huge pages.

@@ -19,7 +19,6 @@ from wslab.load import scoreboard as board
 from wslab.load.engine import libc
 from wslab.load.engine.compiling import njit, records
 from wslab.load.engine.state import (
-    BOTH,
     BYTES,
     COMMAND,
     COMMANDS,
@@ -27,6 +26,8 @@ from wslab.load.engine.state import (
     DIAL_FAILED,
     EPOLL,
     ERROR,
+    EVENT_FD,
+    EVENT_WORDS,
     EVENTS,
     EVENTS_PER_WAIT,
     FD,
@@ -59,9 +60,9 @@ from wslab.load.engine.swarm_words import (
     ANSWER_BYTES,
     BEGAN,
     BURST,
-    CHECKED,
     CHECK_AT,
     CHECK_NS,
+    CHECKED,
     CONNECTIONS,
     CURSOR,
     DIALLED,
@@ -90,14 +91,12 @@ from wslab.load.engine.swarm_words import (
     TALKING,
     TIMEOUT_NS,
     TOP,
-    VERIFYING,
     VERIFY_DONE,
+    VERIFYING,
     WINDOW,
 )
 from wslab.load.engine.wire import accept_value, header_size, seed_of, write_frame, write_key
 from wslab.load.engine.wire_format import ACCEPT_BYTES
-
-EVENT_WORDS, EVENT_FD = libc.EVENT_WORDS, libc.EVENT_FD
 
 due = njit(pacer.due)
 bucket_of = njit(histogram.bucket_of)

@@ -38,7 +38,6 @@ from wslab.load.scoreboard import (
     RECEIVED,
     ROLE,
     ROLE_SERVER,
-    ROW_WORDS,
     SENT,
     count_failure,
 )
@@ -84,6 +83,7 @@ class Door:
     """
 
     def __init__(self, shards: int) -> None:
+        self.shards = shards
         self.words = memoryview(mmap.mmap(-1, 8 * 3 * shards)).cast("q", (3, shards))
         self.waker = os.eventfd(0, os.EFD_NONBLOCK)
         self.request = Precedent(loop.KNOWN_BYTES)
@@ -252,7 +252,7 @@ class Shard:
         self.shed()
 
     def follow_precedent(self) -> bool:
-        """Remember what the first shard has judged good, when this one knows nothing yet; False when that is nothing."""
+        """Remember what the first shard has judged good, when this one knows nothing; False if that is nothing."""
         if self.words[loop.KNOWN] or not self.words[state.PLAIN]:
             return False
         known = self.door.request.known()
@@ -431,7 +431,7 @@ class Shard:
         """Accept out of turn while connections wait and those before this shard have accepted none for a tick."""
         words = self.words
         words[loop.LOOK_AGAIN] = 1
-        accepted = self.door.words.tolist()[loop.ACCEPTED]
+        accepted = [self.door.words[loop.ACCEPTED, index] for index in range(self.door.shards)]
         others = sum(accepted) - accepted[words[loop.INDEX]]
         stands_still, self.accepted_before = others == self.accepted_before, others
         if words[loop.ACCEPTING] and not words[loop.OUT_OF_TURN]:

@@ -187,7 +187,7 @@ def main() -> int:
     spec = read_spec()
     try:
         # Before the fork, so that all workers share it, and before another user is become, who may not read it.
-        import wslab.load.swarm.worker  # noqa: F401
+        import wslab.load.swarm.worker
 
         if spec["url"].startswith("ws:"):
             import wslab.load.swarm.client_slowpath  # noqa: F401

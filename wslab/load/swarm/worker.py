@@ -249,7 +249,7 @@ class Worker:
         return bytes(key)
 
     def follow_precedent(self) -> bool:
-        """Remember what the first worker has judged good, when this one knows nothing yet; False when that is nothing."""
+        """Remember what the first worker has judged good, when this one knows nothing; False if that is nothing."""
         if self.words[loop.ANSWER_BYTES] or not self.words[state.PLAIN]:
             return False
         known = self.precedent.known()
