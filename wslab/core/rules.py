@@ -232,14 +232,14 @@ def process_limit(run: Evidence) -> Findings:
 
 
 def server_protocol(run: Evidence) -> Findings:
-    """The server gave a wrong answer, or sent unasked messages."""
+    """The server gave a wrong answer, or echoed messages again."""
     wrong = run.quote_errors("upgrade", "EPROTO"), run.quote_errors("echo hold", "EBADMSG EPROTO")
-    unasked = run.unasked if run.spoiled("messages_unasked") else 0
-    if any(wrong) or unasked:
+    again = run.repeated if run.spoiled("messages_repeated") else 0
+    if any(wrong) or again:
         details = [str(event["detail"]) for event in run.named("failure") if event.get("detail")]
         text = "; ".join([part for part in wrong if part] + details[:1])
-        if unasked:
-            extra = f"messages_unasked {unasked:,} for {run.counted('messages_sent'):,} messages sent"
+        if again:
+            extra = f"messages_unasked {again:,} for {run.counted('messages_sent'):,} messages sent"
             text = f"{text}; {extra}" if text else extra
         remedy = "a server that completes the upgrade and echoes each message once and unchanged"
         first = run.failed_within("upgrade echo hold", "EPROTO EBADMSG") if any(wrong) else None

@@ -66,6 +66,9 @@ def summarize(
         "connections_open": opened,
         "connections_failed": count_before_drain(phases, samples, "connections_failed") or 0,
         "connections_verified": count_before_drain(phases, samples, "connections_verified") or 0,
+        "proof": _proof(stage, events),
+        "protocol": stage.get("protocol", "plain"),
+        "workload": stage.get("workload", "echo"),
         "ramp_seconds": ramp_seconds,
         "connections_per_second": opened / ramp_seconds if ramp_seconds else None,
         **_messages(stage, phases, opened),
@@ -81,6 +84,13 @@ def summarize(
         "swarm_workers": plan.swarm_workers,
         "generator_limited": generator_limited(samples),
     }
+
+
+def _proof(stage: Mapping[str, Any], events: Sequence[Record]) -> str | None:
+    """Return what proved that a connection lives: what the swarm decided, or what was asked for; None = undecided."""
+    decided = [str(event["proof"]) for event in events if event.get("event") == "proof"]
+    asked = stage.get("proof", "echo")
+    return decided[-1] if decided else None if asked == "auto" else str(asked)
 
 
 def quantile_seconds(rows: Iterable[Record], quantile: float) -> float | None:

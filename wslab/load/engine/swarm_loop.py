@@ -5,8 +5,12 @@
    unanswered waits for it, and its latency counts from when it was due.
 2. The answer to an upgrade is plain when it differs from one that the library has judged good in its accept value only.
 3. An echo is plain when its bytes, in whatever parts they come, are those that the number of its message gives. A
-   message that its peer does not take at once is made again from there on. So nothing is kept of either.
-4. Failures are counted in Python, in one place: the loop says what happened to which descriptor.
+   message that its peer does not take at once is made again from there on. So nothing is kept of either. Where life is
+   proved by ping, the message is a ping and its echo the pong; `SAYS` and `HEARS` are the first bytes of the two.
+4. Whole data frames that answer nothing are counted in here where they cannot be an echo that comes late: behind the
+   answer to an upgrade, and everywhere where life is proved by ping.
+5. A request has fields of its own (`slots`) where the path or a header asks for them; it is then put together anew.
+6. Failures are counted in Python, in one place: the loop says what happened to which descriptor.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ from wslab.load.engine.state import (
     PROVED,
     SIZE,
     SLOW,
+    SPEAK,
     START,
     STATE,
     SWARM_CONNECTION,
@@ -54,8 +59,13 @@ from wslab.load.engine.state import (
 )
 from wslab.load.engine.wire import (
     ACCEPT_BYTES,
+    BINARY,
     CONNECTION_STEP,
+    PING,  # noqa: F401
+    PONG,  # noqa: F401
+    TEXT,
     accept_value,
+    drawn,
     header_size,
     seed_of,
     serial_of,
@@ -81,10 +91,14 @@ from wslab.load.engine.wire import (
     TOP,  # one more than the largest descriptor of a connection so far
     KEY_SEED,
     MESSAGE_SEED,
-    HELLO_BYTES,
     KEY_AT,  # where in the request its key stands
     ANSWER_BYTES,  # of the known answer; 0 = none is known
     ACCEPT_AT,  # where in it the accept value stands
+    FIRST_NUMBER,  # of this worker's connections in the whole swarm
+    SAYS,  # first byte of a message; 0 = bare bytes
+    HEARS,  # first byte of its echo
+    TELLS,  # 1: Python makes the messages
+    COUNTS_UNASKED,  # 1: whole data frames that answer nothing are counted in here
     MESSAGE_BYTES,
     SERIAL,  # number of the last message
     DUE,  # messages whose echo is due
@@ -95,7 +109,7 @@ from wslab.load.engine.wire import (
     WINDOW,
     CURSOR,  # descriptor from which the next connection to talk on is sought
     WORDS,
-) = range(BOTH, BOTH + 30)
+) = range(BOTH, BOTH + 34)
 # Words in 64-bit floating point.
 RATE, START_AFTER, MESSAGE_RATE, NEXT_AT, REALS = range(5)
 
@@ -104,6 +118,11 @@ CHECK_NS = libc.NS // 4  # a worker that waits for answers looks this often for 
 OWED_MAX = 65535
 NEVER = (1 << 63) - 1
 RAMP_DONE, VERIFY_DONE = board.PHASES.index("ramp"), board.PHASES.index("verify")
+# Fields of a request, rows of `slots`: where in it, and what.
+SLOT_NUMBER, SLOT_HEX = range(2)
+HEX_BYTES = 16
+HEX_SEED = 0x5DEECE66D  # apart from the keys
+HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8).copy()
 EVENT_WORDS, EVENT_FD = libc.EVENT_WORDS, libc.EVENT_FD
 
 due = njit(pacer.due)
@@ -151,22 +170,55 @@ def dial_failed(fd, error, by_epoll, w):
 
 
 @njit
-def say_hello(websocket, fd, serial, w, hello, buffer):
+def write_hello(serial, w, hello, slots, out):
+    """Write the request of a connection with its own fields to `out`; return its bytes.
+
+    A number has as many digits as it needs, so that the request is put together from the pieces between its fields.
+    """
+    at, taken = 0, 0
+    for n in range(slots.shape[0]):
+        size = slots[n, 0] - taken
+        libc.memcpy(out.ctypes.data + at, hello.ctypes.data + taken, size)
+        at, taken = at + size, slots[n, 0]
+        if slots[n, 1] == SLOT_HEX:
+            bits = drawn(w[KEY_SEED] ^ HEX_SEED, serial)
+            for k in range(HEX_BYTES):
+                out[at + k] = HEX_DIGITS[(bits >> np.uint64(4 * k)) & np.uint64(15)]
+            at += HEX_BYTES
+        else:
+            number, digits = w[FIRST_NUMBER] + serial, 1
+            power = np.int64(10)
+            while power <= number:
+                power, digits = power * 10, digits + 1
+            for k in range(digits):
+                out[at + digits - 1 - k] = 48 + number % 10
+                number //= 10
+            at += digits
+    libc.memcpy(out.ctypes.data + at, hello.ctypes.data + taken, hello.size - taken)
+    return at + hello.size - taken
+
+
+@njit
+def say_hello(websocket, fd, serial, w, hello, slots, buffer):
     """Write the request of a connection; 0, or an errno; EINPROGRESS when a part of it is left for Python to send."""
     if websocket:
         write_key(w[KEY_SEED], serial, hello, w[KEY_AT])
-    sent = libc.write(fd, hello.ctypes.data, w[HELLO_BYTES])
-    if sent == w[HELLO_BYTES]:
+    request, size = hello.ctypes.data, hello.size
+    if slots.shape[0]:
+        request, size = buffer.ctypes.data, write_hello(serial, w, hello, slots, buffer)
+    sent = libc.write(fd, request, size)
+    if sent == size:
         return 0
     if sent < 0:
         return libc.errno()
-    libc.memcpy(buffer.ctypes.data, hello.ctypes.data, w[HELLO_BYTES])
-    w[FD], w[START], w[SIZE] = fd, sent, w[HELLO_BYTES] - sent
+    if not slots.shape[0]:
+        libc.memcpy(buffer.ctypes.data, request, size)
+    w[FD], w[START], w[SIZE] = fd, sent, size - sent
     return libc.EINPROGRESS
 
 
 @njit(forceinline=True)
-def dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, hello, buffer):
+def dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, hello, slots, buffer):
     """Begin one connection that was due `at`; return the reason to leave the loop, or -1.
 
     It is a socket, a bind without a port, a connect that does not block, and the request written behind it at once:
@@ -195,7 +247,7 @@ def dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, h
     error = libc.watch(w[EPOLL], libc.EPOLL_CTL_ADD, fd, libc.EPOLLIN, event)
     if error:
         return dial_failed(fd, error, 1, w)
-    error = say_hello(websocket, fd, number, w, hello, buffer)
+    error = say_hello(websocket, fd, number, w, hello, slots, buffer)
     state = UPGRADING
     if error == libc.EAGAIN:
         state = CONNECTING
@@ -212,7 +264,7 @@ def dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, h
 
 
 @njit(forceinline=True)
-def dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, destinations, hello, buffer):
+def dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, destinations, hello, slots, buffer):
     """Dial up to a burst of connections; return the reason to leave the loop, or -1 - ns until more are due."""
     now = libc.clock(pair)
     room = w[PENDING_MAX] - row[board.PENDING]
@@ -226,7 +278,7 @@ def dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, desti
         if rate > 0:
             at = w[BEGAN] + np.int64((offset + w[DIALLED] / rate) * 1e9)
             note_lag(now - at, row)
-        reason = dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, hello, buffer)
+        reason = dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, hello, slots, buffer)
         if reason >= 0:
             return reason
     if w[DIALLED] >= w[CONNECTIONS]:
@@ -243,11 +295,11 @@ def dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, desti
 
 
 @njit
-def connected(websocket, fd, w, row, conn, event, hello, buffer):
+def connected(websocket, fd, w, row, conn, event, hello, slots, buffer):
     """Send the request on a connection that was still under way when it was dialled."""
     conn[fd].state = UPGRADING
     libc.watch(w[EPOLL], libc.EPOLL_CTL_MOD, fd, libc.EPOLLIN, event)
-    error = say_hello(websocket, fd, conn[fd].serial, w, hello, buffer)
+    error = say_hello(websocket, fd, conn[fd].serial, w, hello, slots, buffer)
     if error == libc.EINPROGRESS:
         return PARTLY_SENT
     if error:
@@ -267,14 +319,12 @@ def opened(fd, w, row, conn, pair):
 
 
 @njit
-def is_answer(fd, size, w, conn, buffer, answer, hello, accept, scratch):
-    """Tell whether the bytes in the buffer are the known answer with the accept value of this connection's key."""
+def is_answer(fd, w, conn, buffer, answer, hello, accept, scratch):
+    """Tell whether the buffer begins with the known answer, with the accept value of this connection's key."""
     at = w[ACCEPT_AT]
     tail = at + ACCEPT_BYTES
-    if size != w[ANSWER_BYTES]:
-        return False
     there, here = answer.ctypes.data, buffer.ctypes.data
-    if libc.memcmp(there, here, at) or libc.memcmp(there + tail, here + tail, size - tail):
+    if libc.memcmp(there, here, at) or libc.memcmp(there + tail, here + tail, w[ANSWER_BYTES] - tail):
         return False
     write_key(w[KEY_SEED], conn[fd].serial, hello, w[KEY_AT])
     accept_value(hello, w[KEY_AT], accept, 0, scratch)
@@ -294,6 +344,9 @@ def say(websocket, fd, at, now, w, row, conn, event, frame):
     c.serial, c.sent, c.got = w[SERIAL], 0, 0
     c.scheduled, c.started = at, now
     c.state = (c.state & ~STATE) | WAITING
+    if w[TELLS]:
+        w[FD] = fd
+        return SPEAK
     if c.state & KEPT:
         c.state |= HALF  # Behind what Python still has to send.
         return -1
@@ -305,9 +358,9 @@ def send_more(websocket, fd, w, conn, event, frame):
     """Send what the peer takes of the message under way; return the reason to leave the loop, or -1."""
     c = conn[fd]
     size = w[MESSAGE_BYTES]
-    total = header_size(size, websocket) + size + (4 if websocket else 0)
+    total = header_size(size, w[SAYS]) + size + (4 if websocket else 0)
     while c.sent < total:
-        count = write_frame(seed_of(w[MESSAGE_SEED], fd), c.serial, size, True, websocket, c.sent, frame.size, frame)
+        count = write_frame(seed_of(w[MESSAGE_SEED], fd), c.serial, size, True, w[SAYS], c.sent, frame.size, frame)
         sent = libc.write(fd, frame.ctypes.data, count)
         if sent < 0:
             error = libc.errno()
@@ -422,6 +475,59 @@ def echoed(fd, w, row, conn, pair):
         row[board.VERIFIED] += 1
 
 
+@njit
+def frame_end(start, size, buffer):
+    """Return where the short unmasked frame at `start` ends; 0 when it is long or not whole."""
+    if size - start < 2:
+        return 0
+    payload, header = np.int64(buffer[start + 1]), 2
+    if payload == 126:
+        if size - start < 4:
+            return 0
+        payload, header = (np.int64(buffer[start + 2]) << 8) | np.int64(buffer[start + 3]), 4
+    elif payload > 126:
+        return 0
+    end = start + header + payload
+    return end if end <= size else 0
+
+
+@njit
+def only_counts(start, size, echo, w, buffer, frame):
+    """Tell whether all from `start` on are whole data frames, and once the echo that is due.
+
+    Args:
+        start, size: the part of the buffer.
+        echo: bytes of the echo that is due, as it stands in `frame`; 0 = none is due.
+        w, buffer, frame: those of the loop.
+    """
+    missing = echo
+    while start < size:
+        end = frame_end(start, size, buffer)
+        if end == 0:
+            return False
+        first = buffer[start]
+        if first != TEXT and first != BINARY:
+            here = buffer.ctypes.data + start
+            if end - start != missing or libc.memcmp(here, frame.ctypes.data, missing):
+                return False
+            missing = 0
+        start = end
+    return True
+
+
+@njit
+def count_unasked(start, size, w, row, buffer):
+    """Count the data frames from `start` on, which answer nothing; tell whether there is another one among them."""
+    other = False
+    while start < size:
+        if buffer[start] == TEXT or buffer[start] == BINARY:
+            row[board.MESSAGES_UNASKED] += 1
+        else:
+            other = True
+        start = frame_end(start, size, buffer)
+    return other
+
+
 @njit(forceinline=True)
 def receive(websocket, fd, size, w, reals, row, conn, event, pair, buffer, frame, answer, hello, accept, scratch):
     """Take what was read from a connection; return the reason to leave the loop, or -1."""
@@ -429,25 +535,39 @@ def receive(websocket, fd, size, w, reals, row, conn, event, pair, buffer, frame
     what = state & STATE
     if w[PLAIN] and not state & SLOW:
         if what == WAITING:
-            total = header_size(w[MESSAGE_BYTES], websocket) + w[MESSAGE_BYTES]
+            total = header_size(w[MESSAGE_BYTES], w[HEARS]) + w[MESSAGE_BYTES]
             got = conn[fd].got
+            seed = seed_of(w[MESSAGE_SEED], fd)
             if size <= total - got:
-                seed = seed_of(w[MESSAGE_SEED], fd)
-                write_frame(seed, conn[fd].serial, w[MESSAGE_BYTES], False, websocket, got, size, frame)
+                write_frame(seed, conn[fd].serial, w[MESSAGE_BYTES], False, w[HEARS], got, size, frame)
                 if libc.memcmp(frame.ctypes.data, buffer.ctypes.data, size) == 0:
                     conn[fd].got = np.uint32(got + size)
                     if got + size < total:
                         return -1
                     echoed(fd, w, row, conn, pair)
                     return say_what_is_owed(websocket, fd, w, reals, row, conn, event, pair, frame)
+            if w[COUNTS_UNASKED] and got == 0:
+                write_frame(seed, conn[fd].serial, w[MESSAGE_BYTES], False, w[HEARS], 0, total, frame)
+                if only_counts(0, size, total, w, buffer, frame):
+                    if count_unasked(0, size, w, row, buffer):
+                        echoed(fd, w, row, conn, pair)
+                        return say_what_is_owed(websocket, fd, w, reals, row, conn, event, pair, frame)
+                    return -1
         elif what == UPGRADING:
-            if websocket:
-                right = is_answer(fd, size, w, conn, buffer, answer, hello, accept, scratch)
-            else:
-                right = size == 1 and buffer[0] == hello[0]
-            if right:
-                opened(fd, w, row, conn, pair)
-                return -1
+            if not websocket:
+                if size == 1 and buffer[0] == hello[0]:
+                    opened(fd, w, row, conn, pair)
+                    return -1
+            elif w[ANSWER_BYTES] and size >= w[ANSWER_BYTES]:
+                behind = w[ANSWER_BYTES]
+                greets_well = size == behind or only_counts(behind, size, 0, w, buffer, frame)
+                if greets_well and is_answer(fd, w, conn, buffer, answer, hello, accept, scratch):
+                    opened(fd, w, row, conn, pair)
+                    count_unasked(behind, size, w, row, buffer)
+                    return -1
+        elif what == OPEN and w[COUNTS_UNASKED] and only_counts(0, size, 0, w, buffer, frame):
+            count_unasked(0, size, w, row, buffer)
+            return -1
     w[FD], w[SIZE] = fd, size
     return BYTES
 
@@ -473,11 +593,13 @@ def overdue(now, w, row, conn):
 
 
 @njit(forceinline=True)
-def do_what_is_due(websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello):
+def do_what_is_due(websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello, slots):
     """Dial, talk, verify and give up as the schedules say; return the reason to leave, or -1 - ms until more is due."""
     wait = -1
     if w[DIALLING]:
-        reason = dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, destinations, hello, buffer)
+        reason = dial_what_is_due(
+            websocket, w, reals, row, conn, event, pair, sources, destinations, hello, slots, buffer
+        )
         if reason >= 0:
             return reason
         wait = -1 - reason
@@ -501,13 +623,15 @@ def do_what_is_due(websocket, w, reals, row, conn, event, pair, buffer, frame, s
 
 
 @njit(forceinline=True)
-def work(websocket, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch):
+def work(
+    websocket, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, slots, answer, accept, scratch
+):
     """Do what is due and take what comes until something is for Python; return the reason."""
     event, pair = np.zeros(4, np.int32), np.zeros(2, np.int64)
     while True:
         if w[NEXT] >= w[EVENTS]:
             reason = do_what_is_due(
-                websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello
+                websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello, slots
             )
             if reason >= 0:
                 return reason
@@ -528,7 +652,7 @@ def work(websocket, w, reals, row, conn, events, buffer, frame, sources, destina
                 return gone(fd, libc.socket_error(fd, pair), w)
             if mask & libc.EPOLLOUT:
                 if (state & STATE) == CONNECTING:
-                    reason = connected(websocket, fd, w, row, conn, event, hello, buffer)
+                    reason = connected(websocket, fd, w, row, conn, event, hello, slots, buffer)
                 elif state & HALF and (conn[fd].sent > 0 or not state & KEPT):
                     reason = send_more(websocket, fd, w, conn, event, frame)
                     if reason < 0:
@@ -571,6 +695,7 @@ _arguments = (
     _addresses,  # sources
     _addresses,  # destinations
     _bytes,  # hello
+    types.int64[:, ::1],  # slots
     _bytes,  # answer
     _bytes,  # accept
     types.uint32[::1],  # scratch
@@ -578,16 +703,22 @@ _arguments = (
 
 
 @njit(types.int64(*_arguments), cache=True, nogil=True)
-def websocket_loop(w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch):
+def websocket_loop(
+    w, reals, row, conn, events, buffer, frame, sources, destinations, hello, slots, answer, accept, scratch
+):
     """Speak WebSocket; see `work`."""
-    return work(True, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch)
+    return work(
+        True, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, slots, answer, accept, scratch
+    )
 
 
 @njit(types.int64(*_arguments), cache=True, nogil=True)
-def floor_loop(w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch):
+def floor_loop(
+    w, reals, row, conn, events, buffer, frame, sources, destinations, hello, slots, answer, accept, scratch
+):
     """Speak the bytes of the floor; see `work`."""
     return work(
-        False, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch
+        False, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, slots, answer, accept, scratch
     )
 
 
@@ -619,10 +750,10 @@ def wait_again(fd, w, conn):
     wait_for(fd, w, conn, np.zeros(4, np.int32))
 
 
-@njit(types.int64(_words, types.int64, types.int64, types.boolean, types.int64, types.int64, _bytes), cache=True)
-def echo_part(w, fd, serial, websocket, offset, limit, out):
+@njit(types.int64(_words, types.int64, types.int64, types.int64, types.int64, _bytes), cache=True)
+def echo_part(w, fd, serial, offset, limit, out):
     """Write a part of the echo of a message; see `write_frame`."""
-    return write_frame(seed_of(w[MESSAGE_SEED], fd), serial, w[MESSAGE_BYTES], False, websocket, offset, limit, out)
+    return write_frame(seed_of(w[MESSAGE_SEED], fd), serial, w[MESSAGE_BYTES], False, w[HEARS], offset, limit, out)
 
 
 def serial_on(w, fd, payload):

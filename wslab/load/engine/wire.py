@@ -18,7 +18,7 @@ KEY_BYTES, ACCEPT_BYTES = 24, 28
 PADDING = np.zeros(128 - KEY_BYTES - 36, np.uint8)
 PADDING[0] = 0x80
 PADDING[-2], PADDING[-1] = divmod(60 * 8, 256)
-TEXT, BINARY = 0x81, 0x82
+TEXT, BINARY, PING, PONG = 0x81, 0x82, 0x89, 0x8A  # first bytes of frames that are a whole message
 HEADER_BYTES_MAX = 14
 # Payload blocks a message may have; a message and its block together are one counter.
 BLOCK_BITS = np.uint64(24)
@@ -145,18 +145,18 @@ def write_key(seed, serial, out, at):
 
 
 @njit
-def header_size(size, websocket):
-    """Return the bytes of an unmasked frame's header; bare bytes have none."""
-    if not websocket:
+def header_size(size, first):
+    """Return the bytes of an unmasked frame's header; bare bytes have none, and no first byte (0)."""
+    if not first:
         return 0
     return 2 if size < 126 else 4 if size < 65536 else 10
 
 
 @njit
-def write_header(size, masked, out):
-    """Write the header of a binary frame without its mask to `out`, and return its bytes."""
+def write_header(first, size, masked, out):
+    """Write the header of a frame with this first byte to `out`, without its mask, and return its bytes."""
     flag = 0x80 if masked else 0
-    out[0] = BINARY
+    out[0] = first
     if size < 126:
         out[1] = flag | size
         return 2
@@ -172,24 +172,24 @@ def write_header(size, masked, out):
 
 
 @njit
-def write_frame(seed, serial, size, masked, websocket, offset, limit, out):
+def write_frame(seed, serial, size, masked, first, offset, limit, out):
     """Write up to `limit` bytes of the frame of a message to `out`, from byte `offset` of the frame on.
 
-    Returns how many were written. Without `websocket` the frame is the bare payload.
+    Returns how many were written. `first` is the first byte of the frame; where it is 0, the frame is the bare payload.
     """
-    header = header_size(size, websocket)
-    start = header + (4 if masked and websocket else 0)
+    header = header_size(size, first)
+    start = header + (4 if masked and first else 0)
     total = start + size
     count = min(limit, total - offset)
     mask = np.uint64(0)
-    if masked and websocket:
+    if masked and first:
         mask = drawn(seed, ~np.uint64(serial)) & np.uint64(0xFFFFFFFF)
         mask |= mask << np.uint64(32)
     written = 0
     if offset < start:
         head = np.empty(HEADER_BYTES_MAX, np.uint8)
-        if websocket:
-            write_header(size, masked, head)
+        if first:
+            write_header(first, size, masked, head)
             if masked:
                 for n in range(4):
                     head[header + n] = (mask >> np.uint64(8 * n)) & np.uint64(255)

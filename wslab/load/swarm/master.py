@@ -19,7 +19,7 @@ from wslab.core.target import parse_url
 from wslab.load.prefork import Crew, emit, read_spec, settle
 from wslab.load.scoreboard import PHASE_DONE, PHASES, ROLE_SWARM, Scoreboard, vacate
 from wslab.load.swarm.dialects import dialect_of
-from wslab.load.swarm.task import Task
+from wslab.load.swarm.task import ECHO, Task
 from wslab.machine.process import release_text
 
 TYPE_CHECKING = False
@@ -58,7 +58,7 @@ class Master:
         """Be worker `index`."""
         from wslab.load.swarm.worker import Worker
 
-        dialect, plain = dialect_of(self.spec["url"]), self.spec.get("plain", True)
+        dialect, plain = dialect_of(self.spec["url"], self.spec), self.spec.get("plain", True)
         Worker(self.tasks[index], index, commands, self.row(index), dialect, plain=plain).run()
 
     def row(self, index: int) -> memoryview[int]:
@@ -116,7 +116,8 @@ def tasks_of(spec: dict[str, Any]) -> list[Task]:
     """Cut the load of a SPEC into one task a worker.
 
     Keys used: `url`, `connections`, `workers`, `ramp_rate` (connections/s or None), `message_rate`, `message_bytes`,
-    `source_addresses`, `pending_max`, `handshake_timeout_seconds` and `echo_timeout_seconds`. To break limits on
+    `source_addresses`, `pending_max`, `handshake_timeout_seconds`, `echo_timeout_seconds`
+    and `proof` (`echo`, `ping`, or `auto` until `settle_proof` has decided). To break limits on
     purpose also `destination_addresses` (of the server, instead of the URL's), `bind_without_no_port`, and
     `connections_before` (opened and closed before the workers are forked, each leaves its port in TIME_WAIT).
     """
@@ -137,6 +138,7 @@ def tasks_of(spec: dict[str, Any]) -> list[Task]:
                 family=family,
                 address=address,
                 connections=share,
+                first=sum(shares[:index]),
                 sources=sources,
                 destinations=tuple((there, port) for there in spec.get("destination_addresses") or ()),
                 ports_at_bind=bool(spec.get("bind_without_no_port")),
@@ -146,11 +148,26 @@ def tasks_of(spec: dict[str, Any]) -> list[Task]:
                 start_after=(before + (index % lanes) / lanes) / (rate / lanes) if rate else 0.0,
                 message_rate=spec.get("message_rate", 0.0),
                 message_bytes=spec.get("message_bytes", 32),
+                proof=spec.get("proof", ECHO),
                 timeout=spec.get("handshake_timeout_seconds", Task.timeout),
                 echo_timeout=spec.get("echo_timeout_seconds", Task.echo_timeout),
             )
         )
     return tasks
+
+
+def settle_proof(spec: dict[str, Any], tasks: list[Task]) -> None:
+    """Decide what proves that a connection lives, for all workers alike, and report it."""
+    asked = spec.get("proof", ECHO)
+    proof, why = (ECHO, "the floor has nothing else") if spec["url"].startswith("tcp:") else (asked, "asked for")
+    if proof == "auto":
+        from wslab.load.swarm.probe import choose_proof
+
+        proof, why = choose_proof(tasks[0], dialect_of(spec["url"], spec))  # type: ignore[arg-type]
+    for task in tasks:
+        task.proof = proof
+    if "proof" in spec:
+        emit("proof", proof=proof, asked=asked, why=why)
 
 
 def leave_time_wait(task: Task, count: int) -> None:
@@ -187,8 +204,9 @@ def main() -> int:
     board = Scoreboard.create(spec["workers"] + 1) if fd is None else Scoreboard.attach(fd)
     try:
         master = Master(spec, board)
+        settle_proof(spec, master.tasks)
         leave_time_wait(master.tasks[0], spec.get("connections_before", 0))
-        wslab.load.swarm.worker.Worker.rehearse(master.tasks[0], dialect_of(spec["url"]))
+        wslab.load.swarm.worker.Worker.rehearse(master.tasks[0], dialect_of(spec["url"], spec))
         release_text("llvmlite")
     except (OSError, ValueError) as error:
         emit("error", message=f"the swarm cannot start: {error}")

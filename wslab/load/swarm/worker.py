@@ -25,6 +25,8 @@ from wslab.load.engine.state import CONNECTING, HALF, KEPT, NONE, OPEN, PROVED, 
 from wslab.load.kept import Kept
 from wslab.load.prefork import emit
 from wslab.load.swarm.dialects import ACCEPT_BYTES, KEY_BYTES, accept_at
+from wslab.load.swarm.talk import text_frame
+from wslab.load.swarm.task import PING, PING_BYTES_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ GOLDEN = 0.6180339887
 NS = 1_000_000_000
 READ_BYTES = 1 << 16
 IDLE_MS = 60_000
+# So often a part of the connections gets its heartbeat, where the protocol has the client send them.
+BEAT_SECONDS = 0.1
 # Descriptors of a worker that are no connections, and some to spare.
 OTHER_DESCRIPTORS = 1024
 
@@ -91,8 +95,17 @@ class Worker:
         )
         words[loop.TIMEOUT_NS], words[loop.ECHO_TIMEOUT_NS] = int(task.timeout * NS), int(task.echo_timeout * NS)
         words[loop.KEY_SEED], words[loop.MESSAGE_SEED] = np.frombuffer(os.urandom(16), np.int64)
-        words[loop.HELLO_BYTES], words[loop.KEY_AT] = len(dialect.hello), dialect.key_at
-        words[loop.MESSAGE_BYTES] = task.message_bytes
+        words[loop.KEY_AT], words[loop.FIRST_NUMBER] = dialect.key_at, task.first
+        by_ping = task.proof == PING
+        self.tells = (
+            dialect.talk if dialect.talk is not None and dialect.talk.protocol.message and not by_ping else None
+        )
+        words[loop.TELLS] = self.tells is not None
+        if dialect.websocket:
+            words[loop.SAYS], words[loop.HEARS] = (loop.PING, loop.PONG) if by_ping else (loop.BINARY, loop.BINARY)
+        words[loop.COUNTS_UNASKED] = by_ping and not dialect.listens
+        self.message_bytes = min(task.message_bytes, PING_BYTES_MAX) if by_ping else task.message_bytes
+        words[loop.MESSAGE_BYTES] = self.message_bytes
         self.reals = np.zeros(loop.REALS, np.float64)
         self.reals[loop.RATE], self.reals[loop.START_AFTER] = task.rate or 0.0, task.start_after
         self.reals[loop.MESSAGE_RATE] = task.message_rate
@@ -108,7 +121,8 @@ class Worker:
         self.shared = (words, np.frombuffer(row, np.int64), self.table)
         self.arguments = (
             *(words, self.reals, self.shared[1], self.table, self.events, self.buffer, self.frame),
-            *(sources, destinations, np.frombuffer(dialect.hello, np.uint8).copy(), self.answer),
+            *(sources, destinations, np.frombuffer(dialect.hello, np.uint8).copy()),
+            *(np.array(dialect.slots, np.int64).reshape(-1, 2), self.answer),
             *(np.zeros(ACCEPT_BYTES, np.uint8), np.zeros(80, np.uint32)),
         )
         self.loop = loop.websocket_loop if dialect.websocket else loop.floor_loop
@@ -117,12 +131,18 @@ class Worker:
             state.WRITABLE: self.flush,
             state.PARTLY_SENT: self.keep_the_rest,
             state.GONE: lambda: self.lost(int(words[state.FD]), int(words[state.ERROR])),
-            state.TICK: lambda: None,
+            state.TICK: self.tick,
+            state.SPEAK: self.speak,
             state.DIAL_FAILED: lambda: self.fail(
                 CONNECT, int(words[state.ERROR]), "epoll_ctl" if words[state.SIZE] else ""
             ),
             state.OVERDUE: lambda: self.give_up(int(words[state.FD])),
         }
+        self.heartbeat = dialect.talk.protocol.heartbeat_seconds if dialect.talk is not None else 0.0
+        self.beaten = 0  # descriptors that this round of heartbeats is through with
+        if self.heartbeat:
+            words[state.TICK_NS], words[state.TICK_AT] = int(BEAT_SECONDS * NS), 0
+            words[state.WAIT_MS] = int(BEAT_SECONDS * 1000)
         if commands >= 0:
             self.epoll.register(commands, select.EPOLLIN)
 
@@ -218,10 +238,16 @@ class Worker:
             exchange = self.exchanges[fd] = self.dialect.exchange(self.key(fd), loop.NEVER)
             self.states[fd] |= SLOW
         reply = exchange.receive(data)
-        if exchange.upgraded:
-            self.remember(bytes(exchange.answer))  # type: ignore[union-attr]
+        if exchange.entered:
+            if not self.dialect.listens:
+                self.remember(bytes(exchange.answer))  # type: ignore[union-attr]
             loop.open_counted(fd, *self.shared)
             self.attend(fd, exchange, reply)
+        elif exchange.upgraded and not exchange.refusal:
+            if reply:
+                self.send(fd, reply)
+            if exchange.closing and fd in self.exchanges:
+                self.lost(fd, exchange.error, exchange.farewell)  # type: ignore[union-attr]
         elif exchange.refusal:
             self.lost(fd, errno.EPROTO, exchange.refusal)
 
@@ -242,7 +268,7 @@ class Worker:
         """Return the exchange of an open connection; a new one hears first what the loop has taken of an echo."""
         exchange = self.exchanges.get(fd)
         if exchange is None:
-            exchange = self.exchanges[fd] = self.dialect.exchange(None, self.task.message_bytes)
+            exchange = self.exchanges[fd] = self.dialect.exchange(None, self.message_bytes)
             self.states[fd] |= SLOW
             record = self.table[fd]
             if record["got"]:
@@ -253,26 +279,57 @@ class Worker:
     def part(self, fd: int, serial: int, offset: int, size: int) -> bytes:
         """Return a part of the echo of a connection's message."""
         out = np.zeros(size, np.uint8)
-        loop.echo_part(self.words, fd, serial, self.dialect.websocket, offset, size, out)
+        loop.echo_part(self.words, fd, serial, offset, size, out)
         return bytes(out)
 
     def payload(self, fd: int, serial: int) -> bytes:
         """Return the payload of a connection's message."""
-        header = loop.header_size(self.task.message_bytes, self.dialect.websocket)
-        return self.part(fd, serial, header, self.task.message_bytes)
+        header = loop.header_size(self.message_bytes, self.words[loop.HEARS])
+        return self.part(fd, serial, header, self.message_bytes)
+
+    def echo(self, fd: int, serial: int) -> bytes:
+        """Return what comes back for a connection's message."""
+        payload = self.payload(fd, serial)
+        return payload if self.tells is None else self.tells.echo(payload)
+
+    def speak(self) -> None:
+        """Send a message of the load that the application protocol dresses up."""
+        assert self.tells is not None
+        fd = int(self.words[state.FD])
+        self.send(fd, text_frame(self.tells.message(self.payload(fd, int(self.table[fd]["serial"])))))
+
+    def tick(self) -> None:
+        """Send heartbeats to the part of the connections whose turn it is."""
+        if not self.heartbeat:
+            return
+        top = int(self.words[loop.TOP])
+        share = 1 + int(top * BEAT_SECONDS / self.heartbeat)
+        data = self.dialect.talk.protocol.heartbeat.encode()  # type: ignore[union-attr]
+        what = self.states[self.beaten : self.beaten + share] & STATE
+        for fd in (self.beaten + np.flatnonzero((what == OPEN) | (what == WAITING))).tolist():
+            if not self.states[fd] & HALF:
+                self.send(fd, text_frame(data))
+        self.beaten = self.beaten + share if self.beaten + share < top else 0
 
     def said_before(self, fd: int, message: bytes) -> bool:
         """Tell whether this is a message that was sent on this very connection, and so the echo of an earlier one."""
-        serial = loop.serial_on(self.words, fd, message)
+        start = message if self.tells is None else self.tells.payload_start(message)
+        serial = loop.serial_on(self.words, fd, start)
         if serial is None or not 0 < serial <= self.words[loop.SERIAL]:
             return False
-        return message == self.payload(fd, serial)
+        return message == self.echo(fd, serial)
 
     def attend(self, fd: int, exchange: Exchange | Parts, reply: bytes) -> None:
         """See to what an exchange has brought on an open connection; drop it when nothing is in transition."""
+        by_ping = self.task.proof == PING
         for message in exchange.messages:
-            self.judge_message(fd, message)
+            if by_ping:
+                self.row[board.MESSAGES_UNASKED] += 1
+            else:
+                self.judge_message(fd, message)
         exchange.messages.clear()
+        if exchange.pongs:
+            self.judge_pongs(fd, exchange)  # type: ignore[arg-type]
         if reply:
             self.send(fd, reply)
         if fd not in self.exchanges:
@@ -285,17 +342,49 @@ class Worker:
         self.act(loop.next_message(self.dialect.websocket, fd, self.words, self.reals, *self.shared[1:], self.frame))
 
     def judge_message(self, fd: int, message: bytes) -> None:
-        """Count a message: the echo that is due, one that comes late, one nobody asked for, or a wrong one."""
-        due = self.states[fd] & STATE == WAITING
-        if due and message == self.payload(fd, int(self.table[fd]["serial"])):
-            loop.echo_counted(fd, *self.shared)
-        elif fd in self.late and message == self.payload(fd, self.late[fd]):
-            del self.late[fd]  # It was counted as failed when it was given up.
-        elif not due or self.said_before(fd, message):
-            self.row[board.MESSAGES_UNASKED] += 1
+        """Count a message: the echo that is due, one that comes late or again, one nobody asked for, or a wrong one.
+
+        While an echo is due, a message that is none is a wrong echo when it has the size of the right one. One of
+        another size is the server's own where the server has sent such before; else it is a wrong echo too.
+        """
+        if self.is_due(fd, message):
+            return
+        row, due = self.row, self.states[fd] & STATE == WAITING
+        if self.said_before(fd, message):
+            row[board.MESSAGES_UNASKED] += 1
+            row[board.MESSAGES_REPEATED] += 1
+        elif not due or self.speaks_first(fd, len(message)):
+            row[board.MESSAGES_UNASKED] += 1
         else:
-            self.no_echo(fd)
-            self.count_failure(ECHO, errno.EBADMSG, f"echo of {len(message)} bytes, not the one that is due")
+            self.wrong_echo(fd, f"echo of {len(message)} bytes, not the one that is due")
+
+    def judge_pongs(self, fd: int, exchange: Exchange) -> None:
+        """Count pongs: the one that is due, or a wrong one; others mean nothing (RFC 6455, 5.5.3)."""
+        pongs, exchange.pongs = exchange.pongs, []
+        for pong in pongs if self.task.proof == PING else ():
+            wrong = not self.is_due(fd, pong) and len(pong) == self.message_bytes and not self.said_before(fd, pong)
+            if wrong and self.states[fd] & STATE == WAITING:
+                self.wrong_echo(fd, f"pong of {len(pong)} bytes, not the one that is due")
+
+    def is_due(self, fd: int, message: bytes) -> bool:
+        """Count the echo that is due, or the one that comes after it was given up; tell whether it is one of them."""
+        if self.states[fd] & STATE == WAITING and message == self.echo(fd, int(self.table[fd]["serial"])):
+            loop.echo_counted(fd, *self.shared)
+            return True
+        if fd in self.late and message == self.echo(fd, self.late[fd]):
+            del self.late[fd]  # It was counted as failed when it was given up.
+            return True
+        return False
+
+    def speaks_first(self, fd: int, size: int) -> bool:
+        """Tell whether a message of this size may be the server's own, as it has sent some that answer nothing."""
+        own = self.row[board.MESSAGES_UNASKED] - self.row[board.MESSAGES_REPEATED]
+        return own > 0 and size != len(self.echo(fd, int(self.table[fd]["serial"])))
+
+    def wrong_echo(self, fd: int, detail: str) -> None:
+        """Count the message that is due as failed, as something else came back for it."""
+        self.no_echo(fd)
+        self.count_failure(ECHO, errno.EBADMSG, detail)
 
     def drop_exchange(self, fd: int) -> None:
         """Forget the exchange of a connection."""
