@@ -122,25 +122,25 @@ def test_messages_of_the_server_are_counted_and_disturb_no_ping(
 
 @pytest.mark.parametrize("plain", [True, False])
 def test_a_pong_with_another_payload_proves_nothing(plain: bool) -> None:
-    with scripted(pongs(lambda payload: said(PONG, payload[::-1]))) as url:
-        with Player(url, plain=plain, proof="ping") as player:
-            player.worker.words[swarm_loop.DIALLING] = 1
-            player.until(lambda: player.row[words.OPEN] == 1)
-            player.worker.start_verifying(1)
-            player.until(lambda: player.row[words.MESSAGES_FAILED] == 1)
-            assert player.row[words.VERIFIED] == 0
+    script = pongs(lambda payload: said(PONG, payload[::-1]))
+    with scripted(script) as url, Player(url, plain=plain, proof="ping") as player:
+        player.worker.words[swarm_loop.DIALLING] = 1
+        player.until(lambda: player.row[words.OPEN] == 1)
+        player.worker.start_verifying(1)
+        player.until(lambda: player.row[words.MESSAGES_FAILED] == 1)
+        assert player.row[words.VERIFIED] == 0
 
 
 def test_a_plain_greeting_needs_no_python_once_the_answer_is_known() -> None:
-    with scripted(pongs(lambda payload: said(PONG, payload), HELLO)) as url:
-        with Player(url, connections=3, pending_max=1, proof="ping") as player:
-            read: list[int] = []
-            receive = player.worker.receive_bytes
-            player.worker.actions[state.BYTES] = lambda: (read.append(1), receive())
-            player.worker.words[swarm_loop.DIALLING] = 1
-            player.until(lambda: player.row[words.OPEN] == 3)
-            player.until(lambda: player.row[words.MESSAGES_UNASKED] == 3)
-            assert len(read) <= 2  # The first answer, perhaps in two parts.
+    script = pongs(lambda payload: said(PONG, payload), HELLO)
+    with scripted(script) as url, Player(url, connections=3, pending_max=1, proof="ping") as player:
+        read: list[int] = []
+        receive = player.worker.receive_bytes
+        player.worker.actions[state.BYTES] = lambda: (read.append(1), receive())
+        player.worker.words[swarm_loop.DIALLING] = 1
+        player.until(lambda: player.row[words.OPEN] == 3)
+        player.until(lambda: player.row[words.MESSAGES_UNASKED] == 3)
+        assert len(read) <= 2  # The first answer, perhaps in two parts.
 
 
 def test_messages_while_an_echo_is_due_are_unasked_where_the_server_talks_on_its_own() -> None:

@@ -15,7 +15,6 @@ from time import monotonic
 from websockets.frames import Frame, Opcode
 
 from wslab.load.prefork import STDIN
-from wslab.load.swarm.talk import text_frame
 from wslab.load.swarm.task import ECHO, PING
 
 TYPE_CHECKING = False
@@ -59,7 +58,7 @@ def _try(probe: Probe, task: Task, dialect: WebSocket) -> tuple[str, str]:
     probe.open(task, address)
     payload = os.urandom(min(task.message_bytes, MESSAGE_BYTES_MAX))
     if dialect.talk is not None and dialect.talk.protocol.message:
-        message, echo = text_frame(dialect.talk.message(payload)), dialect.talk.echo(payload)
+        message, echo = dialect.talk.message(payload), dialect.talk.echo(payload)
     else:
         message, echo = Frame(Opcode.BINARY, payload).serialize(mask=True), payload
     try:

@@ -34,8 +34,12 @@ class Talk:
         return next((said for pattern, said in self.replies if pattern.fullmatch(text)), None)
 
     def message(self, payload: bytes) -> bytes:
-        """Return the message of the load with this payload."""
-        return self.protocol.message.replace(PAYLOAD, as_text(payload)).encode()
+        """Return the frame of the message of the load with this payload."""
+        return text_frame(self.protocol.message.replace(PAYLOAD, as_text(payload)))
+
+    def heartbeat(self) -> bytes:
+        """Return the frame of a heartbeat."""
+        return text_frame(self.protocol.heartbeat)
 
     def echo(self, payload: bytes) -> bytes:
         """Return what comes back for the message with this payload."""
@@ -62,6 +66,6 @@ def as_text(payload: bytes) -> str:
     return payload.hex()[: len(payload)]
 
 
-def text_frame(text: bytes) -> bytes:
+def text_frame(text: str) -> bytes:
     """Return the frame of a text message as a client sends it."""
-    return Frame(Opcode.TEXT, text).serialize(mask=True)
+    return Frame(Opcode.TEXT, text.encode()).serialize(mask=True)

@@ -25,7 +25,6 @@ from wslab.load.engine.state import CONNECTING, HALF, KEPT, NONE, OPEN, PROVED, 
 from wslab.load.kept import Kept
 from wslab.load.prefork import emit
 from wslab.load.swarm.dialects import ACCEPT_BYTES, KEY_BYTES, accept_at
-from wslab.load.swarm.talk import text_frame
 from wslab.load.swarm.task import PING, PING_BYTES_MAX
 
 TYPE_CHECKING = False
@@ -296,7 +295,7 @@ class Worker:
         """Send a message of the load that the application protocol dresses up."""
         assert self.tells is not None
         fd = int(self.words[state.FD])
-        self.send(fd, text_frame(self.tells.message(self.payload(fd, int(self.table[fd]["serial"])))))
+        self.send(fd, self.tells.message(self.payload(fd, int(self.table[fd]["serial"]))))
 
     def tick(self) -> None:
         """Send heartbeats to the part of the connections whose turn it is."""
@@ -304,11 +303,10 @@ class Worker:
             return
         top = int(self.words[loop.TOP])
         share = 1 + int(top * BEAT_SECONDS / self.heartbeat)
-        data = self.dialect.talk.protocol.heartbeat.encode()  # type: ignore[union-attr]
         what = self.states[self.beaten : self.beaten + share] & STATE
         for fd in (self.beaten + np.flatnonzero((what == OPEN) | (what == WAITING))).tolist():
             if not self.states[fd] & HALF:
-                self.send(fd, text_frame(data))
+                self.send(fd, self.dialect.talk.heartbeat())  # type: ignore[union-attr]
         self.beaten = self.beaten + share if self.beaten + share < top else 0
 
     def said_before(self, fd: int, message: bytes) -> bool:
