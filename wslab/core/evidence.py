@@ -293,9 +293,17 @@ class Evidence:
             text = f"{answered / hold.seconds:,.0f} of {due / hold.seconds:,.0f} messages a second answered"
             yield "hold", text
 
+    @cached_property
+    def broadcasts_short(self) -> list[Record]:
+        """The broadcasts that did not reach every connection in time."""
+        told = [event for event in self.named("broadcast") if not event.get("cut")]
+        return [event for event in told if event.get("seconds") is None]
+
     def _spoiled_messages(self) -> Iterator[tuple[str, str]]:
         if self.spoiled("messages_failed"):
             yield "hold", f"{self.counted('messages_failed'):,} of {self.counted('messages_sent'):,} messages failed"
+        if self.broadcasts_short:
+            yield "hold", f"{counted(len(self.broadcasts_short), 'broadcast')} did not reach every connection"
         if self.spoiled("messages_repeated"):
             yield "hold", f"{self.repeated:,} unasked messages came from the server"
 

@@ -31,7 +31,7 @@ class Protocol:
         opens_with: messages that are sent as soon as the upgrade is granted.
         ready: the message with which the connection counts as open; empty = at once.
         refused: the message with which the server refuses the connection; empty = it has none.
-        replies: pairs of a message that may be heard at any time and what is answered to it.
+        replies: pairs of a message that may be heard at any time and what is answered to it; empty = nothing.
         message: a message of the load, with `{payload}`; empty = the payload itself, in binary.
         echo: what comes back for it, with the same `{payload}`.
         heartbeat: message that is sent on every connection once in `heartbeat_seconds`; empty = none.
@@ -137,7 +137,7 @@ def own_protocol(table: Mapping[str, Any], source: str) -> Protocol:
         if key == "replies":
             if not isinstance(value, Mapping):
                 raise BadInput(f'{where} is no table, such as [replies] with a line "2" = "3"')
-            values[key] = tuple((_text(heard, where), _text(said, where)) for heard, said in value.items())
+            values[key] = tuple((_text(heard, where), said and _text(said, where)) for heard, said in value.items())
         elif key == "opens_with":
             values[key] = tuple(_text(item, where) for item in (value if isinstance(value, list) else [value]))
         elif key == "heartbeat_seconds":

@@ -33,6 +33,7 @@ SIGKILL = 9
 MACHINE_SHORT = 0.05
 # A few overflows are normal in a fast ramp; they explain a miss only from this share of the connections on.
 OVERFLOWS_MATTER = 0.01
+FANS_OUT = "a server that sends each message of a connection to all others"
 # After so many samples in a row without progress the server is silent, and not only slow.
 SILENT_SAMPLES = 3
 
@@ -235,6 +236,9 @@ def server_protocol(run: Evidence) -> Findings:
     """The server gave a wrong answer, or echoed messages again."""
     wrong = run.quote_errors("upgrade", "EPROTO"), run.quote_errors("echo hold", "EBADMSG EPROTO")
     again = run.repeated if run.spoiled("messages_repeated") else 0
+    for short in run.broadcasts_short[:1]:
+        text = f"broadcast: {short['received']:,} of {short['connections']:,} connections have it after 15 s"
+        yield finding(run, "server_protocol", "server", text, remedy=FANS_OUT, first=_event_at(short))
     if any(wrong) or again:
         details = [str(event["detail"]) for event in run.named("failure") if event.get("detail")]
         text = "; ".join([part for part in wrong if part] + details[:1])

@@ -55,6 +55,8 @@ SERVER_KINDS: dict[str, ServerKind] = {
 }
 DEFAULT_SERVER = "lean"
 
+# What the shards of a built-in server hand to one another in one piece, and the swarm takes in one read.
+BROADCAST_BYTES_MAX = 1 << 15
 AUTO, ECHO, PING = PROOFS = ("auto", "echo", "ping")
 IDLE, MESSAGES, BROADCAST = WORKLOADS = ("idle", "echo", "broadcast")
 
@@ -204,6 +206,10 @@ class Stage:
         if values.get("workload", MESSAGES) != MESSAGES:
             values["message_rate"] = 0.0
         stage = cls(**values)
+        if stage.workload == BROADCAST and (stage.proof == ECHO or stage.message_bytes > BROADCAST_BYTES_MAX):
+            raise BadInput(
+                f"workload=broadcast needs proof ping or auto, and at most {BROADCAST_BYTES_MAX:,} message_bytes"
+            )
         if stage.server == "tcp_floor":
             stage._refuse_what_tcp_has_not()
         return stage

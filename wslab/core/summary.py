@@ -76,6 +76,7 @@ def summarize(
         "messages_unasked": count_before_drain(phases, samples, "messages_unasked") or 0,
         **_percentiles("roundtrip", _roundtrips(rows, phases)),
         **_percentiles("handshake", [row for row in rows if row["kind"] == "handshake"]),
+        **_broadcasts(events),
         **_bytes_per_connection(samples, phases, opened),
         "memory_headroom_bytes_min": min(headrooms, default=None),
         **_cpu_per("connection", samples, ramp, opened),
@@ -91,6 +92,19 @@ def _proof(stage: Mapping[str, Any], events: Sequence[Record]) -> str | None:
     decided = [str(event["proof"]) for event in events if event.get("event") == "proof"]
     asked = stage.get("proof", "echo")
     return decided[-1] if decided else None if asked == "auto" else str(asked)
+
+
+def _broadcasts(events: Sequence[Record]) -> dict[str, float | None]:
+    """Return how many broadcasts were sent, how many reached every connection, and how long those took."""
+    told = [event for event in events if event.get("event") == "broadcast" and not event.get("cut")]
+    known = [{"bucket_seconds": event["seconds"], "count": 1} for event in told if event.get("seconds") is not None]
+    return {
+        "broadcasts": len(told) or None,
+        "broadcasts_complete": len(known) if told else None,
+        "fanout_seconds_p50": quantile_seconds(known, 0.5),
+        "fanout_seconds_p99": quantile_seconds(known, 0.99),
+        "fanout_seconds_max": quantile_seconds(known, 1.0),
+    }
 
 
 def quantile_seconds(rows: Iterable[Record], quantile: float) -> float | None:

@@ -27,7 +27,7 @@ from wslab.core.host import Host
 from wslab.core.plan import Plan, refusal, resolve
 from wslab.core.quantities import BadInput
 from wslab.core.records import BROKE, CRASHED, RUNNING
-from wslab.core.stage import AUTO, ECHO, Stage
+from wslab.core.stage import AUTO, BROADCAST, ECHO, PING, Stage
 from wslab.core.summary import summarize
 from wslab.core.target import check_target, is_loopback, parse_url
 from wslab.core.timeline import timeline
@@ -270,14 +270,16 @@ def start_command(
     """
     own = own or {}
     server = {"kind": stage.server, "host": "127.0.0.1", "port": 0, "shards": plan.server_shards, "backlog": BACKLOG}
+    if stage.workload == BROADCAST:
+        server["fan_out"] = True
     swarm = {
         "connections": stage.connections,
         "workers": plan.swarm_workers,
         "ramp_rate": None if stage.ramp_rate == "max" else stage.ramp_rate,
         "message_rate": stage.message_rate,
         "message_bytes": stage.message_bytes,
-        # What the built-in servers do is known, so that no connection is spent on finding out.
-        "proof": ECHO if stage.proof == AUTO and not target else stage.proof,
+        "proof": proof_to_ask_for(stage, target),
+        "broadcast": stage.workload == BROADCAST,
         "protocol": read_protocol(stage.protocol).as_dict(),
         "path": stage.path,
         "headers": list(stage.headers),
@@ -295,6 +297,14 @@ def start_command(
         "memory_cap_bytes": None if stage.memory_cap == "none" else stage.memory_cap,
         **own.get("supervisor", {}),
     }
+
+
+def proof_to_ask_for(stage: Stage, target: str = "") -> str:
+    """Return the proof of life that the swarm is asked for; `auto` where the swarm has to find out."""
+    if stage.workload == BROADCAST:
+        return PING  # Whoever fans out does not echo; and a message to prove one connection would reach them all.
+    # What the built-in servers do is known, so that no connection is spent on finding out.
+    return ECHO if stage.proof == AUTO and not target else stage.proof
 
 
 def as_dialled(plan: Plan, swarm: Mapping[str, Any], target: str = "") -> Plan:

@@ -49,8 +49,14 @@ HEADER_WORDS = 8
     LAG_US,  # largest lag behind the schedule since the recorder last took it
     AT_LIMIT,  # 1 while a shard does not accept because its descriptors are used up
     PHASE_DONE,  # the last command that this worker has completed, as an index of PHASES
-) = range(18)
-FAILURES = 18  # how many, by phase and errno
+    BROADCAST,  # hash of the last unasked message that was heard, where they are broadcasts
+    BROADCAST_COUNT,  # connections that have it
+    BROADCAST_FIRST_NS,  # when the first of them had it, CLOCK_MONOTONIC
+    BROADCAST_LAST_NS,  # when the last of them so far had it
+    BROADCAST_SENT,  # hash of the last broadcast that this worker has sent, as it comes back
+    BROADCAST_SENT_NS,  # when
+) = range(24)
+FAILURES = 24  # how many, by phase and errno
 FIRST_FAILURES = FAILURES + len(FAILURE_PHASES) * ERRNOS  # CLOCK_MONOTONIC of the first of each in ns, 0 = none yet
 HANDSHAKE = FIRST_FAILURES + len(FAILURE_PHASES) * ERRNOS
 ROUNDTRIP = HANDSHAKE + BUCKETS

@@ -55,7 +55,8 @@ SWARM_CONNECTION = np.dtype(
     DIAL_FAILED,  # a connection could not be dialled (ERROR; SIZE is 1 when epoll refused it)
     OVERDUE,  # FD has waited too long for an answer
     SPEAK,  # a message is due on FD, and Python makes it
-) = range(10)
+    MAIL,  # another shard has something for this one
+) = range(11)
 
 # Control words of both loops.
 (

@@ -99,6 +99,7 @@ from wslab.load.engine.wire import (
     HEARS,  # first byte of its echo
     TELLS,  # 1: Python makes the messages
     COUNTS_UNASKED,  # 1: whole data frames that answer nothing are counted in here
+    FANS_OUT,  # 1: they are broadcasts
     MESSAGE_BYTES,
     SERIAL,  # number of the last message
     DUE,  # messages whose echo is due
@@ -109,7 +110,7 @@ from wslab.load.engine.wire import (
     WINDOW,
     CURSOR,  # descriptor from which the next connection to talk on is sought
     WORDS,
-) = range(BOTH, BOTH + 34)
+) = range(BOTH, BOTH + 35)
 # Words in 64-bit floating point.
 RATE, START_AFTER, MESSAGE_RATE, NEXT_AT, REALS = range(5)
 
@@ -516,15 +517,38 @@ def only_counts(start, size, echo, w, buffer, frame):
 
 
 @njit
-def count_unasked(start, size, w, row, buffer):
+def hash_of(data, start, end):
+    """Return a hash of 63 bits of the bytes from `start` to `end` (FNV-1a)."""
+    value = np.uint64(0xCBF29CE484222325)
+    for n in range(start, end):
+        value = np.uint64((value ^ np.uint64(data[n])) * np.uint64(0x100000001B3))
+    return np.int64(value >> np.uint64(1))
+
+
+@njit
+def note_broadcast(message, now, row):
+    """Count one more connection that has a broadcast."""
+    if row[board.BROADCAST] != message:
+        row[board.BROADCAST_COUNT] = 0
+        row[board.BROADCAST], row[board.BROADCAST_FIRST_NS] = message, now
+    row[board.BROADCAST_LAST_NS] = now
+    row[board.BROADCAST_COUNT] += 1
+
+
+@njit
+def count_unasked(start, size, w, row, pair, buffer):
     """Count the data frames from `start` on, which answer nothing; tell whether there is another one among them."""
     other = False
     while start < size:
+        end = frame_end(start, size, buffer)
         if buffer[start] == TEXT or buffer[start] == BINARY:
             row[board.MESSAGES_UNASKED] += 1
+            if w[FANS_OUT]:
+                payload = start + (2 if buffer[start + 1] < 126 else 4)
+                note_broadcast(hash_of(buffer, payload, end), libc.clock(pair), row)
         else:
             other = True
-        start = frame_end(start, size, buffer)
+        start = end
     return other
 
 
@@ -549,7 +573,7 @@ def receive(websocket, fd, size, w, reals, row, conn, event, pair, buffer, frame
             if w[COUNTS_UNASKED] and got == 0:
                 write_frame(seed, conn[fd].serial, w[MESSAGE_BYTES], False, w[HEARS], 0, total, frame)
                 if only_counts(0, size, total, w, buffer, frame):
-                    if count_unasked(0, size, w, row, buffer):
+                    if count_unasked(0, size, w, row, pair, buffer):
                         echoed(fd, w, row, conn, pair)
                         return say_what_is_owed(websocket, fd, w, reals, row, conn, event, pair, frame)
                     return -1
@@ -563,10 +587,10 @@ def receive(websocket, fd, size, w, reals, row, conn, event, pair, buffer, frame
                 greets_well = size == behind or only_counts(behind, size, 0, w, buffer, frame)
                 if greets_well and is_answer(fd, w, conn, buffer, answer, hello, accept, scratch):
                     opened(fd, w, row, conn, pair)
-                    count_unasked(behind, size, w, row, buffer)
+                    count_unasked(behind, size, w, row, pair, buffer)
                     return -1
         elif what == OPEN and w[COUNTS_UNASKED] and only_counts(0, size, 0, w, buffer, frame):
-            count_unasked(0, size, w, row, buffer)
+            count_unasked(0, size, w, row, pair, buffer)
             return -1
     w[FD], w[SIZE] = fd, size
     return BYTES
@@ -762,6 +786,18 @@ def serial_on(w, fd, payload):
         return None
     seed = (int(w[MESSAGE_SEED]) + fd * int(CONNECTION_STEP)) % (1 << 64)
     return serial_of(seed, int.from_bytes(payload[:8], "little"))
+
+
+@njit(types.void(_bytes, _words), cache=True)
+def broadcast_counted(message, row):
+    """Count one more connection that has a broadcast; see `note_broadcast`."""
+    note_broadcast(hash_of(message, 0, message.size), libc.clock(np.zeros(2, np.int64)), row)
+
+
+@njit(types.int64(_bytes), cache=True)
+def hash_of_message(message):
+    """Return the hash of a whole message; see `hash_of`."""
+    return hash_of(message, 0, message.size)
 
 
 @njit(types.void(types.int64, types.int64, _bytes, types.int64), cache=True)

@@ -138,7 +138,7 @@ class Exchange:
     def _belongs_to(self, talk: Talk, text: str) -> bool:
         """Answer a message of the application protocol; tell whether it was one."""
         reply = talk.reply_to(text)
-        if reply is not None:
+        if reply:
             self.protocol.send_text(reply.encode())
         if not self.ready and talk.ready.fullmatch(text):
             self.ready = True

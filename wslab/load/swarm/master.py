@@ -18,6 +18,7 @@ from wslab.core.pacer import split
 from wslab.core.target import parse_url
 from wslab.load.prefork import Crew, emit, read_spec, settle
 from wslab.load.scoreboard import PHASE_DONE, PHASES, ROLE_SWARM, Scoreboard, vacate
+from wslab.load.swarm.broadcasts import Broadcasts
 from wslab.load.swarm.dialects import dialect_of
 from wslab.load.swarm.task import ECHO, Task
 from wslab.machine.process import release_text
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Commands of a worker, one byte each; a digit means: verify in so many passes.
-RAMP, HALT, HOLD, QUIET, DRAIN = b"R", b"H", b"T", b"Q", b"D"
+RAMP, HALT, HOLD, QUIET, SEND, DRAIN = b"R", b"H", b"T", b"Q", b"B", b"D"
 IP_BIND_ADDRESS_NO_PORT = 24
 LANES = 4
 TICK_SECONDS = 0.01
@@ -48,6 +49,8 @@ class Master:
         self.first_row = spec.get("board_row", 0)
         self.tasks = tasks_of(spec)
         self.crew = Crew(self.work, lambda index: vacate(self.row(index)))
+        rows = [self.row(index) for index in range(len(self.tasks))]
+        self.broadcasts = Broadcasts(rows, lambda index: self.crew.tell(SEND, [index]))
         self.phase = ""
         self.order = b""
         self.queue: list[int] = []
@@ -68,6 +71,7 @@ class Master:
     def on_command(self, command: dict[str, Any]) -> None:
         """Begin what the owner asks for."""
         name = command["cmd"]
+        self.broadcasts.end()
         if name == "ramp":
             self.begin("ramp", RAMP, RAMP_DONE, lanes=LANES if self.spec.get("ramp_rate") is None else len(self.tasks))
         elif name == "halt" and self.phase == "ramp":
@@ -75,6 +79,8 @@ class Master:
             self.crew.tell(HALT)
         elif name == "hold":
             self.crew.tell(HOLD)
+            if self.spec.get("broadcast"):
+                self.broadcasts.begin()
         elif name == "verify":
             self.begin("verify", str(command.get("passes", 1)).encode(), VERIFY_DONE, lanes=LANES)
         elif name == "drain":
@@ -94,7 +100,7 @@ class Master:
     def on_tick(self) -> float | None:
         """Let the next workers begin as others get done; return the seconds until the next look."""
         if self.phase not in ("ramp", "verify"):
-            return None
+            return self.broadcasts.tick()
         self.active = [index for index in self.active if not self.is_done(index)]
         free = self.lanes - len(self.active)
         if free > 0 and self.queue:
@@ -116,10 +122,11 @@ def tasks_of(spec: dict[str, Any]) -> list[Task]:
     """Cut the load of a SPEC into one task a worker.
 
     Keys used: `url`, `connections`, `workers`, `ramp_rate` (connections/s or None), `message_rate`, `message_bytes`,
-    `source_addresses`, `pending_max`, `handshake_timeout_seconds`, `echo_timeout_seconds`
-    and `proof` (`echo`, `ping`, or `auto` until `settle_proof` has decided). To break limits on
-    purpose also `destination_addresses` (of the server, instead of the URL's), `bind_without_no_port`, and
-    `connections_before` (opened and closed before the workers are forked, each leaves its port in TIME_WAIT).
+    `source_addresses`, `pending_max`, `handshake_timeout_seconds`, `echo_timeout_seconds`, `broadcast` (send broadcasts
+    in the hold phase) and `proof` (`echo`, `ping`, or `auto` until `settle_proof` has decided); `dialect_of` uses
+    others. To break limits on purpose also `destination_addresses` (of the server, instead of the URL's),
+    `bind_without_no_port`, and `connections_before` (opened and closed before the workers are forked, each leaves its
+    port in TIME_WAIT).
     """
     host, port, _, _ = parse_url(spec["url"])
     try:
@@ -149,6 +156,7 @@ def tasks_of(spec: dict[str, Any]) -> list[Task]:
                 message_rate=spec.get("message_rate", 0.0),
                 message_bytes=spec.get("message_bytes", 32),
                 proof=spec.get("proof", ECHO),
+                broadcast=bool(spec.get("broadcast")),
                 timeout=spec.get("handshake_timeout_seconds", Task.timeout),
                 echo_timeout=spec.get("echo_timeout_seconds", Task.echo_timeout),
             )

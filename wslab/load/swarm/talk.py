@@ -30,7 +30,7 @@ class Talk:
         self.head, _, self.tail = protocol.echo.encode().partition(PAYLOAD.encode())
 
     def reply_to(self, text: str) -> str | None:
-        """Return what is answered to a message; None for one that is not answered."""
+        """Return what is answered to a message, empty for nothing; None for a message of no such kind."""
         return next((said for pattern, said in self.replies if pattern.fullmatch(text)), None)
 
     def message(self, payload: bytes) -> bytes:

@@ -26,6 +26,7 @@ class Task:
         message_rate: messages/s per connection in the hold phase.
         message_bytes: payload of a message.
         proof: what shows that a connection lives: `echo`, a message that comes back, or `ping`, and its pong.
+        broadcast: what comes unasked is broadcasts, whose spread is measured.
         timeout: seconds after which an unanswered dial counts as failed.
         echo_timeout: seconds after which a message that did not come back counts as failed.
     """
@@ -44,6 +45,7 @@ class Task:
     message_rate = 0.0
     message_bytes = 32
     proof = ECHO
+    broadcast = False
     timeout = 10.0
     echo_timeout = 15.0
 

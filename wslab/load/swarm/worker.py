@@ -46,6 +46,8 @@ GOLDEN = 0.6180339887
 NS = 1_000_000_000
 READ_BYTES = 1 << 16
 IDLE_MS = 60_000
+# Few enough for any server, and enough that no two are alike.
+BROADCAST_BYTES_MIN = 16
 # So often a part of the connections gets its heartbeat, where the protocol has the client send them.
 BEAT_SECONDS = 0.1
 # Descriptors of a worker that are no connections, and some to spare.
@@ -102,6 +104,7 @@ class Worker:
         words[loop.TELLS] = self.tells is not None
         if dialect.websocket:
             words[loop.SAYS], words[loop.HEARS] = (loop.PING, loop.PONG) if by_ping else (loop.BINARY, loop.BINARY)
+        words[loop.FANS_OUT] = task.broadcast
         words[loop.COUNTS_UNASKED] = by_ping and not dialect.listens
         self.message_bytes = min(task.message_bytes, PING_BYTES_MAX) if by_ping else task.message_bytes
         words[loop.MESSAGE_BYTES] = self.message_bytes
@@ -189,6 +192,8 @@ class Worker:
             elif command == "Q":
                 self.words[loop.TALKING] = 0
                 self.table["owed"] = 0
+            elif command == "B":
+                self.broadcast()
             elif command == "D":
                 return False
             else:
@@ -207,6 +212,28 @@ class Worker:
         rate = self.task.message_rate * self.row[board.OPEN]
         self.words[loop.TALKING], self.words[loop.CURSOR] = self.task.message_rate > 0, 0
         self.reals[loop.NEXT_AT] = monotonic_ns() + (self.index * GOLDEN % 1.0 / rate * NS if rate > 0 else 0.0)
+
+    def broadcast(self) -> None:
+        """Send a message that no other is like on the first open connection, for the server to send to all."""
+        fd = loop.next_open(0, -1, self.words, self.table)
+        if fd < 0 or self.states[fd] & HALF:
+            return
+        payload = os.urandom(max(BROADCAST_BYTES_MIN, self.task.message_bytes))
+        talk = self.dialect.talk
+        if talk is not None and talk.protocol.message:
+            frame, expected = talk.message(payload), talk.echo(payload)
+        else:
+            expected = payload.hex()[: len(payload)].encode()
+            frame = self.text_frame(expected.decode())
+        self.row[board.BROADCAST_SENT] = loop.hash_of_message(np.frombuffer(expected, np.uint8).copy())
+        self.row[board.BROADCAST_SENT_NS] = monotonic_ns()
+        self.send(fd, frame)
+
+    def text_frame(self, text: str) -> bytes:
+        """Return the frame of a text message."""
+        from wslab.load.swarm.talk import text_frame  # The floor does without the library.
+
+        return text_frame(text)
 
     def start_verifying(self, passes: int) -> None:
         """Begin to prove every open connection by an echo of its own, `passes` times."""
@@ -323,6 +350,8 @@ class Worker:
         for message in exchange.messages:
             if by_ping:
                 self.row[board.MESSAGES_UNASKED] += 1
+                if self.task.broadcast:
+                    loop.broadcast_counted(np.frombuffer(message, np.uint8).copy(), self.shared[1])
             else:
                 self.judge_message(fd, message)
         exchange.messages.clear()
