@@ -32,6 +32,7 @@ from wslab.cli_options import (
 )
 from wslab.cli_output import lost_output, open_standard_streams, print_json, say
 from wslab.cli_signals import ignore_signals, take_signals
+from wslab.core.protocols import SUFFIX
 from wslab.core.quantities import BadInput, parse_count, refuse
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.stage import SERVER_KINDS, Stage
@@ -43,7 +44,10 @@ DEFAULT_STAGES = "10k,100k,700k,1M"
 # Parameters that make no sense where the server is somebody else's.
 SERVER_PARAMETERS = ("server", "server_shards", "memory_cap")
 # Parameters that no kernel setting depends on; and `connections`, which has another default there.
-UNTUNED_PARAMETERS = ("connections", "server", "ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune")
+UNTUNED_PARAMETERS = (
+    *("connections", "server", "ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune"),
+    *("workload", "proof", "protocol", "path", "headers", "subprotocol"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -431,9 +435,11 @@ def run_folders(data_dir: str) -> list[Path]:
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """Return the stage parameters that were given on the command line."""
-    parameters = {name: value for name, value in options.items() if value is not None}
+    parameters = {name: value for name, value in options.items() if value is not None and value != ()}
     if "data_dir" in parameters:
         parameters["data_dir"] = absolute(parameters["data_dir"])
+    if parameters.get("protocol", "").endswith(SUFFIX):
+        parameters["protocol"] = absolute(parameters["protocol"])
     return parameters
 
 

@@ -357,7 +357,7 @@ class Player:
 
         (task,) = tasks_of({"url": url, "connections": 1, "workers": 1, **spec})
         self.row = memoryview(bytearray(8 * ROW_WORDS)).cast("Q")
-        self.worker = Worker(task, 0, self.row, dialect_of(url), plain=plain)
+        self.worker = Worker(task, 0, self.row, dialect_of(url, spec), plain=plain)
         self.worker.begin(-1)
         self.worker.words[state.WAIT_MS] = self.worker.words[state.TICK_NS] = self.worker.words[state.TICK_AT] = 0
 

@@ -64,13 +64,13 @@ def swarming(url: str, connections: int, fd_limit: int | None = None, **spec: An
 
 
 @contextmanager
-def the_library(handler: Callable[[ServerConnection], Any]) -> Iterator[str]:
+def the_library(handler: Callable[[ServerConnection], Any], **options: Any) -> Iterator[str]:
     """Run a `websockets.asyncio` server in a thread; yield its URL."""
     started: list[Any] = []
 
     async def main() -> None:
         stop = asyncio.Event()
-        async with serve(handler, "127.0.0.1", 0) as server:
+        async with serve(handler, "127.0.0.1", 0, **options) as server:
             started.extend((asyncio.get_running_loop(), stop, server.sockets[0].getsockname()[1]))
             await stop.wait()
 

@@ -34,7 +34,7 @@ RATE_KEPT = 0.90
 RAMP_GRACE_SECONDS = 1.0
 # Fewer messages than this are too few to judge a rate by.
 MESSAGES_JUDGED = 100
-# Failed messages, or unasked ones, are a miss above this share of the messages sent: one in a thousand.
+# Failed messages, or echoes that come again, are a miss above this share of the messages sent: one in a thousand.
 MESSAGES_SPOILED = 0.001
 
 # The kernel's own names of the counters, as its tools print them.
@@ -293,21 +293,34 @@ class Evidence:
             text = f"{answered / hold.seconds:,.0f} of {due / hold.seconds:,.0f} messages a second answered"
             yield "hold", text
 
+    @cached_property
+    def broadcasts_short(self) -> list[Record]:
+        """The broadcasts that did not reach every connection in time."""
+        told = [event for event in self.named("broadcast") if not event.get("cut")]
+        return [event for event in told if event.get("seconds") is None]
+
     def _spoiled_messages(self) -> Iterator[tuple[str, str]]:
         if self.spoiled("messages_failed"):
             yield "hold", f"{self.counted('messages_failed'):,} of {self.counted('messages_sent'):,} messages failed"
-        if self.spoiled("messages_unasked"):
-            yield "hold", f"{self.unasked:,} unasked messages came from the server"
+        if self.broadcasts_short:
+            yield "hold", f"{counted(len(self.broadcasts_short), 'broadcast')} did not reach every connection"
+        if self.spoiled("messages_repeated"):
+            yield "hold", f"{self.repeated:,} unasked messages came from the server"
 
     def spoiled(self, key: str) -> bool:
-        """Return whether more messages failed, or came unasked, than `MESSAGES_SPOILED` allows."""
-        count = self.unasked if key == "messages_unasked" else self.counted(key)
+        """Return whether more messages failed, or were echoed again, than `MESSAGES_SPOILED` allows."""
+        count = self.repeated if key == "messages_repeated" else self.counted(key)
         return count > MESSAGES_SPOILED * self.counted("messages_sent")
 
     @property
-    def unasked(self) -> int:
-        """Messages that nobody asked for, without the echoes that came after they had been given up."""
-        return max(0, self.counted("messages_unasked") - self.errors("echo hold", "ETIMEDOUT"))
+    def repeated(self) -> int:
+        """Echoes that came again, without those that came after they had been given up.
+
+        What a server sends on its own is no fault. Runs recorded before the two were told apart have one count.
+        """
+        known = count_before_drain(self.phases, self.samples, "messages_repeated")
+        again = self.counted("messages_unasked") if known is None else known
+        return max(0, again - self.errors("echo hold", "ETIMEDOUT"))
 
     def counted(self, key: str) -> int:
         """Return a count of the swarm as the last phase before the drain left it, or as the last sample saw it."""

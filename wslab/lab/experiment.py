@@ -28,7 +28,7 @@ from wslab.core.host import Host
 from wslab.core.plan import Plan, refusal, resolve
 from wslab.core.quantities import BadInput
 from wslab.core.records import BROKE, CRASHED, RUNNING
-from wslab.core.stage import Stage
+from wslab.core.stage import AUTO, BROADCAST, ECHO, PING, Stage
 from wslab.core.summary import summarize
 from wslab.core.target import check_target, is_loopback, parse_url
 from wslab.core.timeline import timeline
@@ -36,6 +36,7 @@ from wslab.lab import store
 from wslab.lab.compiled import ensure_compiled
 from wslab.lab.fleet import Fleet, FleetEnded
 from wslab.lab.place import MakePlace, Place, this_machine
+from wslab.lab.protocol_file import read_protocol
 from wslab.lab.verdict import judge
 from wslab.machine.process import start_ticks
 from wslab.machine.procfs import read_host
@@ -89,6 +90,7 @@ def run_stage(
             machine's memory, or the event loops cannot be compiled.
     """
     stage = Stage.of(**{**(stage.as_dict() if stage else {}), **parameters})
+    read_protocol(stage.protocol)
     host = read_host()
     if target:
         check_dialable(target, operate_target)
@@ -244,7 +246,7 @@ class Experiment:
         events = store.read_events(self.run_dir)
         phases = [phase.as_dict() for phase in timeline(events)]
         self._manifest |= {"ended_at": store.utc_now(), "phases": phases}
-        asked = self.stage.as_dict()
+        asked = self.stage.as_recorded()
         evidence = Evidence(stage=asked, plan=self.plan, host=self.host, events=events, aborted=bool(aborted))
         self._close(evidence, crashed, aborted)
         try:
@@ -277,12 +279,20 @@ def start_command(
     """
     own = own or {}
     server = {"kind": stage.server, "host": "127.0.0.1", "port": 0, "shards": plan.server_shards, "backlog": BACKLOG}
+    if stage.workload == BROADCAST:
+        server["fan_out"] = True
     swarm = {
         "connections": stage.connections,
         "workers": plan.swarm_workers,
         "ramp_rate": None if stage.ramp_rate == "max" else stage.ramp_rate,
         "message_rate": stage.message_rate,
         "message_bytes": stage.message_bytes,
+        "proof": proof_to_ask_for(stage, target),
+        "broadcast": stage.workload == BROADCAST,
+        "protocol": read_protocol(stage.protocol).as_dict(),
+        "path": stage.path,
+        "headers": list(stage.headers),
+        "subprotocol": stage.subprotocol,
         # Other machines cannot reply to loopback addresses.
         "source_addresses": plan.source_addresses if not target or is_loopback(parse_url(target)[0]) else (),
         "pending_max": plan.pending_max,
@@ -296,6 +306,14 @@ def start_command(
         "memory_cap_bytes": None if stage.memory_cap == "none" else stage.memory_cap,
         **own.get("supervisor", {}),
     }
+
+
+def proof_to_ask_for(stage: Stage, target: str = "") -> str:
+    """Return the proof of life that the swarm is asked for; `auto` where the swarm has to find out."""
+    if stage.workload == BROADCAST:
+        return PING  # Whoever fans out does not echo; and a message to prove one connection would reach them all.
+    # What the built-in servers do is known, so that no connection is spent on finding out.
+    return ECHO if stage.proof == AUTO and not target else stage.proof
 
 
 def as_dialled(plan: Plan, swarm: Mapping[str, Any], target: str = "") -> Plan:
@@ -346,7 +364,7 @@ def run_lifted(run: Run, *, on_event: Callable[[Event], None] | None = None) -> 
 
 def new_manifest(stage: Stage, plan: Plan, host: Host, run_dir: Path, target: str = "") -> dict[str, Any]:
     """Return the manifest of a run that is about to start."""
-    effective = stage.as_dict() | {
+    effective = stage.as_recorded() | {
         "server_shards": plan.server_shards,
         "swarm_workers": plan.swarm_workers,
         "source_addresses": len(plan.source_addresses),
@@ -372,7 +390,7 @@ def new_manifest(stage: Stage, plan: Plan, host: Host, run_dir: Path, target: st
         "ended_at": None,
         "wslab_version": _version("wslab"),
         "caller": {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())},
-        "stage": {"asked": stage.as_dict(), "effective": effective},
+        "stage": {"asked": stage.as_recorded(), "effective": effective},
         "host": machine | {"python": platform.python_version(), "websockets": _version("websockets")},
         "plan": plan.as_dict(),
         "limits": host.as_dict(),

@@ -212,6 +212,8 @@ class Supervisor:
             self._lost(child.role, fields["pid"], fields.get("exit_code"), fields.get("signal"))
         elif name == "phase_ended":
             self._phases.swarm_says_done(fields["phase"])
+        elif name in ("proof", "broadcast"):
+            self._reports.event(name, **fields)
         elif name == "failure":
             self._reports.event("failure", **{**fields, "role": child.role})
         elif name == "error":

@@ -24,12 +24,14 @@ from wslab.load.engine.server_words import (
     ACCEPTS_PER_EVENT,
     AT_THE_DOOR,
     CAPACITY,
+    FANS_OUT,
     FREE,
     FULL,
     HELD,
     INDEX,
     KNOWN,
     LEAVING_COUNT,
+    LETTER_BOX,
     LISTENER,
     LOOK_AGAIN,
     OUT_OF_TURN,
@@ -53,6 +55,7 @@ from wslab.load.engine.state import (
     GONE,
     KEPT,
     LEAVING,
+    MAIL,
     NEXT,
     NONE,
     OPEN,
@@ -71,8 +74,8 @@ from wslab.load.engine.state import (
     WAIT_MS,
     WRITABLE,
 )
-from wslab.load.engine.wire import BINARY, TEXT, accept_value, is_key, is_text, unmask
-from wslab.load.engine.wire_format import KEY_BYTES
+from wslab.load.engine.wire import accept_value, is_key, is_text, unmask
+from wslab.load.engine.wire_format import BINARY, KEY_BYTES, PING, PONG, TEXT
 
 _words, _board_row, _table = types.int64[::1], types.int64[::1], records(SERVER_CONNECTION)
 _door = types.int64[:, ::1]
@@ -231,9 +234,13 @@ def opened(fd, row, conn):
 
 @njit
 def talk(fd, size, w, row, conn, buffer):
-    """Echo a message that is one whole frame."""
+    """Echo a message that is one whole frame, and answer such a ping."""
     first, second = buffer[0], buffer[1]
-    if first < TEXT or first > BINARY or second < 0x80 or size < 6:
+    if first == PING and 0x80 <= second < 0xFE and size == 6 + (second & 0x7F):
+        unmask(buffer, 6, size - 6, 2)
+        buffer[4], buffer[5] = PONG, second & 0x7F
+        return send(fd, buffer, 4, size - 4, w, row, conn)
+    if first < TEXT or first > BINARY or second < 0x80 or size < 6 or w[FANS_OUT]:
         return to_python(fd, size, w)
     payload = np.int64(second & 0x7F)
     header = 2
@@ -348,6 +355,8 @@ def serve(websocket, w, row, conn, events, buffer, known, known_sizes, answer, s
                 return COMMAND
             elif fd == w[WAKER]:
                 w[LOOK_AGAIN] = 1
+            elif fd == w[LETTER_BOX]:
+                return MAIL
             elif mask & libc.EPOLLERR:
                 reason = gone(fd, libc.socket_error(fd, pair), w, row, conn)
             elif mask & libc.EPOLLOUT:
@@ -405,6 +414,31 @@ def close_counted(fd, w, row, conn, events):
 def open_counted(fd, row, conn):
     """Count a connection as open from Python; see `opened`."""
     opened(fd, row, conn)
+
+
+@njit(types.int64(types.int64, _words, _board_row, _table, types.uint8[::1]))
+def fan_out(start, w, row, conn, frame):
+    """Send a frame to all open connections from descriptor `start` on, until one of them does not take all of it.
+
+    Returns its descriptor, with what it took in START (below 0: an error, which is in ERROR); -1 = there is none.
+    """
+    for fd in range(start, w[TOP]):
+        state = conn[fd].state
+        if (state & STATE) != OPEN:
+            continue
+        row[board.SENT] += 1
+        sent = 0
+        if not state & KEPT:
+            sent = libc.write(fd, frame.ctypes.data, frame.size)
+            if sent == frame.size:
+                continue
+            if sent < 0:
+                w[ERROR] = libc.errno()
+                if w[ERROR] == libc.EAGAIN:
+                    sent = 0
+        w[START] = sent
+        return fd
+    return -1
 
 
 @njit(types.void(types.int64))

@@ -19,8 +19,10 @@ from wslab.load.engine.wire_format import ACCEPT_BYTES
     KNOWN,  # requests that are remembered
     TOP,  # one more than the largest descriptor of a connection so far
     TURNS,  # how many shards may accept at a time
+    FANS_OUT,  # 1: a message goes to every connection, which Python sees to, instead of back
+    LETTER_BOX,  # descriptor from which messages of other shards come; -1 = none do
     WORDS,
-) = range(BOTH, BOTH + 13)
+) = range(BOTH, BOTH + 15)
 
 ACCEPTS_PER_EVENT = 64
 ROOM, ACCEPTED, AT_THE_DOOR = range(3)  # rows of the door

@@ -58,7 +58,9 @@ SWARM_CONNECTION = {
     ACCEPT_FAILED,  # a connection could not be taken (ERROR)
     DIAL_FAILED,  # a connection could not be dialled (ERROR; SIZE is 1 when epoll refused it)
     OVERDUE,  # FD has waited too long for an answer
-) = range(9)
+    SPEAK,  # a message is due on FD, and Python makes it
+    MAIL,  # another shard has something for this one
+) = range(11)
 
 # Control words of both loops.
 (

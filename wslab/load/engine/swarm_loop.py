@@ -5,8 +5,12 @@
    unanswered waits for it, and its latency counts from when it was due.
 2. The answer to an upgrade is plain when it differs from one that the library has judged good in its accept value only.
 3. An echo is plain when its bytes, in whatever parts they come, are those that the number of its message gives. A
-   message that its peer does not take at once is made again from there on. So nothing is kept of either.
-4. Failures are counted in Python, in one place: the loop says what happened to which descriptor.
+   message that its peer does not take at once is made again from there on. So nothing is kept of either. Where life is
+   proved by ping, the message is a ping and its echo the pong; `SAYS` and `HEARS` are the first bytes of the two.
+4. Whole data frames that answer nothing are counted in here where they cannot be an echo that comes late: behind the
+   answer to an upgrade, and everywhere where life is proved by ping.
+5. A request has fields of its own (`slots`) where the path or a header asks for them; it is then put together anew.
+6. Failures are counted in Python, in one place: the loop says what happened to which descriptor.
 """
 
 from __future__ import annotations
@@ -43,6 +47,7 @@ from wslab.load.engine.state import (
     PROVED,
     SIZE,
     SLOW,
+    SPEAK,
     START,
     STATE,
     SWARM_CONNECTION,
@@ -64,6 +69,7 @@ from wslab.load.engine.swarm_words import (
     CHECK_NS,
     CHECKED,
     CONNECTIONS,
+    COUNTS_UNASKED,
     CURSOR,
     DIALLED,
     DIALLING,
@@ -71,7 +77,11 @@ from wslab.load.engine.swarm_words import (
     ECHO_TIMEOUT_NS,
     FAILURES_IN_A_ROW,
     FAMILY,
-    HELLO_BYTES,
+    FANS_OUT,
+    FIRST_NUMBER,
+    HEARS,
+    HEX_BYTES,
+    HEX_SEED,
     KEY_AT,
     KEY_SEED,
     MESSAGE_BYTES,
@@ -85,18 +95,23 @@ from wslab.load.engine.swarm_words import (
     PORTS_AT_BIND,
     RAMP_DONE,
     RATE,
+    SAYS,
     SERIAL,
+    SLOT_HEX,
     SOUGHT,
     START_AFTER,
     TALKING,
+    TELLS,
     TIMEOUT_NS,
     TOP,
     VERIFY_DONE,
     VERIFYING,
     WINDOW,
 )
-from wslab.load.engine.wire import accept_value, header_size, seed_of, write_frame, write_key
-from wslab.load.engine.wire_format import ACCEPT_BYTES
+from wslab.load.engine.wire import accept_value, drawn, header_size, seed_of, write_frame, write_key
+from wslab.load.engine.wire_format import ACCEPT_BYTES, BINARY, TEXT
+
+HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8).copy()
 
 due = njit(pacer.due)
 bucket_of = njit(histogram.bucket_of)
@@ -143,22 +158,55 @@ def dial_failed(fd, error, by_epoll, w):
 
 
 @njit
-def say_hello(websocket, fd, serial, w, hello, buffer):
+def write_hello(serial, w, hello, slots, out):
+    """Write the request of a connection with its own fields to `out`; return its bytes.
+
+    A number has as many digits as it needs, so that the request is put together from the pieces between its fields.
+    """
+    at, taken = 0, 0
+    for n in range(0, slots.size, 2):
+        size = slots[n] - taken
+        libc.memcpy(out.ctypes.data + at, hello.ctypes.data + taken, size)
+        at, taken = at + size, slots[n]
+        if slots[n + 1] == SLOT_HEX:
+            bits = drawn(w[KEY_SEED] ^ HEX_SEED, serial)
+            for k in range(HEX_BYTES):
+                out[at + k] = HEX_DIGITS[(bits >> np.uint64(4 * k)) & np.uint64(15)]
+            at += HEX_BYTES
+        else:
+            number, digits = w[FIRST_NUMBER] + serial, 1
+            power = np.int64(10)
+            while power <= number:
+                power, digits = power * 10, digits + 1
+            for k in range(digits):
+                out[at + digits - 1 - k] = 48 + number % 10
+                number //= 10
+            at += digits
+    libc.memcpy(out.ctypes.data + at, hello.ctypes.data + taken, hello.size - taken)
+    return at + hello.size - taken
+
+
+@njit
+def say_hello(websocket, fd, serial, w, hello, slots, buffer):
     """Write the request of a connection; 0, or an errno; EINPROGRESS when a part of it is left for Python to send."""
     if websocket:
         write_key(w[KEY_SEED], serial, hello, w[KEY_AT])
-    sent = libc.write(fd, hello.ctypes.data, w[HELLO_BYTES])
-    if sent == w[HELLO_BYTES]:
+    request, size = hello.ctypes.data, hello.size
+    if slots.size:
+        request, size = buffer.ctypes.data, write_hello(serial, w, hello, slots, buffer)
+    sent = libc.write(fd, request, size)
+    if sent == size:
         return 0
     if sent < 0:
         return libc.errno()
-    libc.memcpy(buffer.ctypes.data, hello.ctypes.data, w[HELLO_BYTES])
-    w[FD], w[START], w[SIZE] = fd, sent, w[HELLO_BYTES] - sent
+    if not slots.size:
+        libc.memcpy(buffer.ctypes.data, request, size)
+    w[FD], w[START], w[SIZE] = fd, sent, size - sent
     return libc.EINPROGRESS
 
 
 @njit(forceinline=True)
-def dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, hello, buffer):
+def dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, hello, slots, buffer):
     """Begin one connection that was due `at`; return the reason to leave the loop, or -1.
 
     It is a socket, a bind without a port, a connect that does not block, and the request written behind it at once:
@@ -188,7 +236,7 @@ def dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, h
     error = libc.watch(w[EPOLL], libc.EPOLL_CTL_ADD, fd, libc.EPOLLIN, event)
     if error:
         return dial_failed(fd, error, 1, w)
-    error = say_hello(websocket, fd, number, w, hello, buffer)
+    error = say_hello(websocket, fd, number, w, hello, slots, buffer)
     state = UPGRADING
     if error == libc.EAGAIN:
         state = CONNECTING
@@ -205,7 +253,7 @@ def dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, h
 
 
 @njit(forceinline=True)
-def dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, destinations, hello, buffer):
+def dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, destinations, hello, slots, buffer):
     """Dial up to a burst of connections; return the reason to leave the loop, or -1 - ns until more are due."""
     now = libc.clock(pair)
     room = w[PENDING_MAX] - row[board.PENDING]
@@ -219,7 +267,7 @@ def dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, desti
         if rate > 0:
             at = w[BEGAN] + np.int64((offset + w[DIALLED] / rate) * 1e9)
             note_lag(now - at, row)
-        reason = dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, hello, buffer)
+        reason = dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, hello, slots, buffer)
         if reason >= 0:
             return reason
     if w[DIALLED] >= w[CONNECTIONS]:
@@ -236,11 +284,11 @@ def dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, desti
 
 
 @njit
-def connected(websocket, fd, w, row, conn, event, hello, buffer):
+def connected(websocket, fd, w, row, conn, event, hello, slots, buffer):
     """Send the request on a connection that was still under way when it was dialled."""
     conn[fd].state = UPGRADING
     libc.watch(w[EPOLL], libc.EPOLL_CTL_MOD, fd, libc.EPOLLIN, event)
-    error = say_hello(websocket, fd, conn[fd].serial, w, hello, buffer)
+    error = say_hello(websocket, fd, conn[fd].serial, w, hello, slots, buffer)
     if error == libc.EINPROGRESS:
         return PARTLY_SENT
     if error:
@@ -260,14 +308,12 @@ def opened(fd, w, row, conn, pair):
 
 
 @njit
-def is_answer(fd, size, w, conn, buffer, answer, hello, accept, scratch):
-    """Tell whether the bytes in the buffer are the known answer with the accept value of this connection's key."""
+def is_answer(fd, w, conn, buffer, answer, hello, accept, scratch):
+    """Tell whether the buffer begins with the known answer, with the accept value of this connection's key."""
     at = w[ACCEPT_AT]
     tail = at + ACCEPT_BYTES
-    if size != w[ANSWER_BYTES]:
-        return False
     there, here = answer.ctypes.data, buffer.ctypes.data
-    if libc.memcmp(there, here, at) or libc.memcmp(there + tail, here + tail, size - tail):
+    if libc.memcmp(there, here, at) or libc.memcmp(there + tail, here + tail, w[ANSWER_BYTES] - tail):
         return False
     write_key(w[KEY_SEED], conn[fd].serial, hello, w[KEY_AT])
     accept_value(hello, w[KEY_AT], accept, 0, scratch)
@@ -287,6 +333,9 @@ def say(websocket, fd, at, now, w, row, conn, event, frame):
     c.serial, c.sent, c.got = w[SERIAL], 0, 0
     c.scheduled, c.started = at, now
     c.state = (c.state & ~STATE) | WAITING
+    if w[TELLS]:
+        w[FD] = fd
+        return SPEAK
     if c.state & KEPT:
         c.state |= HALF  # Behind what Python still has to send.
         return -1
@@ -298,9 +347,9 @@ def send_more(websocket, fd, w, conn, event, frame):
     """Send what the peer takes of the message under way; return the reason to leave the loop, or -1."""
     c = conn[fd]
     size = w[MESSAGE_BYTES]
-    total = header_size(size, websocket) + size + (4 if websocket else 0)
+    total = header_size(size, w[SAYS]) + size + (4 if websocket else 0)
     while c.sent < total:
-        count = write_frame(seed_of(w[MESSAGE_SEED], fd), c.serial, size, True, websocket, c.sent, frame.size, frame)
+        count = write_frame(seed_of(w[MESSAGE_SEED], fd), c.serial, size, True, w[SAYS], c.sent, frame.size, frame)
         sent = libc.write(fd, frame.ctypes.data, count)
         if sent < 0:
             error = libc.errno()
@@ -415,6 +464,97 @@ def echoed(fd, w, row, conn, pair):
         row[board.VERIFIED] += 1
 
 
+@njit
+def frame_end(start, size, buffer):
+    """Return where the short unmasked frame at `start` ends; 0 when it is long or not whole."""
+    if size - start < 2:
+        return 0
+    payload, header = np.int64(buffer[start + 1]), 2
+    if payload == 126:
+        if size - start < 4:
+            return 0
+        payload, header = (np.int64(buffer[start + 2]) << 8) | np.int64(buffer[start + 3]), 4
+    elif payload > 126:
+        return 0
+    end = start + header + payload
+    return end if end <= size else 0
+
+
+@njit
+def only_counts(start, size, echo, w, buffer, frame):
+    """Tell whether all from `start` on are whole data frames, and once the echo that is due.
+
+    Args:
+        start, size: the part of the buffer.
+        echo: bytes of the echo that is due, as it stands in `frame`; 0 = none is due.
+        w, buffer, frame: those of the loop.
+    """
+    missing = echo
+    while start < size:
+        end = frame_end(start, size, buffer)
+        if end == 0:
+            return False
+        first = buffer[start]
+        if first != TEXT and first != BINARY:
+            here = buffer.ctypes.data + start
+            if end - start != missing or libc.memcmp(here, frame.ctypes.data, missing):
+                return False
+            missing = 0
+        start = end
+    return True
+
+
+@njit
+def hash_of(data, start, end):
+    """Return a hash of 63 bits of the bytes from `start` to `end` (FNV-1a)."""
+    value = np.uint64(0xCBF29CE484222325)
+    for n in range(start, end):
+        value = np.uint64((value ^ np.uint64(data[n])) * np.uint64(0x100000001B3))
+    return np.int64(value >> np.uint64(1))
+
+
+@njit
+def note_broadcast(message, now, row):
+    """Count one more connection that has a broadcast."""
+    if row[board.BROADCAST] != message:
+        row[board.BROADCAST_COUNT] = 0
+        row[board.BROADCAST], row[board.BROADCAST_FIRST_NS] = message, now
+    row[board.BROADCAST_LAST_NS] = now
+    row[board.BROADCAST_COUNT] += 1
+
+
+@njit
+def count_unasked(start, size, w, row, pair, buffer):
+    """Count the data frames from `start` on, which answer nothing; tell whether there is another one among them."""
+    other = False
+    while start < size:
+        end = frame_end(start, size, buffer)
+        if buffer[start] == TEXT or buffer[start] == BINARY:
+            row[board.MESSAGES_UNASKED] += 1
+            if w[FANS_OUT]:
+                payload = start + (2 if buffer[start + 1] < 126 else 4)
+                note_broadcast(hash_of(buffer, payload, end), libc.clock(pair), row)
+        else:
+            other = True
+        start = end
+    return other
+
+
+@njit
+def answered(fd, size, w, row, conn, pair, buffer, frame, answer, hello, accept, scratch):
+    """Count a connection as open if the buffer has the known answer, and behind it only whole data frames."""
+    behind = w[ANSWER_BYTES]
+    if behind == 0 or size < behind:
+        return False
+    if size > behind and not only_counts(behind, size, 0, w, buffer, frame):
+        return False
+    if not is_answer(fd, w, conn, buffer, answer, hello, accept, scratch):
+        return False
+    opened(fd, w, row, conn, pair)
+    count_unasked(behind, size, w, row, pair, buffer)
+    return True
+
+
 @njit(forceinline=True)
 def receive(websocket, fd, size, w, reals, row, conn, event, pair, buffer, frame, answer, hello, accept, scratch):
     """Take what was read from a connection; return the reason to leave the loop, or -1."""
@@ -422,25 +562,34 @@ def receive(websocket, fd, size, w, reals, row, conn, event, pair, buffer, frame
     what = state & STATE
     if w[PLAIN] and not state & SLOW:
         if what == WAITING:
-            total = header_size(w[MESSAGE_BYTES], websocket) + w[MESSAGE_BYTES]
+            total = header_size(w[MESSAGE_BYTES], w[HEARS]) + w[MESSAGE_BYTES]
             got = conn[fd].got
+            seed = seed_of(w[MESSAGE_SEED], fd)
             if size <= total - got:
-                seed = seed_of(w[MESSAGE_SEED], fd)
-                write_frame(seed, conn[fd].serial, w[MESSAGE_BYTES], False, websocket, got, size, frame)
+                write_frame(seed, conn[fd].serial, w[MESSAGE_BYTES], False, w[HEARS], got, size, frame)
                 if libc.memcmp(frame.ctypes.data, buffer.ctypes.data, size) == 0:
                     conn[fd].got = np.uint32(got + size)
                     if got + size < total:
                         return -1
                     echoed(fd, w, row, conn, pair)
                     return say_what_is_owed(websocket, fd, w, reals, row, conn, event, pair, frame)
+            if w[COUNTS_UNASKED] and got == 0:
+                write_frame(seed, conn[fd].serial, w[MESSAGE_BYTES], False, w[HEARS], 0, total, frame)
+                if only_counts(0, size, total, w, buffer, frame):
+                    if count_unasked(0, size, w, row, pair, buffer):
+                        echoed(fd, w, row, conn, pair)
+                        return say_what_is_owed(websocket, fd, w, reals, row, conn, event, pair, frame)
+                    return -1
         elif what == UPGRADING:
-            if websocket:
-                right = is_answer(fd, size, w, conn, buffer, answer, hello, accept, scratch)
-            else:
-                right = size == 1 and buffer[0] == hello[0]
-            if right:
-                opened(fd, w, row, conn, pair)
+            if not websocket:
+                if size == 1 and buffer[0] == hello[0]:
+                    opened(fd, w, row, conn, pair)
+                    return -1
+            elif answered(fd, size, w, row, conn, pair, buffer, frame, answer, hello, accept, scratch):
                 return -1
+        elif what == OPEN and w[COUNTS_UNASKED] and only_counts(0, size, 0, w, buffer, frame):
+            count_unasked(0, size, w, row, pair, buffer)
+            return -1
     w[FD], w[SIZE] = fd, size
     return BYTES
 
@@ -466,11 +615,13 @@ def overdue(now, w, row, conn):
 
 
 @njit(forceinline=True)
-def do_what_is_due(websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello):
+def do_what_is_due(websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello, slots):
     """Dial, talk, verify and give up as the schedules say; return the reason to leave, or -1 - ms until more is due."""
     wait = -1
     if w[DIALLING]:
-        reason = dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, destinations, hello, buffer)
+        reason = dial_what_is_due(
+            websocket, w, reals, row, conn, event, pair, sources, destinations, hello, slots, buffer
+        )
         if reason >= 0:
             return reason
         wait = -1 - reason
@@ -494,13 +645,15 @@ def do_what_is_due(websocket, w, reals, row, conn, event, pair, buffer, frame, s
 
 
 @njit(forceinline=True)
-def work(websocket, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch):
+def work(
+    websocket, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, slots, answer, accept, scratch
+):
     """Do what is due and take what comes until something is for Python; return the reason."""
     event, pair = libc.rooms(w)
     while True:
         if w[NEXT] >= w[EVENTS]:
             reason = do_what_is_due(
-                websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello
+                websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello, slots
             )
             if reason >= 0:
                 return reason
@@ -521,7 +674,7 @@ def work(websocket, w, reals, row, conn, events, buffer, frame, sources, destina
                 return gone(fd, libc.socket_error(fd, pair), w)
             if mask & libc.EPOLLOUT:
                 if (state & STATE) == CONNECTING:
-                    reason = connected(websocket, fd, w, row, conn, event, hello, buffer)
+                    reason = connected(websocket, fd, w, row, conn, event, hello, slots, buffer)
                 elif state & HALF and (conn[fd].sent > 0 or not state & KEPT):
                     reason = send_more(websocket, fd, w, conn, event, frame)
                     if reason < 0:
@@ -564,6 +717,7 @@ _arguments = (
     _bytes,  # sources
     _bytes,  # destinations
     _bytes,  # hello
+    _words,  # slots
     _bytes,  # answer
     _bytes,  # accept
     types.uint32[::1],  # scratch
@@ -571,16 +725,22 @@ _arguments = (
 
 
 @njit(types.int64(*_arguments), nogil=True)
-def websocket_loop(w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch):
+def websocket_loop(
+    w, reals, row, conn, events, buffer, frame, sources, destinations, hello, slots, answer, accept, scratch
+):
     """Speak WebSocket; see `work`."""
-    return work(True, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch)
+    return work(
+        True, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, slots, answer, accept, scratch
+    )
 
 
 @njit(types.int64(*_arguments), nogil=True)
-def floor_loop(w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch):
+def floor_loop(
+    w, reals, row, conn, events, buffer, frame, sources, destinations, hello, slots, answer, accept, scratch
+):
     """Speak the bytes of the floor; see `work`."""
     return work(
-        False, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch
+        False, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, slots, answer, accept, scratch
     )
 
 
@@ -593,13 +753,10 @@ def open_counted(fd, w, row, conn):
     opened(fd, w, row, conn, libc.rooms(w)[1])
 
 
-@njit(types.int64(types.int64, types.int64, _words, _words, _table, _bytes, _bytes, _bytes, _bytes, types.uint32[::1]))
-def open_if_known(fd, size, w, row, conn, buffer, answer, hello, accept, scratch):
-    """Count a connection as open if the bytes in the buffer are the known answer; 1 if it is so."""
-    if not is_answer(fd, size, w, conn, buffer, answer, hello, accept, scratch):
-        return 0
-    opened(fd, w, row, conn, libc.rooms(w)[1])
-    return 1
+@njit(types.int64(types.int64, types.int64, _words, _words, _table, *5 * (_bytes,), types.uint32[::1]))
+def open_if_known(fd, size, w, row, conn, buffer, frame, answer, hello, accept, scratch):
+    """Count a connection as open if its answer is the known one; 1 if it is so. See `answered`."""
+    return 1 if answered(fd, size, w, row, conn, libc.rooms(w)[1], buffer, frame, answer, hello, accept, scratch) else 0
 
 
 @njit(types.void(types.int64, _words, _words, _table))
@@ -621,10 +778,28 @@ def wait_again(fd, w, conn):
     wait_for(fd, w, conn, libc.rooms(w)[0])
 
 
-@njit(types.int64(types.int64, types.int64, types.boolean, types.int64, types.int64, _words, _bytes))
-def echo_part(fd, serial, websocket, offset, limit, w, out):
+@njit(types.int64(types.int64, types.int64, types.int64, types.int64, _words, _bytes))
+def echo_part(fd, serial, offset, limit, w, out):
     """Write a part of the echo of a message; see `write_frame`."""
-    return write_frame(seed_of(w[MESSAGE_SEED], fd), serial, w[MESSAGE_BYTES], False, websocket, offset, limit, out)
+    return write_frame(seed_of(w[MESSAGE_SEED], fd), serial, w[MESSAGE_BYTES], False, w[HEARS], offset, limit, out)
+
+
+@njit(types.int64(_words, _table))
+def first_open(w, conn):
+    """Return the descriptor of an open connection; -1 = there is none."""
+    return next_open(0, -1, w, conn)
+
+
+@njit(types.void(_bytes, _words, _words))
+def broadcast_counted(message, w, row):
+    """Count one more connection that has a broadcast; see `note_broadcast`."""
+    note_broadcast(hash_of(message, 0, message.size), libc.clock(libc.rooms(w)[1]), row)
+
+
+@njit(types.int64(_bytes))
+def hash_of_message(message):
+    """Return the hash of a whole message; see `hash_of`."""
+    return hash_of(message, 0, message.size)
 
 
 @njit(types.void(types.int64, types.int64, _bytes))

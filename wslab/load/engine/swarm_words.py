@@ -23,10 +23,15 @@ from wslab.load.engine.state import BOTH
     TOP,  # one more than the largest descriptor of a connection so far
     KEY_SEED,
     MESSAGE_SEED,
-    HELLO_BYTES,
     KEY_AT,  # where in the request its key stands
     ANSWER_BYTES,  # of the known answer; 0 = none is known
     ACCEPT_AT,  # where in it the accept value stands
+    FIRST_NUMBER,  # of this worker's connections in the whole swarm
+    SAYS,  # first byte of a message; 0 = bare bytes
+    HEARS,  # first byte of its echo
+    TELLS,  # 1: Python makes the messages
+    COUNTS_UNASKED,  # 1: whole data frames that answer nothing are counted in here
+    FANS_OUT,  # 1: they are broadcasts
     MESSAGE_BYTES,
     SERIAL,  # number of the last message
     DUE,  # messages whose echo is due
@@ -37,7 +42,7 @@ from wslab.load.engine.state import BOTH
     WINDOW,
     CURSOR,  # descriptor from which the next connection to talk on is sought
     WORDS,
-) = range(BOTH, BOTH + 30)
+) = range(BOTH, BOTH + 35)
 # Words in 64-bit floating point.
 RATE, START_AFTER, MESSAGE_RATE, NEXT_AT, REALS = range(5)
 
@@ -46,4 +51,8 @@ BURST = 16  # dials or messages in one go before replies are looked at
 CHECK_NS = NS // 4  # a worker that waits for answers looks this often for those that are overdue
 OWED_MAX = 65535
 NEVER = (1 << 63) - 1
+# Fields of a request, in `slots` one pair each: where in it, and what.
+SLOT_NUMBER, SLOT_HEX = range(2)
+HEX_BYTES = 16
+HEX_SEED = 0x5DEECE66D  # apart from the keys
 RAMP_DONE, VERIFY_DONE = board.PHASES.index("ramp"), board.PHASES.index("verify")

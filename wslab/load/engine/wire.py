@@ -18,7 +18,6 @@ IN_ALPHABET = np.isin(np.arange(256, dtype=np.uint8), ALPHABET)
 PADDING = np.zeros(128 - KEY_BYTES - 36, np.uint8)
 PADDING[0] = 0x80
 PADDING[-2], PADDING[-1] = divmod(60 * 8, 256)
-TEXT, BINARY = 0x81, 0x82
 BLOCK_BITS, GOLDEN = np.uint64(wire_format.BLOCK_BITS), np.uint64(wire_format.GOLDEN)
 CONNECTION_STEP = np.uint64(wire_format.CONNECTION_STEP)
 MIX_1, MIX_2 = np.uint64(wire_format.MIX_1), np.uint64(wire_format.MIX_2)
@@ -126,34 +125,34 @@ def write_key(seed, serial, out, at):
 
 
 @njit(forceinline=True)
-def header_byte(n, header, size, masked):
-    """Return byte `n` of the `header` bytes before the mask and payload of a binary frame."""
+def header_byte(n, header, first, size, masked):
+    """Return byte `n` of the `header` bytes before the mask and payload of a frame with this first byte."""
     if n == 0:
-        return np.uint8(BINARY)
+        return np.uint8(first)
     if n == 1:
         return np.uint8((0x80 if masked else 0) | (size if header == 2 else 126 if header == 4 else 127))
     return np.uint8((size >> (8 * (header - 1 - n))) & 255)
 
 
 @njit
-def write_frame(seed, serial, size, masked, websocket, offset, limit, out):
+def write_frame(seed, serial, size, masked, first, offset, limit, out):
     """Write up to `limit` bytes of the frame of a message to `out`, from byte `offset` of the frame on.
 
-    Returns how many were written. Without `websocket` the frame is the bare payload.
+    Returns how many were written. `first` is the first byte of the frame; where it is 0, the frame is the bare payload.
     """
-    header = header_size(size, websocket)
-    start = header + (4 if masked and websocket else 0)
+    header = header_size(size, first)
+    start = header + (4 if masked and first else 0)
     total = start + size
     count = min(limit, total - offset)
     mask = np.uint64(0)
-    if masked and websocket:
+    if masked and first:
         mask = drawn(seed, ~np.uint64(serial)) & np.uint64(0xFFFFFFFF)
         mask |= mask << np.uint64(32)
     written = 0
     while written < count and offset + written < start:
         n = offset + written
         if n < header:
-            out[written] = header_byte(n, header, size, masked)
+            out[written] = header_byte(n, header, first, size, masked)
         else:
             out[written] = (mask >> np.uint64(8 * (n - header))) & np.uint64(255)
         written += 1

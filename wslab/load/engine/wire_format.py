@@ -8,6 +8,7 @@ two blocks of a worker are alike, and any part of any payload can be made again 
 from __future__ import annotations
 
 KEY_BYTES, ACCEPT_BYTES = 24, 28
+TEXT, BINARY, PING, PONG = 0x81, 0x82, 0x89, 0x8A  # first bytes of frames that are a whole message
 # Payload blocks a message may have; a message and its block together are one counter.
 BLOCK_BITS = 24
 GOLDEN = 0x9E3779B97F4A7C15
@@ -15,9 +16,9 @@ CONNECTION_STEP = 0xD1B54A32D192ED03
 MIX_1, MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
-def header_size(size: int, websocket: bool) -> int:
-    """Return the bytes of an unmasked frame's header; bare bytes have none."""
-    if not websocket:
+def header_size(size: int, first: int) -> int:
+    """Return the bytes of an unmasked frame's header; bare bytes have none, and no first byte (0)."""
+    if not first:
         return 0
     return 2 if size < 126 else 4 if size < 65536 else 10
 

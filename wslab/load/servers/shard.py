@@ -20,6 +20,7 @@ import os
 import resource
 import select
 import socket
+from collections import deque
 from time import monotonic_ns
 
 from wslab.load.engine import cache, state
@@ -68,6 +69,8 @@ MMAP_BYTES = 1 << 17
 FDS_KEPT_FREE = 16
 # Records for so many descriptors at most: address space, and pages only for those that are used.
 TABLE_MAX = 1 << 22
+# A message of the largest size that a conversation takes, and its header.
+MAIL_BYTES_MAX = (1 << 20) + 10
 NS = 1_000_000_000
 CONNECT = FAILURE_PHASES.index("connect")
 
@@ -80,9 +83,12 @@ class Door:
 
     Args:
         shards: how many there are.
+        fan_out: a message goes to every connection of every shard; `boxes` then has a pair of sockets for each.
     """
 
-    def __init__(self, shards: int) -> None:
+    def __init__(self, shards: int, *, fan_out: bool = False) -> None:
+        kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
+        self.boxes = [socket.socketpair(socket.AF_UNIX, kind) for _ in range(shards)] if fan_out else []
         self.shards = shards
         self.words = memoryview(mmap.mmap(-1, 8 * 3 * shards)).cast("q", (3, shards))
         self.waker = os.eventfd(0, os.EFD_NONBLOCK)
@@ -159,6 +165,11 @@ class Shard:
         words[loop.INDEX], words[loop.LOOK_AGAIN] = index, 1
         words[state.WAIT_MS], words[state.TICK_NS] = int(TICK_SECONDS * 1000), int(TICK_SECONDS * NS)
         words[state.PLAIN], words[loop.TURNS] = plain, max(2, os.cpu_count() or 2)
+        self.fans_out = bool(self.door.boxes)
+        words[loop.FANS_OUT] = self.fans_out
+        words[loop.LETTER_BOX] = self.door.boxes[index][0].fileno() if self.fans_out else -1
+        self.posts: list[bytes] = []  # frames that came in and are for everybody
+        self.unposted: deque[tuple[int, bytes]] = deque()  # messages for other shards that their boxes had no room for
         known = self.known.cast("B", (loop.KNOWN_REQUESTS, loop.KNOWN_BYTES))
         known_sizes = self.known_sizes.cast("B").cast("q", (loop.KNOWN_REQUESTS, 2))
         self.websocket = websocket
@@ -172,11 +183,12 @@ class Shard:
         self.close_counted = compiled.close_counted.bind(words, row, self.table, self.events)
         self.next_since = compiled.next_since.bind(words, self.table)
         self.actions: dict[int, Callable[[], object]] = {
-            state.BYTES: self.receive_bytes,
+            state.BYTES: self.receive_and_post if self.fans_out else self.receive_bytes,
             state.WRITABLE: self.flush,
             state.PARTLY_SENT: self.keep_the_rest,
             state.GONE: lambda: self.close(words[state.FD]),
             state.TICK: self.tick,
+            state.MAIL: self.take_mail,
             state.ACCEPT_FAILED: lambda: count_failure(row, CONNECT, words[state.ERROR]),
         }
 
@@ -192,6 +204,8 @@ class Shard:
         words[state.EPOLL], words[state.COMMANDS] = self.epoll.fileno(), lifeline
         words[loop.CAPACITY] = soft - self.epoll.fileno() - 1 - FDS_KEPT_FREE
         self.epoll.register(lifeline, select.EPOLLIN)
+        if self.fans_out:
+            self.epoll.register(words[loop.LETTER_BOX], select.EPOLLIN)
         self.epoll.register(self.door.waker, select.EPOLLIN | select.EPOLLET)  # Each write wakes all, and nobody reads.
         row[PID], row[ROLE], row[CAPACITY] = os.getpid(), ROLE_SERVER, words[loop.CAPACITY]
 
@@ -227,7 +241,7 @@ class Shard:
         known_before = conversation is not None
         greeting = self.states[fd] & STATE == UPGRADING
         if conversation is None:
-            conversation = self.conversations[fd] = self.converse(greeting=bool(greeting))
+            conversation = self.conversations[fd] = self.converse(greeting=bool(greeting), echoes=not self.fans_out)
             self.states[fd] |= SLOW
         else:
             self.conversation_bytes -= conversation.size
@@ -238,8 +252,12 @@ class Shard:
             if not known_before:
                 self.remember(data)  # Only a request that came whole: the last part of one proves nothing by itself.
         messages = conversation.take_messages()
-        self.row[SENT] += messages
         self.row[RECEIVED] += messages
+        if self.fans_out:
+            self.posts += conversation.posts
+            conversation.posts.clear()
+        else:
+            self.row[SENT] += messages
         if reply:
             self.send(fd, reply)
         if fd not in self.conversations:
@@ -250,6 +268,56 @@ class Shard:
         elif conversation.settled:
             self.drop_conversation(fd)
         self.shed()
+
+    # Broadcasts.
+
+    def receive_and_post(self) -> None:
+        """Take what has come, and then send the messages that were in it to everybody."""
+        self.receive_bytes()
+        posts, self.posts = self.posts, []
+        for frame in posts:
+            self.post(frame)
+
+    def post(self, frame: bytes) -> None:
+        """Send a frame to every connection of every shard."""
+        for index in range(len(self.door.boxes)):
+            if index != self.words[loop.INDEX]:
+                self.unposted.append((index, frame))
+        self.empty_out_tray()
+        self.fan_out(frame)
+
+    def empty_out_tray(self) -> None:
+        """Hand frames to other shards as far as their boxes have room; a dead shard's has none, and needs none."""
+        for _ in range(len(self.unposted)):
+            index, frame = self.unposted.popleft()
+            try:
+                self.door.boxes[index][1].send(frame)
+            except BlockingIOError:
+                if self.door.words[loop.ROOM, index] != loop.DEAD:
+                    self.unposted.append((index, frame))
+            except OSError:
+                pass  # More than a box takes (some 200 KB): it reaches the connections of this shard only.
+
+    def take_mail(self) -> None:
+        """Send what other shards have posted."""
+        try:
+            frame = self.door.boxes[self.words[loop.INDEX]][0].recv(MAIL_BYTES_MAX)
+        except BlockingIOError:
+            return
+        self.fan_out(frame)
+
+    def fan_out(self, frame: bytes) -> None:
+        """Send a frame to every connection of this shard; what one does not take at once is kept for it."""
+        send_from, fd = compiled.fan_out.bind(self.words, self.row, self.table, bytearray(frame)), -1
+        while (fd := send_from(fd + 1)) >= 0:
+            sent = self.words[state.START]
+            if sent < 0:
+                self.close(fd)
+            else:
+                self.keep(fd, frame[sent:])
+        self.shed()
+
+    # What is judged once.
 
     def follow_precedent(self) -> bool:
         """Remember what the first shard has judged good, when this one knows nothing; False if that is nothing."""
@@ -417,6 +485,7 @@ class Shard:
             if now - taken_at >= self.send_ns:
                 self.close(fd)
         self.look_after_the_door()
+        self.empty_out_tray()
         if self.most_bytes >= RETURN_BYTES and self.held_bytes() < self.most_bytes // 2:
             compiled.return_memory(MMAP_BYTES)
             self.most_bytes = self.held_bytes()

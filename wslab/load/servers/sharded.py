@@ -40,7 +40,7 @@ def serve(*, websocket: bool) -> int:
     The SPEC: `host`, `port` (0 = any free one), `shards`, `backlog`, `greeting_seconds`, `send_seconds`,
     `memory_bytes` (a shard's budget for what its peers make it keep), `plain` (false: the slow path for everything),
     and `board_fd`, `board_row` where a supervisor keeps the counters; `uid` is the user to serve as; with `restart`, a
-    shard that dies has a successor. The one command
+    shard that dies has a successor; with `fan_out`, a message goes to every connection instead of back. The one command
     is `drain`: the clients are about to reset their connections.
     One line `{"event": "ready", "url", "pids"}` says that it accepts.
 
@@ -67,7 +67,7 @@ def serve(*, websocket: bool) -> int:
     fd, first = spec.get("board_fd"), spec.get("board_row", 0)
     board = Scoreboard.create(first + shards + 1) if fd is None else Scoreboard.attach(fd)
     options = {"memory_bytes": memory_for(shards), **{name: spec[name] for name in OPTIONS if name in spec}}
-    door = Door(shards)
+    door = Door(shards, fan_out=bool(spec.get("fan_out")))
 
     rows = [board.row(first + index) for index in range(shards)]
     # Made before the fork, so that all processes share them.

@@ -16,17 +16,20 @@ import resource
 import select
 import struct
 import sys
+from itertools import chain
 from time import monotonic_ns
 
 from wslab.load import scoreboard as board
 from wslab.load.engine import cache, state
 from wslab.load.engine import swarm_words as loop
 from wslab.load.engine.state import CONNECTING, HALF, KEPT, NONE, OPEN, PROVED, SLOW, STATE, UPGRADING, WAITING
-from wslab.load.engine.wire_format import ACCEPT_BYTES, KEY_BYTES, header_size, serial_on
+from wslab.load.engine.wire_format import ACCEPT_BYTES, BINARY, KEY_BYTES, PING, PONG, header_size, serial_on
 from wslab.load.kept import Kept
 from wslab.load.precedent import Precedent
 from wslab.load.prefork import emit
 from wslab.load.swarm.dialects import accept_at
+from wslab.load.swarm.task import PING as BY_PING
+from wslab.load.swarm.task import PING_BYTES_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +51,10 @@ NS = 1_000_000_000
 READ_BYTES = 1 << 16
 ANSWER_BYTES = 1 << 14  # a longer answer is left to the library each time
 IDLE_MS = 60_000
+# Few enough for any server, and enough that no two are alike.
+BROADCAST_BYTES_MIN = 16
+# So often a part of the connections gets its heartbeat, where the protocol has the client send them.
+BEAT_SECONDS = 0.1
 # Descriptors of a worker that are no connections, and some to spare.
 OTHER_DESCRIPTORS = 1024
 
@@ -112,31 +119,51 @@ class Worker:
         )
         words[loop.TIMEOUT_NS], words[loop.ECHO_TIMEOUT_NS] = int(task.timeout * NS), int(task.echo_timeout * NS)
         words[loop.KEY_SEED], words[loop.MESSAGE_SEED] = struct.unpack("qq", os.urandom(16))
-        words[loop.HELLO_BYTES], words[loop.KEY_AT] = len(dialect.hello), dialect.key_at
-        words[loop.MESSAGE_BYTES] = task.message_bytes
+        words[loop.KEY_AT], words[loop.FIRST_NUMBER] = dialect.key_at, task.first
+        by_ping = task.proof == BY_PING
+        self.tells = (
+            dialect.talk if dialect.talk is not None and dialect.talk.protocol.message and not by_ping else None
+        )
+        words[loop.TELLS] = self.tells is not None
+        if dialect.websocket:
+            words[loop.SAYS], words[loop.HEARS] = (PING, PONG) if by_ping else (BINARY, BINARY)
+        words[loop.FANS_OUT] = task.broadcast
+        words[loop.COUNTS_UNASKED] = by_ping and not dialect.listens
+        self.message_bytes = min(task.message_bytes, PING_BYTES_MAX) if by_ping else task.message_bytes
+        words[loop.MESSAGE_BYTES] = self.message_bytes
         self.reals[loop.RATE], self.reals[loop.START_AFTER] = task.rate or 0.0, task.start_after
         self.reals[loop.MESSAGE_RATE] = task.message_rate
         shared = (words, row, table)
+        slots = bytearray(struct.pack(f"{2 * len(dialect.slots)}q", *chain.from_iterable(dialect.slots)))
         self.loop = (compiled.websocket_loop if dialect.websocket else compiled.floor_loop).bind(
             *(words, self.reals, row, table, self.events, self.view, frame),
-            *(sources, destinations, self.hello, self.answer, accept, scratch),
+            *(sources, destinations, self.hello, slots, self.answer, accept, scratch),
         )
         self.open_counted = compiled.open_counted.bind(*shared)
-        self.open_if_known = compiled.open_if_known.bind(*shared, self.view, self.answer, self.hello, accept, scratch)
+        self.open_if_known = compiled.open_if_known.bind(
+            *(*shared, self.view, frame, self.answer, self.hello, accept, scratch)
+        )
         self.echo_counted = compiled.echo_counted.bind(*shared)
         self.next_message = compiled.next_message.bind(words, self.reals, row, table, frame)
         self.wait_again = compiled.wait_again.bind(words, table)
         self.untell = compiled.untell.bind(words, self.events)
+        self.first_open = compiled.first_open.bind(words, table)
         self.begin_anew = compiled.begin_anew.bind(words, table)
         self.actions: dict[int, Callable[[], object]] = {
             state.BYTES: self.receive_bytes,
             state.WRITABLE: self.flush,
             state.PARTLY_SENT: self.keep_the_rest,
             state.GONE: lambda: self.lost(words[state.FD], words[state.ERROR]),
-            state.TICK: lambda: None,
+            state.TICK: self.tick,
+            state.SPEAK: self.speak,
             state.DIAL_FAILED: lambda: self.fail(CONNECT, words[state.ERROR], "epoll_ctl" if words[state.SIZE] else ""),
             state.OVERDUE: lambda: self.give_up(words[state.FD]),
         }
+        self.heartbeat = dialect.talk.protocol.heartbeat_seconds if dialect.talk is not None else 0.0
+        self.beaten = 0  # descriptors that this round of heartbeats is through with
+        if self.heartbeat:
+            words[state.TICK_NS], words[state.TICK_AT] = int(BEAT_SECONDS * NS), 0
+            words[state.WAIT_MS] = int(BEAT_SECONDS * 1000)
 
     def begin(self, commands: int) -> None:
         """Be the worker of this process.
@@ -185,6 +212,8 @@ class Worker:
             elif command == "Q":
                 self.words[loop.TALKING] = 0
                 self.begin_anew(0)
+            elif command == "B":
+                self.broadcast()
             elif command == "D":
                 return False
             else:
@@ -203,6 +232,28 @@ class Worker:
         rate = self.task.message_rate * self.row[board.OPEN]
         self.words[loop.TALKING], self.words[loop.CURSOR] = self.task.message_rate > 0, 0
         self.reals[loop.NEXT_AT] = monotonic_ns() + (self.index * GOLDEN % 1.0 / rate * NS if rate > 0 else 0.0)
+
+    def broadcast(self) -> None:
+        """Send a message that no other is like on the first open connection, for the server to send to all."""
+        fd = self.first_open()
+        if fd < 0 or self.states[fd] & HALF:
+            return
+        payload = os.urandom(max(BROADCAST_BYTES_MIN, self.task.message_bytes))
+        talk = self.dialect.talk
+        if talk is not None and talk.protocol.message:
+            frame, expected = talk.message(payload), talk.echo(payload)
+        else:
+            expected = payload.hex()[: len(payload)].encode()
+            frame = self.text_frame(expected.decode())
+        self.row[board.BROADCAST_SENT] = compiled.hash_of_message(bytearray(expected))
+        self.row[board.BROADCAST_SENT_NS] = monotonic_ns()
+        self.send(fd, frame)
+
+    def text_frame(self, text: str) -> bytes:
+        """Return the frame of a text message."""
+        from wslab.load.swarm.talk import text_frame  # The floor does without the library.
+
+        return text_frame(text)
 
     def start_verifying(self, passes: int) -> None:
         """Begin to prove every open connection by an echo of its own, `passes` times."""
@@ -235,10 +286,16 @@ class Worker:
             exchange = self.exchanges[fd] = self.dialect.exchange(self.key(fd), loop.NEVER)
             self.states[fd] |= SLOW
         reply = exchange.receive(data)
-        if exchange.upgraded:
-            self.remember(bytes(exchange.answer))  # type: ignore[union-attr]
+        if exchange.entered:
+            if not self.dialect.listens:
+                self.remember(bytes(exchange.answer))  # type: ignore[union-attr]
             self.open_counted(fd)
             self.attend(fd, exchange, reply)
+        elif exchange.upgraded and not exchange.refusal:
+            if reply:
+                self.send(fd, reply)
+            if exchange.closing and fd in self.exchanges:
+                self.lost(fd, exchange.error, exchange.farewell)  # type: ignore[union-attr]
         elif exchange.refusal:
             self.lost(fd, errno.EPROTO, exchange.refusal)
 
@@ -274,7 +331,7 @@ class Worker:
         """Return the exchange of an open connection; a new one hears first what the loop has taken of an echo."""
         exchange = self.exchanges.get(fd)
         if exchange is None:
-            exchange = self.exchanges[fd] = self.dialect.exchange(None, self.task.message_bytes)
+            exchange = self.exchanges[fd] = self.dialect.exchange(None, self.message_bytes)
             self.states[fd] |= SLOW
             got = self.fields["got"]
             if got[fd]:
@@ -285,26 +342,57 @@ class Worker:
     def part(self, fd: int, serial: int, offset: int, size: int) -> bytes:
         """Return a part of the echo of a connection's message."""
         out = bytearray(size)
-        compiled.echo_part(fd, serial, self.dialect.websocket, offset, size, self.words, out)
+        compiled.echo_part(fd, serial, offset, size, self.words, out)
         return bytes(out)
 
     def payload(self, fd: int, serial: int) -> bytes:
         """Return the payload of a connection's message."""
-        header = header_size(self.task.message_bytes, self.dialect.websocket)
-        return self.part(fd, serial, header, self.task.message_bytes)
+        header = header_size(self.message_bytes, self.words[loop.HEARS])
+        return self.part(fd, serial, header, self.message_bytes)
+
+    def echo(self, fd: int, serial: int) -> bytes:
+        """Return what comes back for a connection's message."""
+        payload = self.payload(fd, serial)
+        return payload if self.tells is None else self.tells.echo(payload)
+
+    def speak(self) -> None:
+        """Send a message of the load that the application protocol dresses up."""
+        assert self.tells is not None
+        fd = self.words[state.FD]
+        self.send(fd, self.tells.message(self.payload(fd, self.fields["serial"][fd])))
+
+    def tick(self) -> None:
+        """Send heartbeats to the part of the connections whose turn it is."""
+        if not self.heartbeat:
+            return
+        top = self.words[loop.TOP]
+        share = 1 + int(top * BEAT_SECONDS / self.heartbeat)
+        for fd in range(self.beaten, min(top, self.beaten + share)):
+            if self.states[fd] & STATE in (OPEN, WAITING) and not self.states[fd] & HALF:
+                self.send(fd, self.dialect.talk.heartbeat())  # type: ignore[union-attr]
+        self.beaten = self.beaten + share if self.beaten + share < top else 0
 
     def said_before(self, fd: int, message: bytes) -> bool:
         """Tell whether this is a message that was sent on this very connection, and so the echo of an earlier one."""
-        serial = serial_on(self.words[loop.MESSAGE_SEED], fd, message)
+        start = message if self.tells is None else self.tells.payload_start(message)
+        serial = serial_on(self.words[loop.MESSAGE_SEED], fd, start)
         if serial is None or not 0 < serial <= self.words[loop.SERIAL]:
             return False
-        return message == self.payload(fd, serial)
+        return message == self.echo(fd, serial)
 
     def attend(self, fd: int, exchange: Exchange | Parts, reply: bytes) -> None:
         """See to what an exchange has brought on an open connection; drop it when nothing is in transition."""
+        by_ping = self.task.proof == BY_PING
         for message in exchange.messages:
-            self.judge_message(fd, message)
+            if by_ping:
+                self.row[board.MESSAGES_UNASKED] += 1
+                if self.task.broadcast:
+                    compiled.broadcast_counted(bytearray(message), self.words, self.row)
+            else:
+                self.judge_message(fd, message)
         exchange.messages.clear()
+        if exchange.pongs:
+            self.judge_pongs(fd, exchange)  # type: ignore[arg-type]
         if reply:
             self.send(fd, reply)
         if fd not in self.exchanges:
@@ -317,17 +405,49 @@ class Worker:
         self.act(self.next_message(self.dialect.websocket, fd))
 
     def judge_message(self, fd: int, message: bytes) -> None:
-        """Count a message: the echo that is due, one that comes late, one nobody asked for, or a wrong one."""
-        due = self.states[fd] & STATE == WAITING
-        if due and message == self.payload(fd, self.fields["serial"][fd]):
-            self.echo_counted(fd)
-        elif fd in self.late and message == self.payload(fd, self.late[fd]):
-            del self.late[fd]  # It was counted as failed when it was given up.
-        elif not due or self.said_before(fd, message):
-            self.row[board.MESSAGES_UNASKED] += 1
+        """Count a message: the echo that is due, one that comes late or again, one nobody asked for, or a wrong one.
+
+        While an echo is due, a message that is none is a wrong echo when it has the size of the right one. One of
+        another size is the server's own where the server has sent such before; else it is a wrong echo too.
+        """
+        if self.is_due(fd, message):
+            return
+        row, due = self.row, self.states[fd] & STATE == WAITING
+        if self.said_before(fd, message):
+            row[board.MESSAGES_UNASKED] += 1
+            row[board.MESSAGES_REPEATED] += 1
+        elif not due or self.speaks_first(fd, len(message)):
+            row[board.MESSAGES_UNASKED] += 1
         else:
-            self.no_echo(fd)
-            self.count_failure(ECHO, errno.EBADMSG, f"echo of {len(message)} bytes, not the one that is due")
+            self.wrong_echo(fd, f"echo of {len(message)} bytes, not the one that is due")
+
+    def judge_pongs(self, fd: int, exchange: Exchange) -> None:
+        """Count pongs: the one that is due, or a wrong one; others mean nothing (RFC 6455, 5.5.3)."""
+        pongs, exchange.pongs = exchange.pongs, []
+        for pong in pongs if self.task.proof == BY_PING else ():
+            wrong = not self.is_due(fd, pong) and len(pong) == self.message_bytes and not self.said_before(fd, pong)
+            if wrong and self.states[fd] & STATE == WAITING:
+                self.wrong_echo(fd, f"pong of {len(pong)} bytes, not the one that is due")
+
+    def is_due(self, fd: int, message: bytes) -> bool:
+        """Count the echo that is due, or the one that comes after it was given up; tell whether it is one of them."""
+        if self.states[fd] & STATE == WAITING and message == self.echo(fd, self.fields["serial"][fd]):
+            self.echo_counted(fd)
+            return True
+        if fd in self.late and message == self.echo(fd, self.late[fd]):
+            del self.late[fd]  # It was counted as failed when it was given up.
+            return True
+        return False
+
+    def speaks_first(self, fd: int, size: int) -> bool:
+        """Tell whether a message of this size may be the server's own, as it has sent some that answer nothing."""
+        own = self.row[board.MESSAGES_UNASKED] - self.row[board.MESSAGES_REPEATED]
+        return own > 0 and size != len(self.echo(fd, self.fields["serial"][fd]))
+
+    def wrong_echo(self, fd: int, detail: str) -> None:
+        """Count the message that is due as failed, as something else came back for it."""
+        self.no_echo(fd)
+        self.count_failure(ECHO, errno.EBADMSG, detail)
 
     def drop_exchange(self, fd: int) -> None:
         """Forget the exchange of a connection."""
