@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from wslab import cli, cli_signals
 from wslab.cli_options import commands
 from wslab.core.quantities import BadInput
 from wslab.core.records import Finding
+from wslab.core.servers import SERVER_KINDS
 from wslab.core.stage import PARAMETERS
 from wslab.lab import experiment, registry
 from wslab.lab.runs import Run
@@ -98,9 +100,9 @@ def test_each_command_has_help_with_an_example_that_parses(wslab: Callable[..., 
     said = wslab(name, "--help")
     assert said.status == 0
     assert "--json" in said.out
-    example = " ".join(said.out.partition("example: ")[2].split())
-    assert example.split()[1] == name
-    with commands.make_context("wslab", example.split()[1:]) as context:
+    typed = shlex.split(said.out.partition("example: ")[2])
+    assert typed[1] == name
+    with commands.make_context("wslab", typed[1:]) as context:
         found, command, rest = commands.resolve_command(context, [*context._protected_args, *context.args])
         assert found == name
         assert command is not None
@@ -159,7 +161,7 @@ def completions(line: str, tmp_path: Path) -> list[str]:
     ("line", "completed"),
     [
         ("wslab sta", ["stage"]),
-        ("wslab serve ", ["lean", "tcp_floor"]),
+        ("wslab serve ", [*SERVER_KINDS]),
         ("wslab stage --server l", ["lean"]),
         ("wslab stage --memory-c", ["--memory-cap"]),
         ("wslab report --out ", ["-o", "dirnames"]),
@@ -191,6 +193,14 @@ def test_a_completion_script_is_printed_for_each_shell(wslab: Callable[..., Said
         *(["sweep", "--stages", value] for value in ("10k,,x", "", "5,-1", "0")),
         *(["bench", "--connections", value] for value in ("10k,,x", "", f"10k,{PLENTY}")),
         ["bench", "--repetitions", "0"],
+        ["compare"],
+        ["compare", "--servers", "lean,asynico"],
+        ["compare", "--servers", "lean", "--server", ""],
+        ["compare", "--servers", "lean", "--connections", "10k,,x"],
+        ["compare", "--servers", "lean", "--repetitions", "0"],
+        ["compare", "--servers", "lean", "--memory", "16GiB"],
+        ["compare", "--servers", "lean", "--latency-bound", "0"],
+        ["compare", "--recorded", "/nowhere"],
         ["bench", "--repetitions", "1.5"],
         ["stage", "--server", "apache"],
         ["stage", "--server", "apache", "--json"],
@@ -201,6 +211,9 @@ def test_a_completion_script_is_printed_for_each_shell(wslab: Callable[..., Said
         ["stage", "--hold-seconds", "-1"],
         ["stage", "--memory-cap", "much"],
         ["sweep", "--server", "apache"],
+        ["sweep", "--count", "5"],
+        ["sweep", "--breaks", "all", "--seed", "5"],
+        ["sweep", "--breaks", "random", "--count", "many"],
         ["sweep", "--hold-seconds", "nan"],
         ["serve"],
         ["serve", "apache"],

@@ -32,22 +32,29 @@ from wslab.cli_options import (
 )
 from wslab.cli_output import lost_output, open_standard_streams, print_json, say
 from wslab.cli_signals import ignore_signals, take_signals
+from wslab.core.explanations import EXPLANATIONS
 from wslab.core.protocols import SUFFIX
 from wslab.core.quantities import BadInput, parse_count, refuse
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
-from wslab.core.stage import SERVER_KINDS, Stage
+from wslab.core.servers import SERVER_KINDS
+from wslab.core.stage import Stage
 from wslab.core.target import CONSENT_OPTION
 
 EXIT_STATUS = {HELD: 0, BROKE: 1, CRASHED: 3, ABORTED: 130}
 BAD_INPUT = 2
 DEFAULT_STAGES = "10k,100k,700k,1M"
+DEFAULT_SCENARIOS = "200"
 # Parameters that make no sense where the server is somebody else's.
-SERVER_PARAMETERS = ("server", "server_shards", "memory_cap")
+SERVER_PARAMETERS = ("server", "server_dir", "server_port", "server_ready_seconds", "server_shards", "memory_cap")
 # Parameters that no kernel setting depends on; and `connections`, which has another default there.
 UNTUNED_PARAMETERS = (
-    *("connections", "server", "ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune"),
+    *("connections", "server", "server_dir", "server_port", "server_pid", "server_ready_seconds"),
+    *("ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune"),
     *("workload", "proof", "protocol", "path", "headers", "subprotocol"),
 )
+
+# Parameters that are not the same for all servers of a comparison, or mean nothing there.
+UNCOMPARED_PARAMETERS = ("connections", "server", "server_port", "server_pid", "label", "tune")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,18 +108,20 @@ def run(arguments: Sequence[str]) -> int:
 
 @command(example="wslab preflight --connections 3M")
 @click.option("--connections", metavar="N", help="Say whether so many fit, such as 700k.")
-def preflight(connections: str | None, as_json: bool) -> int:
+@click.option("--server", metavar="SERVER", help="For this server: a kind, a command, or a ws:// address.")
+def preflight(connections: str | None, server: str | None, as_json: bool) -> int:
     """Show what this machine allows."""
     from wslab.lab.preflight import preflight as look
 
-    return show(look(connections), as_json)
+    return show(look(connections, **({"server": server} if server else {})), as_json)
 
 
-@command(example="wslab stage --connections 1M --hold-seconds 30")
+@command(example="wslab stage --connections 15k --server 'node my.js --port {port}'")
+@click.option(CONSENT_OPTION, "operate_target", is_flag=True, help="Dial a server that is not on loopback.")
 @stage_options()
-def stage(as_json: bool, **parameters: Any) -> int:
+def stage(operate_target: bool, as_json: bool, **parameters: Any) -> int:
     """Run one stage."""
-    return run_one(as_json, given(parameters))
+    return run_one(as_json, {"operate_target": operate_target, **given(parameters)})
 
 
 @command(example="wslab sweep --stages 10k,100k")
@@ -124,11 +133,26 @@ def stage(as_json: bool, **parameters: Any) -> int:
     is_flag=False,
     flag_value="all",
     help="Instead of stages: break limits on purpose, name and lift each; all, or names such as conntrack. Limits that "
-    "the whole machine shares, such as nr_open, are broken only when they are named; the run reports which those are.",
+    "the whole machine shares, such as nr_open, are broken only when they are named; the run reports which those are. "
+    "random: lower limits at random, and measure how the diagnosis names them.",
 )
+@click.option("--count", metavar="N", help=f"Scenarios of --breaks random; default {DEFAULT_SCENARIOS}.")
+@click.option("--seed", metavar="N", help="What they are drawn from; default 1. The same seed gives the same ones.")
 @stage_options(without=("connections",))
-def sweep(stages: str, keep_going: bool, breaks: str | None, as_json: bool, **parameters: Any) -> int:
+def sweep(
+    stages: str,
+    keep_going: bool,
+    breaks: str | None,
+    count: str | None,
+    seed: str | None,
+    as_json: bool,
+    **parameters: Any,
+) -> int:
     """Run several stages through the notebook."""
+    if breaks == "random":
+        return sweep_random(count, seed, given(parameters).get("data_dir", ""), as_json)
+    if count or seed:
+        raise BadInput("--count and --seed belong to --breaks random: see wslab sweep --help")
     if breaks is not None:
         return sweep_breaks(breaks, given(parameters).get("data_dir", ""), as_json)
     counts = parse_counts(stages, "stages")
@@ -148,6 +172,15 @@ def sweep_breaks(breaks: str, data_dir: str, as_json: bool) -> int:
 
     atlas = break_limits(breaks, data_dir, say=say)
     return show(atlas, as_json, atlas.status, kept=str(atlas.folder))
+
+
+def sweep_random(count: str | None, seed: str | None, data_dir: str, as_json: bool) -> int:
+    """Measure the diagnosis on random scenarios."""
+    scenarios = parse_count(count or DEFAULT_SCENARIOS, "count")
+    from wslab.breaks.notebook import sweep_random as run_scenarios
+
+    result = run_scenarios(scenarios, parse_count(seed or 1, "seed"), data_dir, say=say)
+    return show(result, as_json, result.status, kept=str(result.folder))
 
 
 @command(example="wslab serve lean --port 9000", details=f"KIND is one of: {', '.join(SERVER_KINDS)}.")
@@ -265,6 +298,23 @@ def report(data_dir: str, out: str, as_json: bool) -> int:
     return 0
 
 
+@command(example="wslab explain conntrack")
+@click.argument("limit", metavar="[LIMIT]", default="", shell_complete=complete_words(EXPLANATIONS))
+@click.option("--all", "whole", is_flag=True, help="All limits, with all that is known of each.")
+@click.option("--markdown", is_flag=True, help="With --all: as a page of documentation.")
+def explain(limit: str, whole: bool, markdown: bool, as_json: bool) -> int:
+    """Explain a limit, or list all of them.
+
+    How it looks to a user, what proves it, what looks alike, and what lifts it.
+    """
+    from wslab.lab.explain import explain as explain_one
+    from wslab.lab.explain import explain_all
+
+    if (limit and whole) or (markdown and not whole):
+        raise BadInput("LIMIT and --all exclude each other, and --markdown goes with --all: see wslab explain --help")
+    return show(explain_one(limit) if limit else explain_all(whole=whole, page=markdown), as_json)
+
+
 @command(example="wslab notebooks my-notebooks")
 @click.argument("folder", metavar="DIR", shell_complete=complete_directories)
 @click.option("--force", is_flag=True, help="Replace notebooks of the same name.")
@@ -321,6 +371,51 @@ def bench(connections: str, repetitions: str, as_json: bool) -> int:
     counts = parse_counts(connections, "connections")
     result = measure(counts, parse_count(repetitions, "repetitions"), say=say)
     return show(result, as_json, EXIT_STATUS[result.outcome])
+
+
+@command(example="wslab compare --servers lean,asyncio,node_ws --connections 15k --memory 16GiB --cpus 6")
+@click.option(
+    "--servers",
+    metavar="LIST",
+    default="",
+    help="Kinds, commands and addresses with commas between them, quotes around one with a comma in it.",
+)
+@click.option("--server", "more", metavar="X", multiple=True, help="One more, as it stands; may be repeated.")
+@click.option("--connections", metavar="LIST", default="15k", help="Compared at the largest; default 15k.")
+@click.option("--repetitions", metavar="N", default="3", help="Default 3.")
+@click.option("--check", metavar="N", help="Connections of a larger stage that the prediction is checked against.")
+@click.option("--memory", metavar="X", help="Size of another machine to predict for, such as 16GiB.")
+@click.option("--cpus", metavar="N", help="Its CPUs.")
+@click.option("--messages-each", metavar="X", default="0.1", help="Messages/s a connection to predict for.")
+@directory_option("--recorded", help="Show a comparison that was recorded in this folder.")
+@stage_options(without=UNCOMPARED_PARAMETERS)
+def compare(
+    servers: str,
+    more: tuple[str, ...],
+    connections: str,
+    repetitions: str,
+    check: str | None,
+    memory: str | None,
+    cpus: str | None,
+    messages_each: str,
+    recorded: str,
+    as_json: bool,
+    **parameters: Any,
+) -> int:
+    """Measure several servers side by side.
+
+    The floor is measured with them, so that every figure is a ratio as well. Messages climb to the knee unless
+    --message-rate says otherwise.
+    """
+    from wslab.core.comparison import split_servers
+
+    names = [] if recorded else split_servers(servers, more)
+    from wslab.view.comparison import compare as measure
+
+    sizes = {"check": check, "memory": memory, "cpus": cpus, "messages_each": messages_each}
+    counts = [] if recorded else [names, connections, repetitions]
+    result = measure(*counts, **sizes, recorded=absolute(recorded), say=say, **given(parameters))
+    return show(result, as_json, EXIT_STATUS[result.outcome], kept=str(result.folder))
 
 
 # What several commands do.
@@ -397,11 +492,13 @@ def show_run(recorded: Any, diagnose: bool, as_json: bool) -> int:
         ends = {"run_id": recorded.run_id, "outcome": recorded.outcome}
         print_json({**ends, "findings": findings, "recorded_findings": recorded.findings})
         return 0
+    from wslab.lab.tables import finding_lines
+
     print(f"{recorded.run_id}: {recorded.outcome}")
     for title, found in (("found by today's rules", findings), ("recorded", recorded.findings)):
         print(f"{title}:{'' if found else ' nothing'}")
         for finding in found:
-            print(f"  {finding['limit']} ({finding['side']}): {finding['evidence']}\n    remedy: {finding['remedy']}")
+            print("\n".join(finding_lines(finding)))
     return 0
 
 
@@ -440,6 +537,8 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
         parameters["data_dir"] = absolute(parameters["data_dir"])
     if parameters.get("protocol", "").endswith(SUFFIX):
         parameters["protocol"] = absolute(parameters["protocol"])
+    if "server" in parameters or "server_dir" in parameters:
+        parameters["server_dir"] = absolute(parameters.get("server_dir") or ".")
     return parameters
 
 

@@ -16,14 +16,29 @@ from eventually import eventually
 from isolated import NARROW, NOBODY, STATEFUL, needs, traces
 from wslab.breaks.enclosure import Enclosure
 from wslab.breaks.isolation import enclosed
+from wslab.core.diagnosis import diagnose
+from wslab.core.evidence import Evidence
 from wslab.core.plan import resolve
 from wslab.core.quantities import BadInput
 from wslab.core.stage import Stage
+from wslab.lab import store
 from wslab.lab.experiment import run_stage
 from wslab.lab.place import this_machine
 from wslab.machine.procfs import read_host, read_status
 
-PORTS = Enclosure(netns=True, sysctls={"net.ipv4.ip_local_port_range": "32768 32867"})
+PORTS = Enclosure(
+    netns=True,
+    sysctls={
+        "net.ipv4.ip_local_port_range": "32768 32867",
+        "net.ipv4.ip_local_reserved_ports": "80,32778-32817",
+    },
+)
+GUARDED = Enclosure(
+    netns=True,
+    nft="""table inet wslab { chain in {
+        type filter hook input priority 0; tcp flags & (syn|ack) == syn ct count over 60 counter reject with tcp reset;
+    }; }""",
+)
 FULL = replace(
     NARROW, nft=STATEFUL, uid=NOBODY, fd_limit={"server": 300}, processes={"swarm": 20}, cpus={"server": (0,)}
 )
@@ -54,7 +69,23 @@ def name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_range_of_ports_that_is_too_small_breaks_inside_and_is_named(tmp_path: Path, name: str) -> None:
     run = run_stage(connections=150, source_addresses=1, hold_seconds=0, data_dir=str(tmp_path), place=enclosed(PORTS))
     assert (run.outcome, [finding["limit"] for finding in run.findings]) == ("broke", ["ephemeral_ports"])
-    assert "100 ports" in run.findings[0]["evidence"]
+    # Of 100 ports, 40 are reserved, and one is the server's own.
+    assert "59 ports" in run.findings[0]["evidence"]
+    predicted = [row["ceiling_connections"] for row in run.preflight if row["limit"] == "ephemeral_ports"]
+    assert (predicted, run.findings[0]["at_connections"]) == ([59], 59)
+    assert traces(name) == []
+
+
+@needs(GUARDED)
+def test_a_firewall_that_refuses_is_named_with_its_rule_or_by_elimination(tmp_path: Path, name: str) -> None:
+    run = run_stage(connections=100, hold_seconds=0, data_dir=str(tmp_path), place=enclosed(GUARDED))
+    (found,) = run.findings
+    assert (found["limit"], found["side"], found["at_connections"]) == ("firewall", "kernel", 60)
+    assert (found["certainty"], "ct count over 60" in found["evidence"]) == ("proved", True)
+    # As it is without root, where nobody may read the rules.
+    unread = [{**event, "rules": None} if event["event"] == "firewall" else event for event in run.events]
+    (inferred,) = diagnose(Evidence.recorded(run.manifest, store.read_samples(run.run_dir), unread))
+    assert (inferred.limit, inferred.certainty) == ("firewall", "inferred")
     assert traces(name) == []
 
 

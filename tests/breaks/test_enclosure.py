@@ -26,6 +26,8 @@ from wslab.machine.sysctls import CONNTRACK_BUCKETS, CONNTRACK_MAX, EPOLL_WATCHE
         ({"sysctls": {"net.core.somaxconn": 16}}, "netns=False"),
         ({"nft": "table inet t {}"}, "netns=False"),
         ({"packet_cpu": 0}, "netns=False"),
+        ({"link": {"kind": "tbf"}}, "netns=False"),
+        ({"netns": True, "link": {"rate": "20mbit"}}, "its kind"),
         ({"uid": -1}, "uid=-1"),
         ({"global_sysctls": {"vm.swappiness": 1000}}, "global_sysctls=vm.swappiness"),
         ({"global_sysctls": {FILE_MAX: 1000}}, f"{FILE_MAX}=1000"),

@@ -26,6 +26,7 @@ from wslab.machine.procfs import read_host
 from wslab.machine.sysctls import CONNTRACK_MAX, EPOLL_WATCHES, NR_OPEN, claim_sysctl, read_sysctl
 
 QUOTAS = Enclosure(cpu_quota={"server": 1.5, "swarm": 0.25})
+NARROW_LINK = Enclosure(netns=True, link={"kind": "tbf", "rate": "20mbit", "burst": 65_536, "limit": 1 << 20})
 HANDED = Enclosure(netns=True, packet_cpu=min(os.sched_getaffinity(0)))
 RULED = Enclosure(netns=True, nft=STATEFUL)
 GLOBAL = (CONNTRACK_MAX, EPOLL_WATCHES)
@@ -160,6 +161,17 @@ def test_a_setting_that_the_kernel_rounds_is_put_back_as_well(
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
         monkeypatch.setattr(sysctls, "SYSCTLS", settings)
     assert read_sysctl(NR_OPEN) == "1048576"
+
+
+@needs(NARROW_LINK)
+def test_the_link_of_a_namespace_has_the_queue_that_was_asked_for(name: str) -> None:
+    look = (
+        "import sys; from wslab.machine.enter import enter_netns; enter_netns(sys.argv[1]);"
+        "from wslab.machine.link import read_queue; print(read_queue(1).name)"
+    )
+    with Isolation(NARROW_LINK, name):
+        asked = [sys.executable, "-c", look, f"/run/netns/{name}"]
+        assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout == "tbf on lo\n"
 
 
 @needs(HANDED)

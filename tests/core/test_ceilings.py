@@ -28,7 +28,7 @@ SIDES = {"server", "swarm", "kernel", "machine"}
 NAMES = {
     "fd_limit nr_open file_max ephemeral_ports bind_ports conntrack conntrack_buckets accept_queue syn_queue "
     "epoll_watches memory_cgroup memory_machine memory_reserve tcp_mem device_backlog time_wait process_limit "
-    "server_cpu machine_cpu generator"
+    "server_cpu machine_cpu generator firewall link server_refused server_unreachable server_closed"
 }
 
 
@@ -67,10 +67,12 @@ def test_the_table_has_every_limit_by_its_name() -> None:
         ("fd_limit", {"scope": ONE_PROCESS, "fd_hard": 1_048_576}, 1_048_512),
         ("nr_open", {}, 1_048_512),
         ("file_max", {}, 1_232_500),  # (2,466,170 - 1,170) / 2
-        ("ephemeral_ports", {"source_addresses": 1}, 28_232),
-        ("ephemeral_ports", {"source_addresses": 3}, 84_696),
-        ("ephemeral_ports", {"source_addresses": 1, "port_low": 1024, "port_high": 65_535}, 64_512),
-        ("bind_ports", {"source_addresses": 1}, 28_232),
+        # Without the port that the server is given.
+        ("ephemeral_ports", {"source_addresses": 1}, 28_231),
+        ("ephemeral_ports", {"source_addresses": 3}, 3 * 28_231),
+        ("ephemeral_ports", {"source_addresses": 1, "port_low": 1024, "port_high": 65_535}, 64_511),
+        ("ephemeral_ports", {"source_addresses": 1, "ports_reserved": 6_000, "ports_taken": 31}, 22_200),
+        ("bind_ports", {"source_addresses": 1}, 28_231),
         ("conntrack", {}, 262_000),  # 262,144 - 144
         ("conntrack", {"conntrack_count": 300_000}, 0),
         ("conntrack_buckets", {}, 262_144),  # 4 × 65,536
@@ -225,8 +227,8 @@ def test_ports_are_counted_for_each_destination_unless_bind_takes_them() -> None
     here = host()
     plan = replace(resolve(Stage.of(connections="100k", source_addresses=1), here), destinations=2)
     found = {item.limit: item for item in ceilings(here, plan)}
-    assert found["ephemeral_ports"].ceiling_connections == 2 * 28_232
-    assert (found["bind_ports"].ceiling_connections, found["bind_ports"].binding) == (28_232, False)
+    assert found["ephemeral_ports"].ceiling_connections == 2 * 28_231
+    assert (found["bind_ports"].ceiling_connections, found["bind_ports"].binding) == (28_231, False)
     assert {item.limit: item for item in ceilings(here, replace(plan, ports_at_bind=True))}["bind_ports"].binding
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from core.hosts import GIB
 from core.made import ASKED, evidence, exited, failure, layout, rising
-from wslab.core.diagnosis import RULES, diagnose
+from wslab.core.diagnosis import RULES, SERVER_FAULTS, diagnose
 from wslab.core.evidence import Evidence
 from wslab.core.limits import LIMITS
 
@@ -35,6 +35,16 @@ WAITING = {
     }
     for side in ("server", "swarm")
 }
+
+
+CLOSED = {"event": "failure", "phase": "hold", "errno": 108, "detail": "closed with code 1001 (too old)"}
+
+
+def rules(before: int | None, after: int | None) -> list[dict[str, Any]]:
+    """Return what was told of a firewall before and after: a rule with its counter, or nothing for want of root."""
+    rule = {"chain": "inet filter input", "text": "limit rate over 9/second drop", "effect": "drops", "limits": True}
+    counts = (before, after)
+    return [{"event": "firewall", "rules": None if n is None else [{**rule, "packets": n}]} for n in counts]
 
 
 # Each row: the limit and the side to be found, a broken run, and what its evidence must quote.
@@ -300,6 +310,39 @@ BROKEN: list[tuple[str, str, dict[str, Any], list[str]]] = [
         ["server pid 4711 by signal 11", "vmstat oom_kill 2 → 2"],
     ),
     (
+        "memory_reserve",
+        "machine",
+        {
+            "opened": 1_000,
+            "told": {"extra": [RESERVE]},
+            "limits": {"server_fd_limit": 20_000},
+            "columns": {"server_processes": 1, "server_rss_bytes": rising(10 << 20, 5 << 20)},
+        },
+        ["server processes 10 MiB → ", "KiB a connection"],
+    ),
+    *(
+        (
+            limit,
+            "server",
+            {"opened": 0, "told": {"extra": [{"event": "server_failed", "limit": limit, "message": "as it was seen"}]}},
+            ["as it was seen"],
+        )
+        for limit in ("server_unreachable", "server_refused", "server_closed")
+    ),
+    (
+        "fd_limit",
+        "server",
+        {
+            "opened": 1_002,
+            "told": {"extra": [{"event": "process_full", "pid": 815, "fds": 1_023, "limit": 1_024}]},
+            "failures": [failure("upgrade", "ECONNRESET", 100)],
+            "limits": {"server_fd_limit": 1_024, "server_processes": 1},
+            "columns": {"server_shards_at_limit": 1},
+            "plan": {"server_shards": 1},
+        },
+        ["pid 815 1,023 of 1,024", "upgrade ECONNRESET × 100"],
+    ),
+    (
         "generator",
         "swarm",
         {"opened": 70_000, "told": {"extra": [exited("swarm", exit_code=1)]}},
@@ -392,12 +435,100 @@ BROKEN: list[tuple[str, str, dict[str, Any], list[str]]] = [
         ["25,000 of 50,000 connections a second", "no idle CPU"],
     ),
     (
+        "server_refused",
+        "server",
+        {
+            "opened": 99_000,
+            # That the machine was full as well explains no refusal.
+            "columns": {"server_listeners": 0, "resets_sent_total": rising(7, 200), **FULL_MACHINE},
+            "failures": [failure("connect", "ECONNREFUSED", 1000)],
+        },
+        ["connect ECONNREFUSED × 1,000", "sockets that listen on its port: 0", "OutRsts 7 → "],
+    ),
+    (
+        "server_unreachable",
+        "server",
+        {"opened": 0, "failures": [failure("connect", "EHOSTUNREACH", 100)]},
+        ["connect EHOSTUNREACH × 100"],
+    ),
+    (
+        "server_closed",
+        "server",
+        {
+            "told": {"hold": {"connections_open": 60_000}, "extra": [CLOSED]},
+            "columns": FULL_MACHINE,
+            "failures": [failure("hold", "ESHUTDOWN", 40_000)],
+        },
+        ["closed with code 1001 (too old)", "hold ESHUTDOWN × 40,000"],
+    ),
+    (
+        "server_closed",
+        "server",
+        {"told": {"hold": {"connections_open": 60_000}}, "failures": [failure("hold", "ECONNRESET", 40_000)]},
+        ["hold ECONNRESET × 40,000; no close code was given"],
+    ),
+    (
+        "firewall",
+        "kernel",
+        {
+            "opened": 60_000,
+            "columns": {"server_listeners": 1, "resets_sent_total": 3},
+            "failures": [failure("connect", "ECONNREFUSED", 40_000)],
+            "told": {"extra": rules(None, None)},
+        },
+        ["refused: connect ECONNREFUSED × 40,000", "for root to read", "by elimination", "OutRsts 3 → 3"],
+    ),
+    (
+        "firewall",
+        "kernel",
+        {
+            "opened": 60_000,
+            "columns": {"server_listeners": 1, "syn_retransmits_total": rising(40, 9000), "server_accept_queue": 0},
+            "failures": [failure("connect", "ETIMEDOUT", 40_000)],
+            "told": {"extra": rules(None, None)},
+        },
+        ["dropped: connect ETIMEDOUT × 40,000", "TCPSynRetrans 40 → ", "by elimination", "ListenOverflows 17 → 17"],
+    ),
+    (
+        "firewall",
+        "kernel",
+        {
+            "opened": 60_000,
+            # On a full machine, and where others are dropped as well: the rule's own counter is proof.
+            "columns": {"syn_retransmits_total": rising(40, 9000), **FULL_MACHINE},
+            "failures": [failure("connect", "ETIMEDOUT", 40_000)],
+            "told": {"extra": rules(5, 90_005)},
+        },
+        [
+            "rate-limited: connect ETIMEDOUT × 40,000",
+            'rule of inet filter input: "limit rate over 9/second drop"',
+            "5 → 90,005",
+        ],
+    ),
+    (
+        "link",
+        "kernel",
+        {
+            "told": SLOW,
+            "columns": {
+                "link_queue": "tbf on lo",
+                "link_backlog_bytes": 60_000,
+                "link_overlimits_total": rising(0, 900),
+                "link_drops_total": 0,
+                "link_roundtrip_seconds_min": 0.004,
+                "server_cpu_fraction_max": 0.01,
+            },
+            "failures": [failure("echo", "ETIMEDOUT", 500)],
+        },
+        ["tbf on lo: qdisc overlimits 0 → ", "backlog up to 60,000 bytes", "least round trip 4 ms"],
+    ),
+    (
         "unknown",
         "machine",
-        {"opened": 99_000, "failures": [failure("connect", "ECONNREFUSED", 1000)]},
+        {"opened": 99_000, "failures": [failure("connect", "EINVAL", 1000)]},
         [
             "99,000 of 100,000 connections opened",
-            "connect ECONNREFUSED × 1,000",
+            "connect EINVAL × 1,000",
             "ruled out: ListenOverflows 17 → 17, nf_conntrack drop 9 → 9, softnet_stat dropped 5 → 5",
             "vmstat oom_kill 2 → 2",
         ],
@@ -569,7 +700,7 @@ def test_a_run_that_recorded_nothing_is_an_honest_unknown() -> None:
 
 
 def test_every_limit_that_can_be_found_is_one_of_the_vocabulary() -> None:
-    words = {limit.name for limit in LIMITS} | {"server_died", "server_silent", "server_protocol", "unknown"}
+    words = {limit.name for limit in LIMITS} | {"unknown", *SERVER_FAULTS}
     named = {name for rule in RULES for name in rule.limits}
     assert named == words
     assert {row[0] for row in BROKEN} == words
@@ -577,3 +708,123 @@ def test_every_limit_that_can_be_found_is_one_of_the_vocabulary() -> None:
 
 def test_rules_stand_in_the_order_of_their_rank() -> None:
     assert [rule.rank for rule in RULES] == sorted(rule.rank for rule in RULES)
+
+
+LATE = {"told": SLOW, "failures": [failure("echo", "ETIMEDOUT", 500)]}
+# Nothing was dropped: every packet was too late.
+DELAYED = {"link_queue": "netem on lo", "link_backlog_bytes": 9_000, "link_drops_total": 0, "link_overlimits_total": 0}
+
+
+@pytest.mark.parametrize(("again", "limit"), [(200, "link"), (0, "machine_cpu")])
+def test_a_link_that_delays_is_blamed_only_where_packets_were_sent_again(again: int, limit: str) -> None:
+    seen = {**DELAYED, "retransmits_total": rising(90, again), **FULL_MACHINE}
+    assert [one.limit for one in diagnose(evidence(**LATE, columns=seen))] == [limit]
+
+
+LOST_SYNS = {
+    "opened": 60_000,
+    "failures": [failure("connect", "ETIMEDOUT", 40_000)],
+    "told": {"extra": rules(None, None)},
+}
+SYNS_AGAIN = {"server_listeners": 1, "syn_retransmits_total": rising(40, 9000), "server_accept_queue": 0}
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        {"server_accept_queue": 12},  # it has not accepted what did arrive
+        {"server_processes_stopped": 1},
+        {"server_listeners": None},  # on another host, where nothing can be ruled out
+        {"conntrack_chains_too_long_total": rising(0, 9000), "conntrack_count": 200},
+        {"syn_retransmits_total": 40},
+    ],
+)
+def test_a_firewall_is_inferred_only_where_all_else_is_ruled_out(seen: dict[str, Any]) -> None:
+    found = diagnose(evidence(**LOST_SYNS, columns={**SYNS_AGAIN, **seen}))
+    assert "firewall" not in {finding.limit for finding in found}
+
+
+@pytest.mark.parametrize(
+    ("opened", "kind"), [([0, *[60_000] * 10], "dropped"), ([0, 10, 20, 30, *[60_000] * 7], "rate-limited")]
+)
+def test_without_its_rules_a_firewall_limits_a_rate_where_connections_opened_after_the_first_loss(
+    opened: list[int], kind: str
+) -> None:
+    (found,) = diagnose(evidence(**LOST_SYNS, columns={**SYNS_AGAIN, "swarm_connections_opened": opened}))
+    assert found.evidence.startswith(f"{kind}: ")
+
+
+@pytest.mark.parametrize(("under_way", "limit"), [(4_000, "firewall"), (0, "machine_cpu")])
+def test_messages_that_were_sent_again_are_blamed_on_a_firewall_only_where_they_never_arrive(
+    under_way: int, limit: str
+) -> None:
+    seen = {"server_listeners": 1, "server_sockets_sampled": 256, "swarm_send_queue_bytes": under_way}
+    again = {"retransmits_total": rising(90, 200), **FULL_MACHINE}
+    late = {**LATE, "told": {**SLOW, "extra": rules(None, None)}}
+    assert [one.limit for one in diagnose(evidence(**late, columns={**seen, **again}))] == [limit]
+
+
+def test_where_root_sees_no_rule_that_drops_the_firewall_is_not_blamed() -> None:
+    read = {"extra": [{"event": "firewall", "rules": []}] * 2}
+    (found,) = diagnose(evidence(**{**LOST_SYNS, "told": read}, columns=SYNS_AGAIN))
+    assert found.limit == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("told", "certainty"),
+    [(rules(0, 90_000), "proved"), (rules(0, 30_000), "counted"), (rules(None, None), "inferred")],
+)
+def test_a_firewall_is_as_certain_as_its_counter(told: list[dict[str, Any]], certainty: str) -> None:
+    (found,) = diagnose(evidence(**{**LOST_SYNS, "told": {"extra": told}}, columns=SYNS_AGAIN))
+    assert (found.limit, found.certainty) == ("firewall", certainty)
+
+
+IDLE = {"server_cpu_fraction_max": 0.01, "server_listeners": 1, "server_sockets_sampled": 256}
+
+
+@pytest.mark.parametrize(
+    ("queues", "limit", "words"),
+    [
+        ({"server_sockets_waiting": 90, "server_receive_queue_bytes": 3_420}, "server_silent", "90 of 256 sampled"),
+        ({"server_accept_queue": 7}, "server_silent", "7 connections wait in its accept queue"),
+        (
+            {"server_processes": 6, "server_processes_stopped": 2},
+            "server_silent",
+            "2 of 6 server processes are stopped",
+        ),
+        # It has read all and says nothing.
+        ({"swarm_send_queue_bytes": 0, "server_send_queue_bytes": 0}, "server_silent", "nothing is under way"),
+        # What was sent is still under way, or the answers are.
+        ({"swarm_send_queue_bytes": 9_000}, "unknown", "echo ETIMEDOUT × 500"),
+        ({"server_send_queue_bytes": 9_000}, "unknown", "echo ETIMEDOUT × 500"),
+    ],
+)
+def test_an_idle_server_is_blamed_for_silence_only_with_what_reached_it(
+    queues: dict[str, Any], limit: str, words: str
+) -> None:
+    (found,) = diagnose(evidence(**LATE, columns={**IDLE, **queues}))
+    assert (found.limit, found.certainty) == (limit, "counted" if limit == "server_silent" else "inferred")
+    assert words in found.evidence
+
+
+def test_memory_pressure_that_follows_from_a_full_machine_is_not_its_cause() -> None:
+    pressed = {"tcp_memory_pressures_total": [1, 1, 1, 1, *[2] * 7]}
+    assert [one.limit for one in diagnose(evidence(told=SLOW, columns=pressed))] == ["tcp_mem"]
+    assert [one.limit for one in diagnose(evidence(told=SLOW, columns={**pressed, **FULL_MACHINE}))] == ["machine_cpu"]
+    # A connection that was aborted for want of memory is the kernel's own word.
+    aborted = {"tcp_aborts_on_memory_total": rising(0, 40)}
+    assert [one.limit for one in diagnose(evidence(told=SLOW, columns={**aborted, **FULL_MACHINE}))] == ["tcp_mem"]
+
+
+@pytest.mark.parametrize(("failed", "limit"), [(1, "unknown"), (9, "unknown"), (10, "machine_cpu")])
+def test_a_few_failed_messages_are_a_miss_and_no_proof_of_who_was_busy(failed: int, limit: str) -> None:
+    few = {"messages_sent": 30, "messages_failed": failed}
+    run = evidence(
+        told={"hold": few, "verify": few},
+        columns=FULL_MACHINE,
+        failures=[failure("echo", "ETIMEDOUT", failed)],
+        stage={"message_rate": 0.0},
+    )
+    (found,) = diagnose(run)
+    assert found.limit == limit
+    assert f"{failed} of 30 messages failed" in found.evidence

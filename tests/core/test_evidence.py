@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,6 +63,18 @@ def test_only_a_death_that_nobody_asked_for_counts() -> None:
         ({"stage": {"ramp_rate": 38_000}}, ["25,000 of 38,000 connections a second"]),
         ({"told": {"hold": {"messages_received": 3601}}}, []),  # 4,000 were due
         ({"told": {"hold": {"messages_received": 3599}}}, ["900 of 1,000 messages a second answered"]),
+        # On a slow link, what was sent in the last moments is still on its way.
+        ({"told": {"hold": {"messages_received": 3599}}, "columns": {"link_roundtrip_seconds_min": 0.04}}, []),
+        (
+            {"told": {"hold": {"messages_received": 3000}}, "columns": {"link_roundtrip_seconds_min": 0.04}},
+            ["750 of 1,000 messages a second answered"],
+        ),
+        # A few lost SYNs are sent again after one second or three; many are no bad luck.
+        ({"stage": {"ramp_rate": 38_000}, "columns": {"syn_retransmits_total": 60}}, []),
+        (
+            {"stage": {"ramp_rate": 38_000}, "columns": {"syn_retransmits_total": 9_000}},
+            ["25,000 of 38,000 connections a second"],
+        ),
     ],
 )
 def test_a_miss_is_said_in_words(run: dict[str, Any], misses: list[str]) -> None:
@@ -83,3 +96,17 @@ def test_a_miss_is_said_in_words(run: dict[str, Any], misses: list[str]) -> None
 )
 def test_what_was_missed_was_missed_in_a_phase(run: dict[str, Any], phases: tuple[str, ...]) -> None:
     assert evidence(**run).missed_in == phases
+
+
+def test_counters_that_were_read_at_a_failure_narrow_the_time_in_which_they_rose() -> None:
+    run = evidence(columns={"conntrack_drops_total": rising(9, 40)})
+    coarse = run.rose_within("conntrack_drops_total")
+    assert coarse == (2.0, 3.0)
+    looks = [
+        {"event": "counters", "elapsed_seconds": 2.4, "conntrack_drops_total": 9, "softnet_drops_total": None},
+        {"event": "counters", "elapsed_seconds": 2.6, "conntrack_drops_total": 10, "softnet_drops_total": None},
+    ]
+    fine = replace(run, events=[*run.events, *looks])
+    assert fine.rose_within("conntrack_drops_total") == (2.4, 2.6)
+    assert fine.became_within("conntrack_drops_total", 30) == (2.6, 3.0)
+    assert fine.rose_within("softnet_drops_total") is None

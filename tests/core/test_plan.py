@@ -109,6 +109,7 @@ def test_handshakes_in_flight_never_overflow_the_accept_queue() -> None:
         plan = resolve(Stage.of(connections=connections), host())
         assert 1 <= plan.pending_max <= 1024
     assert resolve(Stage.of(connections=10_000), host(somaxconn=128)).pending_max == 64
+    assert resolve(Stage.of(connections=10_000, server="asyncio"), host()).pending_max == 50  # asyncio's backlog is 100
 
 
 def test_a_host_that_tells_nothing_still_gets_a_plan() -> None:

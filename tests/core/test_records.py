@@ -27,9 +27,13 @@ def test_a_unit_in_a_name_is_the_unit_of_the_column(unit: str) -> None:
     assert {column.unit for column in named} == {unit}
 
 
+# What only a server has: a listener, and queues that are looked at to see what reached it.
+SERVER_ONLY = {"shards_at_limit", "listeners", "accept_queue", "sockets_waiting", "receive_queue_bytes"}
+
+
 def test_both_ends_have_the_same_columns() -> None:
     names = header()
-    server = {name.removeprefix("server_") for name in names if name.startswith("server_")} - {"shards_at_limit"}
+    server = {name.removeprefix("server_") for name in names if name.startswith("server_")} - SERVER_ONLY
     swarm = {name.removeprefix("swarm_") for name in names if name.startswith("swarm_")}
     assert server <= swarm
     own = {"connections_pending", "connections_verified", "messages_failed", "messages_unasked", "lag_seconds_max"}
@@ -82,4 +86,13 @@ def test_seconds_are_kept_to_the_microsecond() -> None:
 
 def test_a_finding_is_written_with_the_keys_of_the_contract() -> None:
     finding = Finding(limit="conntrack", side="kernel", at_connections=5, evidence="drop 0 → 3", remedy="raise it")
-    assert list(finding.as_dict()) == ["limit", "side", "at_connections", "evidence", "remedy", "first_seconds"]
+    assert list(finding.as_dict()) == [
+        "limit",
+        "side",
+        "at_connections",
+        "evidence",
+        "remedy",
+        "first_seconds",
+        "certainty",
+        "ruled_out",
+    ]

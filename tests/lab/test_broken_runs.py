@@ -53,6 +53,12 @@ def test_the_limit_that_was_lowered_is_named_first_and_none_that_was_not(item: B
         ("memory_machine", "machine", "by signal 9; vmstat oom_kill 0 → 1; least memory headroom 9.4 MiB"),
         # Against a server that speaks no WebSocket.
         ("server_protocol", "server", "upgrade EPROTO × 112; no upgrade"),
+        # A port that nothing listens on, while both cores were busy with something else.
+        ("server_refused", "server", "connect ECONNREFUSED × 100; sockets that listen on its port: 0; OutRsts "),
+        # In a namespace that knows no way to the server's address.
+        ("server_unreachable", "server", "connect ENETUNREACH × 100"),
+        # Against a server that closes each connection after two and a half seconds.
+        ("server_closed", "server", "closed with code 1001 (idle for too long); hold ESHUTDOWN × 200"),
     ],
 )
 def test_what_was_met_elsewhere_is_named_as_well(name: str, side: str, words: str) -> None:
@@ -66,6 +72,25 @@ def test_every_limit_that_a_rule_can_name_was_met_for_real() -> None:
     assert named == {limit for rule in RULES for limit in rule.limits} - {"unknown"}
 
 
+@pytest.mark.parametrize(
+    ("name", "limit", "words"),
+    [
+        ("command_fd_limit", "fd_limit", "pid 10488 1,024 of 1,024"),
+        ("command_memory_cgroup", "memory_cgroup", "KiB a connection"),
+        ("command_stops_reading", "server_silent", "server_fds 5 → 105"),
+        ("unready_refused", "server_refused", "HTTP 500"),
+        ("unready_unreachable", "server_unreachable", "none of its processes listens"),
+        ("unready_closed", "server_closed", "during the handshake"),
+    ],
+)
+def test_a_server_of_the_users_is_named_from_what_was_seen_of_it_from_outside(
+    name: str, limit: str, words: str
+) -> None:
+    first = diagnose(recorded(name))[0]
+    assert first.limit == limit
+    assert words in first.evidence
+
+
 def test_where_the_next_limit_was_met_as_well_it_is_named_next() -> None:
     findings = diagnose(recorded("fd_limit_before_ports"))
     assert names(findings) == [("fd_limit", "server"), ("ephemeral_ports", "swarm")]
@@ -76,6 +101,10 @@ def test_where_the_next_limit_was_met_as_well_it_is_named_next() -> None:
     [
         ("conntrack_before_ports", ["conntrack", "ephemeral_ports"]),
         ("ports_before_conntrack", ["ephemeral_ports"]),
+        # Attempts that a rule drops, or that a full shard does not take, use up what comes next while they wait.
+        ("firewall_before_fd_limit", ["firewall", "fd_limit"]),
+        ("firewall_before_time_wait", ["firewall", "time_wait"]),
+        ("fd_limit_before_time_wait", ["fd_limit", "time_wait"]),
     ],
 )
 @pytest.mark.parametrize("timed", [True, False])
@@ -105,6 +134,35 @@ def test_a_limit_that_ended_a_process_is_told_at_the_connections_that_it_had_by_
 def test_without_its_errno_a_limit_is_not_named(name: str) -> None:
     (limit,) = {item.limit for item in RECORDED if item.name == name}
     assert limit not in {finding.limit for finding in diagnose(without_failures(name))}
+
+
+UNREADABLE = {"event": "firewall", "rules": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "certainty"),
+    [
+        ("firewall_refuses", "refused", "proved"),
+        # Its rule has no counter.
+        ("firewall_drops", "dropped", "inferred"),
+        ("firewall_limits_rate", "rate-limited", "proved"),
+    ],
+)
+def test_a_firewall_is_named_by_its_rule_and_without_root_by_elimination(name: str, kind: str, certainty: str) -> None:
+    run = recorded(name)
+    (read,) = diagnose(run)
+    assert (read.limit, read.certainty) == ("firewall", certainty)
+    assert read.evidence.startswith(f"{kind}: ")
+    assert 'rule of inet wslab in: "tcp flags' in read.evidence
+    unread = [UNREADABLE if event["event"] == "firewall" else event for event in run.events]
+    (inferred,) = diagnose(replace(run, events=unread))
+    assert (inferred.limit, inferred.certainty) == ("firewall", "inferred")
+    assert "by elimination" in inferred.evidence
+    # Root who sees no such rule has ruled it out, except where an attempt was refused while the server listened.
+    none = [{"event": "firewall", "rules": []} if event["event"] == "firewall" else event for event in run.events]
+    assert [one.limit for one in diagnose(replace(run, events=none))] == [
+        "firewall" if kind == "refused" else "unknown"
+    ]
 
 
 @pytest.mark.parametrize(("name", "role"), [("server_cpu", "server"), ("generator", "swarm")])

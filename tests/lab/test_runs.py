@@ -25,6 +25,18 @@ def test_what_was_not_read_is_missing_and_not_zero(tmp_path: Path) -> None:
     assert samples["conntrack_count"].isna().all()
 
 
+def test_the_knee_of_a_climb_stands_among_the_figures_with_what_ended_it(tmp_path: Path) -> None:
+    run = Run.load(make_run(tmp_path))
+    assert not [words for words, _ in run.figures() if "knee" in words]
+    knee = {"messages_per_second": 58_000.0, "roundtrip_seconds_p99": 0.004, "latency_bound": 0.1}
+    run.summary["knee"] = {**knee, "limited_by": "generator", "why": "p99 300 ms at 64,000 messages/s"}
+    shown = dict(run.figures())
+    assert shown["messages at the knee, p99 within 100 ms"] == "58k/s"
+    assert shown["what ended the climb"] == "the generator: p99 300 ms at 64,000 messages/s"
+    run.summary["knee"] = {**dict.fromkeys(knee), "latency_bound": 0.1, "limited_by": None, "why": "no step was kept"}
+    assert dict(run.figures())["what ended the climb"] == "no step was kept"
+
+
 def test_a_last_line_torn_by_a_death_is_left_out(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path, 50_000)
     whole = len(Run.load(run_dir).samples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 
 from eventually import eventually
 from wslab.core.quantities import BadInput
-from wslab.core.stage import SERVER_KINDS, ServerKind
+from wslab.core.servers import SERVER_KINDS, Need, ServerKind
+from wslab.core.stage import Stage
 from wslab.lab import registry, serving
+from wslab.lab.running import check_server
 from wslab.lab.serving import SHARDS_MOST, ServerDied, Serving
 
 
@@ -59,6 +62,59 @@ def test_auto_is_one_shard_a_core() -> None:
     with Serving("lean") as server:
         assert len(server.pids) == 1 + len(os.sched_getaffinity(0))
         assert ask(server.url, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 426 ")
+
+
+LISTENS = """
+import sys
+from websockets.sync.server import serve
+serve(lambda connection: None, sys.argv[1], int(sys.argv[2])).serve_forever()
+"""
+
+
+@pytest.fixture
+def commanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Return a function that makes a server kind whose command runs a few lines of Python, and returns its name."""
+
+    def command(source: str, **fields: Any) -> str:
+        program = tmp_path / "program.py"
+        program.write_text(source, "utf-8")
+        line = f"{sys.executable} {program} {{host}} {{port}}"
+        kind = ServerKind(name="commanded", command=line, folder=str(tmp_path), summary="", **fields)
+        monkeypatch.setitem(SERVER_KINDS, "commanded", kind)
+        return "commanded"
+
+    return command
+
+
+def test_a_kind_that_is_a_command_is_served_and_ended_as_well(commanded) -> None:
+    with Serving(commanded(LISTENS)) as server:
+        assert ask(server.url, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 4")
+        keeper, program = server.pids
+        assert {entry.pid for entry in registry.list_processes()} == {keeper, program}
+        os.kill(program, signal.SIGKILL)
+        assert server.wait() == "the server ended by itself (signal 9)"
+    assert registry.list_processes() == []
+
+
+def test_a_command_that_does_not_come_up_is_told_with_its_last_words(commanded) -> None:
+    with pytest.raises(BadInput, match=r"exit code 3.*no luck today") as refused:
+        Serving(commanded("import sys; print('no luck today'); sys.exit(3)")).__enter__()
+    assert "\n" not in str(refused.value)
+    assert registry.list_processes() == []
+
+
+@pytest.mark.parametrize(
+    "need", [{"program": "no-such-program"}, {"module": "no_such_module"}, {"path": "no-such-folder/file"}]
+)
+def test_what_a_kind_needs_is_named_with_the_command_that_installs_it(commanded, tmp_path: Path, need) -> None:
+    kind = commanded(LISTENS, needs=(Need(install="fetch it into {folder}", **need),))
+    with pytest.raises(BadInput) as refused:
+        Serving(kind)
+    (name,) = need.values()
+    assert name in str(refused.value)
+    assert str(refused.value).endswith(f"fetch it into {tmp_path}")
+    with pytest.raises(BadInput, match=name):
+        check_server(Stage.of(server=kind))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])

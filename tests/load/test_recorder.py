@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 
 from wslab.core.histogram import bucket_of, bucket_seconds
-from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, header
+from wslab.core.records import DECISIVE_COLUMNS, LATENCY_COLUMNS, SAMPLE_COLUMNS, header
 from wslab.load import scoreboard as words
 from wslab.load.recorder import next_due
 from wslab.load.scoreboard import Scoreboard
@@ -31,6 +33,8 @@ class Recording:
     def __init__(self, run_dir: Path, interval: float) -> None:
         self.run_dir = run_dir
         self.scoreboard = Scoreboard.create(2)
+        self.firewalls: list[dict[str, Any]] = []
+        self.counters: list[dict[str, Any]] = []
         self.sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
         for index, role in enumerate((words.ROLE_SERVER, words.ROLE_SWARM)):
             row = self.scoreboard.row(index)
@@ -52,9 +56,22 @@ class Recording:
 
     def next(self) -> dict[str, Any]:
         """Return the next sample that is told on stdout."""
-        line = self.process.stdout.readline()
-        assert line, "the recorder ended"
-        return json.loads(line)
+        while True:
+            line = self.process.stdout.readline()
+            assert line, "the recorder ended"
+            told = json.loads(line)
+            if told["event"] == "sample":
+                return told
+            (self.firewalls if told["event"] == "firewall" else self.counters).append(told)
+
+    def until_counters(self, count: int) -> None:
+        """Wait until the decisive counters were told so often."""
+        while len(self.counters) < count:
+            line = self.process.stdout.readline()
+            assert line, "the recorder ended"
+            told = json.loads(line)
+            assert told["event"] != "sample"
+            (self.firewalls if told["event"] == "firewall" else self.counters).append(told)
 
     def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Return the first sample from now on that is as wanted."""
@@ -194,6 +211,24 @@ def test_each_latency_is_written_once_in_its_bucket(start: Callable[..., Recordi
     assert float(rows[-1]["bucket_seconds"]) == pytest.approx(bucket_seconds(index), rel=0.01)
 
 
+def test_failures_of_a_new_kind_have_the_decisive_counters_read_at_once(start: Callable[..., Recording]) -> None:
+    recording = start(interval=3600.0)
+    recording.next()
+    recording.scoreboard.row(0)[words.AT_LIMIT] = 1
+    swarm = recording.scoreboard.row(1)
+    for phase in ("ramp", "hold"):
+        words.count_failure(swarm, 0, errno.EADDRNOTAVAIL)
+        recording.until_counters(1)
+        recording.scoreboard.phase = phase
+        recording.next()
+    words.count_failure(swarm, 0, errno.ETIMEDOUT)
+    recording.until_counters(2)
+    assert [one["event"] for one in recording.counters] == ["counters", "counters"]
+    assert set(recording.counters[0]) == {"event", "elapsed_seconds", *DECISIVE_COLUMNS}
+    assert recording.counters[0]["server_shards_at_limit"] == 1
+    assert [row["phase"] for row in recording.rows()] == ["start", "ramp", "hold"]
+
+
 def test_a_process_that_vanishes_is_skipped(start: Callable[..., Recording]) -> None:
     recording = start()
     recording.next()
@@ -229,6 +264,35 @@ def test_it_writes_on_when_nobody_listens(start: Callable[..., Recording]) -> No
     recording.scoreboard.phase = "ramp"
     assert recording.end() == 0
     assert recording.rows()[-1]["phase"] == "ramp"
+
+
+def test_a_server_whose_port_is_known_is_seen_from_outside(start: Callable[..., Recording]) -> None:
+    recording = start()
+    assert recording.next()["server_listeners"] is None
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        recording.scoreboard.port = listener.getsockname()[1]
+        with socket.create_connection(listener.getsockname()):
+            seen = recording.until(
+                lambda sample: sample["server_listeners"] == 1 and sample["server_accept_queue"] == 1
+            )
+    assert seen["server_accept_queue"] == 1
+    assert recording.until(lambda sample: sample["server_listeners"] == 0)
+
+
+def test_the_rules_of_the_firewall_are_told_before_and_after(start: Callable[..., Recording]) -> None:
+    recording = start()
+    recording.until(lambda sample: bool(recording.firewalls))
+    recording.scoreboard.phase = "drain"
+    recording.until(lambda sample: len(recording.firewalls) == 2)
+    assert all(told["rules"] is None or isinstance(told["rules"], list) for told in recording.firewalls)
+    assert recording.end() == 0
+
+
+def test_a_process_that_is_stopped_is_counted(start: Callable[..., Recording]) -> None:
+    recording = start()
+    assert recording.next()["server_processes_stopped"] == 0
+    recording.sleepers[0].send_signal(signal.SIGSTOP)
+    assert recording.until(lambda sample: sample["server_processes_stopped"] == 1)["swarm_processes_stopped"] == 0
 
 
 def test_it_imports_no_pandas_and_no_logging() -> None:

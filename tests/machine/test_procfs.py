@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,14 +18,16 @@ DATA = Path(__file__).parents[1] / "data"
 CAPTURED = DATA / "proc-cgroup1/proc"
 
 _KEYS = """
-    fd_soft fd_hard nr_open file_max file_used port_low port_high somaxconn syn_backlog syncookies conntrack_max
-    conntrack_count conntrack_buckets epoll_watches_max memory_total_bytes memory_headroom_bytes
+    fd_soft fd_hard nr_open file_max file_used port_low port_high ports_reserved ports_taken
+    somaxconn syn_backlog syncookies conntrack_max conntrack_count
+    conntrack_buckets epoll_watches_max memory_total_bytes memory_headroom_bytes
     memory_cgroup_limit_bytes memory_cgroup_used_bytes cgroup_version tcp_mem_pages_low tcp_mem_pages_pressure
     tcp_mem_pages_high pid_max threads_max nproc_soft pids_cgroup_max pids_cgroup_used
     netdev_max_backlog time_wait cpu_count cpu_quota uid kernel cpu_model page_bytes
 """
-# Where the load runs is found out by who makes its place.
+# Where the load runs is found out by who makes its place, and what its server has once that runs.
 HOST_KEYS = {*_KEYS.split(), "conntrack_tracking", "memory_cgroup_of"}
+HOST_KEYS |= {"server_fd_limit", "server_fds_free", "server_processes", "server_backlog", "server_uid"}
 
 READERS: list[Callable[[Path], object]] = [
     procfs.read_meminfo,
@@ -132,3 +135,24 @@ def test_a_process_that_has_ended_reads_as_none() -> None:
         pass
     assert procfs.read_fd_count(child.pid) is None
     assert procfs.read_pss(child.pid) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reserved"), [("\n", 0), ("32768-38767\n", 6000), ("80,32768,60990-61010\n", 11), ("1-32767\n", 0)]
+)
+def test_reserved_ports_are_counted_where_they_are_in_the_range(tmp_path: Path, text: str, reserved: int) -> None:
+    folder = tmp_path / "sys/net/ipv4"
+    folder.mkdir(parents=True)
+    (folder / "ip_local_port_range").write_text("32768\t60999\n", "ascii")
+    (folder / "ip_local_reserved_ports").write_text(text, "ascii")
+    host = procfs.read_host(tmp_path, tmp_path)
+    assert (host.ports_reserved, host.ports_taken) == (reserved, None)
+
+
+def test_a_listener_takes_a_port_of_the_range_from_connect() -> None:
+    before = procfs.read_host().ports_taken
+    with socket.create_server(("127.0.0.1", 0)):
+        taken = procfs.read_host().ports_taken
+    assert before is not None
+    assert taken is not None
+    assert taken >= 1

@@ -71,6 +71,8 @@ class Enclosure:
         nft: rules for that namespace in the language of nftables.
         packet_cpu: the CPU that is handed all packets of that loopback, where they wait in its backlog (RPS);
             None where each CPU takes those that it sends.
+        link: the queueing discipline of that loopback: its `kind`, such as `tbf` or `netem`, and its parameters as
+            pyroute2 takes them.
         memory_bytes: memory of the control group, by role.
         processes: processes of the control group, by role.
         cpu_quota: CPU time a second of the control group, in CPUs, by role.
@@ -85,6 +87,7 @@ class Enclosure:
     global_sysctls: Mapping[str, int | str] = field(default_factory=dict)
     nft: str = ""
     packet_cpu: int | None = None
+    link: Mapping[str, str | int | float] = field(default_factory=dict)
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
     processes: Mapping[str, int] = field(default_factory=dict)
     cpu_quota: Mapping[str, float] = field(default_factory=dict)
@@ -106,8 +109,10 @@ class Enclosure:
         for name in self.sysctls:
             if not name.startswith("net.") or "/" in name:
                 raise refuse("sysctls", name, "a setting of a network namespace, named net.…")
-        if not self.netns and (self.sysctls or self.nft or self.packet_cpu is not None):
+        if not self.netns and (self.sysctls or self.nft or self.link or self.packet_cpu is not None):
             raise refuse("netns", self.netns, "True, because what is bound in a namespace is written there only")
+        if self.link and "kind" not in self.link:
+            raise refuse("link", dict(self.link), "a queueing discipline with its kind")
         if self.uid is not None and self.uid < 0:
             raise refuse("uid", self.uid, "the number of a user")
         if self.packet_cpu is not None and self.packet_cpu < 0:

@@ -22,13 +22,14 @@ from types import TracebackType
 from typing import Any
 
 from wslab.breaks.enclosure import ROLES, Enclosure
-from wslab.breaks.netns import create_netns, find_nft, look_from_inside, netns_path
+from wslab.breaks.netns import create_netns, look_from_inside, netns_path
 from wslab.core.host import Host
 from wslab.core.plan import Plan, resolve
 from wslab.core.quantities import BadInput
 from wslab.core.stage import Stage
 from wslab.lab.place import MakePlace, Place
 from wslab.machine.cgroup import Group, groups_for
+from wslab.machine.firewall import find_nft
 from wslab.machine.journal import CGROUP, ENCLOSURE, NETNS, Journal, undo_orphaned, unexpected
 from wslab.machine.procfs import read_status
 from wslab.machine.sysctls import CONNTRACK_MAX, EPOLL_WATCHES, claim_sysctl, sysctl_path
@@ -205,7 +206,13 @@ class Isolation:
             self._groups.append(group)
         if self.enclosure.netns:
             self._journal.note(NETNS, self.name)
-            create_netns(self.name, self.enclosure.sysctls, self.enclosure.nft, self.enclosure.packet_cpu)
+            create_netns(
+                self.name,
+                self.enclosure.sysctls,
+                self.enclosure.nft,
+                self.enclosure.packet_cpu,
+                self.enclosure.link,
+            )
         # Last, and so the first to be undone: this is what others could notice.
         for name, value in self.enclosure.global_sysctls.items():
             try:

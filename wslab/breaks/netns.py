@@ -3,7 +3,8 @@
 A thread that enters a namespace does not come back, and the caller may have other threads. So both are done in a
 process of their own, this module run as a program: it takes a JSON object on stdin and answers with one on stdout.
 
-- `{"create": name, "sysctls": {...}, "nft": "...", "packet_cpu": ...}` makes the namespace, and answers `{}`.
+- `{"create": name, "sysctls": {...}, "nft": "...", "packet_cpu": ..., "link": {...}}` makes the namespace, and answers
+  `{}`.
 - `{"look": entry, "uid": ...}` enters an enclosure (see `wslab.machine.enter`), and answers with the limits inside.
 
 An answer with `error` is one line that says what went wrong.
@@ -14,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from wslab.machine.enter import become, enter, enter_netns
+from wslab.machine.firewall import find_nft
 from wslab.machine.procfs import read_host
 from wslab.machine.sysctls import sysctl_path, write_sysctl
 
 NETNS_FOLDER = "/run/netns"
-# nft is for administrators, and its folder is not in everybody's path.
-_PATH = "/usr/sbin:/sbin:/usr/local/sbin"
 _ANSWER_SECONDS = 30.0
 _LOOPBACK_INDEX = 1
 LOOPBACK_PACKETS = Path("/sys/class/net/lo/queues/rx-0/rps_cpus")
@@ -40,12 +39,13 @@ def netns_path(name: str) -> str:
     return f"{NETNS_FOLDER}/{name}"
 
 
-def find_nft() -> str | None:
-    """Return the nft program, or None when it is not installed."""
-    return shutil.which("nft") or shutil.which("nft", path=_PATH)
-
-
-def create_netns(name: str, sysctls: Mapping[str, str | int], nft: str, packet_cpu: int | None = None) -> None:
+def create_netns(
+    name: str,
+    sysctls: Mapping[str, str | int],
+    nft: str,
+    packet_cpu: int | None = None,
+    link: Mapping[str, str | int | float] | None = None,
+) -> None:
     """Make a namespace with loopback up, its settings written and its rules loaded.
 
     Args:
@@ -53,11 +53,13 @@ def create_netns(name: str, sysctls: Mapping[str, str | int], nft: str, packet_c
         sysctls: settings of its own.
         nft: rules in the language of nftables.
         packet_cpu: the CPU that is handed all packets of its loopback; None to leave them where they are sent.
+        link: the queueing discipline of its loopback, see `wslab.breaks.enclosure`; None for none.
 
     Raises:
         OSError: that is not possible; the text says why in one line.
     """
-    _ask({"create": name, "sysctls": dict(sysctls), "nft": nft, "packet_cpu": packet_cpu})
+    link = dict(link or {})
+    _ask({"create": name, "sysctls": dict(sysctls), "nft": nft, "packet_cpu": packet_cpu, "link": link})
 
 
 def look_from_inside(entry: Mapping[str, Any], uid: int | None = None) -> dict[str, Any]:
@@ -96,8 +98,16 @@ def _create(question: Mapping[str, Any]) -> dict[str, Any]:
 
     netns.create(question["create"])
     enter_netns(netns_path(question["create"]))
+    from pyroute2.netlink.exceptions import NetlinkError
+
     with IPRoute() as route:
         route.link("set", index=_LOOPBACK_INDEX, state="up")
+        if link := dict(question["link"]):
+            kind = link.pop("kind")
+            try:
+                route.tc("add", kind, _LOOPBACK_INDEX, "1:", **link)
+            except NetlinkError as problem:
+                raise OSError(f"the kernel refuses {kind}: {os.strerror(problem.code)}") from problem
     for name, value in question["sysctls"].items():
         if not sysctl_path(name).exists():
             raise FileNotFoundError(f"a network namespace has no setting {name} of its own")

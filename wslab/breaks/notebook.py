@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from wslab.breaks.atlas import Atlas
+from wslab.breaks.confusion import Confusion, run_scenarios
 from wslab.breaks.run import run_breaks
 from wslab.core.quantities import BadInput
-from wslab.view.plots_breaks import predicted_and_measured
+from wslab.view.plots_breaks import expected_and_named, predicted_and_measured
 from wslab.view.plots_frame import save_figure
 from wslab.view.workbook import execute, notebook_template
 
@@ -41,3 +42,20 @@ def sweep_breaks(breaks: str = "all", data_dir: str = "", *, say: Callable[[str]
     if problem_in_it:
         say(problem_in_it)
     return atlas
+
+
+def sweep_random(count: int, seed: int, data_dir: str = "", *, say: Callable[[str], None]) -> Confusion:
+    """Measure the diagnosis on random scenarios, and keep the figure with the result.
+
+    Args:
+        count: how many scenarios.
+        seed: what they are drawn from.
+        data_dir: the data folder; empty for the project's own.
+        say: called with each line of progress.
+
+    Raises:
+        BadInput: they cannot be made here, or the data folder cannot be written.
+    """
+    result = run_scenarios(count, seed, data_dir, say=say)
+    save_figure(expected_and_named(result), result.folder / "figures", "confusion")
+    return result

@@ -178,10 +178,14 @@ def predict(item: Break, run: Run) -> int | None:
     """Return the count at which the limit should bind, from the limits read before the load was started."""
     if item.unit == "processes":
         return processes_room(Host.from_record(run.limits))
-    limit = item.counted_by or item.limit
+    return predict_limit(item.counted_by or item.limit, item.side, run)
+
+
+def predict_limit(limit: str, side: str, run: Run) -> int | None:
+    """Return the connections at which a limit should bind, by the preflight of a run."""
     named = [row for row in run.preflight if row["limit"] == limit and row["binding"]]
     # A limit of both ends has a row each; one of a control group has the side of those that are in it.
-    ours = [row for row in named if row["side"] == item.side] or named
+    ours = [row for row in named if row["side"] == side] or named
     return min((row["ceiling_connections"] for row in ours), default=None)
 
 
@@ -191,6 +195,11 @@ def measure(item: Break, run: Run) -> int | None:
         # Processes are counted from 0, and the master, which forks the others, is one more.
         told = [_FORKED.match(str(event.get("message"))) for event in run.events if event["event"] == "error"]
         return next((int(match[1]) for match in told if match), None)
+    return measure_connections(run)
+
+
+def measure_connections(run: Run) -> int | None:
+    """Return the connections that were opened; None when the ramp did not end."""
     ramp = last_phase(timeline(run.events), "ramp")
     # Connections that were lost with a process that was killed had been opened before.
     return ramp.end["connections_open"] + ramp.end["connections_closed"] if ramp and ramp.end else None
@@ -207,10 +216,10 @@ def _reason_to_skip(item: Break, asked_for: bool) -> str:
         return item.infeasible
     if item.shared and not asked_for:
         return f"it lowers {', '.join(item.shared)} for everybody on this machine; it runs when it is named"
-    return next(filter(None, map(_in_the_way, item.trials)), "")
+    return next(filter(None, map(reason_to_skip_trial, item.trials)), "")
 
 
-def _in_the_way(trial: Trial) -> str:
+def reason_to_skip_trial(trial: Trial) -> str:
     """Return why a trial cannot be made here, empty when nothing is known to be in the way."""
     enclosure = trial.enclosure
     here = len(os.sched_getaffinity(0))

@@ -69,6 +69,18 @@ def half_open(most: int) -> Enclosure:
     return inside(somaxconn=most, sysctls=sysctls, nft=_SLOW_HANDSHAKES)
 
 
+def guarded(rule: str, **bounds: Any) -> Enclosure:
+    """Return a namespace with a firewall of one rule for new connections."""
+    opening = "tcp flags & (syn|ack) == syn"
+    rules = f"table inet wslab {{ chain in {{ type filter hook input priority 0; {opening} {rule}; }}; }}"
+    return inside(nft=rules, **bounds)
+
+
+def narrow(rate: str) -> Enclosure:
+    """Return a namespace whose loopback carries `rate`, with room for a megabyte that waits for it."""
+    return inside(link={"kind": "tbf", "rate": rate, "burst": 65_536, "limit": 1 << 20})
+
+
 def hashing(buckets: int) -> Enclosure:
     """Return a namespace that tracks connections in a hash table of `buckets` buckets."""
     return inside(nft=STATEFUL, global_sysctls={CONNTRACK_BUCKETS: buckets})
@@ -325,6 +337,53 @@ RATE_BREAKS: tuple[Break, ...] = (
         broken=Trial(parameters=load(1000), enclosure=half_open(64), specs=impatient(2.5)),
         remedy="a SYN queue of 4,096",
         changes={"enclosure": half_open(4096)},
+    ),
+    Break(
+        name="firewall_refuses",
+        limit="firewall",
+        side="kernel",
+        title="a rule that answers new connections with a reset from 1,000 on",
+        broken=Trial(
+            parameters=load(2000),
+            enclosure=guarded("ct count over 1000 counter reject with tcp reset"),
+            specs=impatient(),
+        ),
+        remedy="a rule that allows 3,000",
+        changes={"enclosure": guarded("ct count over 3000 counter reject with tcp reset")},
+    ),
+    Break(
+        name="firewall_drops",
+        limit="firewall",
+        side="kernel",
+        title="a rule that drops new connections from 1,000 on",
+        broken=Trial(parameters=load(2000), enclosure=guarded("ct count over 1000 drop"), specs=impatient()),
+        remedy="a rule that allows 3,000",
+        changes={"enclosure": guarded("ct count over 3000 drop")},
+    ),
+    Break(
+        name="firewall_limits_rate",
+        limit="firewall",
+        side="kernel",
+        title="a rule that lets 200 new connections a second pass",
+        broken=Trial(
+            parameters=load(2000), enclosure=guarded("limit rate over 200/second counter drop"), specs=impatient()
+        ),
+        remedy="100,000 a second",
+        changes={"enclosure": guarded("limit rate over 100000/second burst 10000 packets counter drop")},
+    ),
+    Break(
+        name="link",
+        limit="link",
+        side="kernel",
+        title="a link of 20 Mbit/s, and messages of 60 Mbit/s",
+        broken=Trial(
+            # Both directions pass the one loopback: each message takes twice its size.
+            parameters=load(200, message_rate=2, message_bytes=8 << 10, hold_seconds=4),
+            enclosure=narrow("20mbit"),
+            specs=impatient(),
+        ),
+        remedy="a link of 2 Gbit/s",
+        changes={"enclosure": narrow("2gbit")},
     ),
     Break(
         name="conntrack_buckets",

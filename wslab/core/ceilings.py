@@ -311,7 +311,9 @@ def walls(host: Host, plan: Plan, summary: Mapping[str, Any], findings: Sequence
         findings: those of the run.
     """
     at = {str(finding["limit"]): finding.get("at_connections") for finding in findings}
-    plain = replace(plan, server_shards=1, swarm_workers=1, source_addresses=loopback_addresses(1))
+    # The server of a plain set-up has a port of its own choice, outside the range.
+    one = loopback_addresses(1)
+    plain = replace(plan, server_shards=1, swarm_workers=1, source_addresses=one, listener_ports=0)
     found = []
     for limit in LIMITS:
         if not limit.wall:

@@ -7,12 +7,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from wslab.core.host import Host
+from wslab.core.knee import RATE_KEPT, held_rate
 from wslab.core.plan import Plan, loopback_addresses
 from wslab.core.quantities import counted, parse_number
 from wslab.core.records import ABORTED, Span
@@ -28,14 +29,20 @@ from wslab.core.timeline import (
     timeline,
 )
 
-# A rate counts as missed below this share of what was asked.
-RATE_KEPT = 0.90
 # What a ramp may take beyond its schedule before its rate is judged: short ramps are mostly start and end.
 RAMP_GRACE_SECONDS = 1.0
+# What a ramp may take longer where a few of its SYNs were lost: TCP sends one again after 1 s, and after 2 s more.
+RETRY_SECONDS = 3.0
+FEW_RETRIES = 0.05
+# A message may take this many round trips of the link, where its buffers are small. What was sent so shortly before the
+# end of the hold may still be on its way, at most half a second's worth.
+ON_THE_WAY_ROUNDTRIPS, ON_THE_WAY_SECONDS = 10, 0.5
 # Fewer messages than this are too few to judge a rate by.
 MESSAGES_JUDGED = 100
 # Failed messages, or echoes that come again, are a miss above this share of the messages sent: one in a thousand.
 MESSAGES_SPOILED = 0.001
+# So few failed messages say that something failed, and nothing about who was busy: any of them may have had bad luck.
+FEW_FAILED = 10
 
 # The kernel's own names of the counters, as its tools print them.
 COUNTERS = {
@@ -54,6 +61,10 @@ COUNTERS = {
     "conntrack_drops_total": "nf_conntrack drop",
     "conntrack_chains_too_long_total": "nf_conntrack chainlength",
     "softnet_drops_total": "softnet_stat dropped",
+    "segments_sent_total": "OutSegs",
+    "resets_sent_total": "OutRsts",
+    "link_drops_total": "qdisc dropped",
+    "link_overlimits_total": "qdisc overlimits",
     "oom_kills_total": "vmstat oom_kill",
     "server_cpu_throttled_total": "nr_throttled",
     "swarm_cpu_throttled_total": "nr_throttled",
@@ -160,15 +171,21 @@ class Evidence:
                 return number
         return None
 
+    @cached_property
+    def looks(self) -> list[Record]:
+        """The samples, and the counters that were read between them when failures of a new kind were counted."""
+        begun, ended = (float(self.active[n].get("elapsed_seconds") or 0.0) if self.active else 0.0 for n in (0, -1))
+        between = [event for event in self.named("counters") if begun < event["elapsed_seconds"] < ended]
+        return sorted([*self.active, *between], key=lambda look: float(look.get("elapsed_seconds") or 0.0))
+
     def rose_within(self, *columns: str) -> Span | None:
-        """Return the times of the last sample before one of these counters rose and of the first after it."""
-        number = self.rose_at(*columns)
-        return None if number is None else self._between(number)
+        """Return the times of the last look before one of these counters rose and of the first after it."""
+        before = {column: self.before(column) or 0 for column in columns}
+        return self._within(lambda look: any((look.get(column) or 0) > before[column] for column in columns), columns)
 
     def became_within(self, column: str, least: float) -> Span | None:
-        """Return the times of the samples between which a column reached `least`."""
-        numbers = [n for n, sample in enumerate(self.active) if (sample.get(column) or 0) >= least]
-        return self._between(numbers[0]) if numbers else None
+        """Return the times of the looks between which a column reached `least`."""
+        return self._within(lambda look: (look.get(column) or 0) >= least, (column,))
 
     def failed_within(self, phases: str = "", names: str = "") -> Span | None:
         """Return when the first of these failures was counted; None where the run did not record it."""
@@ -176,9 +193,15 @@ class Evidence:
         known = [float(at) for at in times if at is not None]
         return (min(known), min(known)) if known and len(known) == len(times) else None
 
-    def _between(self, number: int) -> Span:
-        at, before = self.active[number], self.active[max(0, number - 1)]
-        return float(before.get("elapsed_seconds") or 0.0), float(at.get("elapsed_seconds") or 0.0)
+    def _within(self, test: Callable[[Record], bool], columns: Sequence[str]) -> Span | None:
+        """Return the times of the first look that meets a test and of the one before it."""
+        # A look that does not have these columns says nothing about when they changed.
+        looks = [look for look in self.looks if any(look.get(column) is not None for column in columns)]
+        number = next((number for number, look in enumerate(looks) if test(look)), None)
+        if number is None:
+            return None
+        before, at = (float(looks[n].get("elapsed_seconds") or 0.0) for n in (max(0, number - 1), number))
+        return before, at
 
     def quote(self, column: str) -> str:
         """Return a counter with its kernel name and its value before and after: `ListenOverflows 3 → 412`."""
@@ -263,7 +286,7 @@ class Evidence:
         elif verified is None and not self.aborted:
             yield "verify", "the connections were not verified"
         for phase in self.phases:
-            if phase.name not in ("hold", "verify"):
+            if phase.name not in ("hold", "climb", "verify"):
                 continue
             kept, cut = phase.end.get("connections_open"), phase.end.get("stopped_by")
             if kept is not None and kept < self.opened:
@@ -282,14 +305,22 @@ class Evidence:
         ramp, rate = last_phase(self.phases, "ramp"), self.stage.get("ramp_rate", "max")
         if ramp and ramp.seconds and rate not in ("max", None):
             per_second = parse_number(rate, "ramp_rate", "")
-            if ramp.seconds > self.opened / per_second / RATE_KEPT + RAMP_GRACE_SECONDS:
+            retried = 0 < self.delta("syn_retransmits_total") <= FEW_RETRIES * self.opened
+            grace = RAMP_GRACE_SECONDS + (RETRY_SECONDS if retried else 0.0)
+            if ramp.seconds > self.opened / per_second / RATE_KEPT + grace:
                 yield "ramp", f"{self.opened / ramp.seconds:,.0f} of {per_second:,.0f} connections a second"
         hold = last_phase(self.phases, "hold")
         if hold is None or not hold.seconds:
             return
-        due = parse_number(self.stage.get("message_rate") or 0, "message_rate", "") * self.opened * hold.seconds
+        due = held_rate(self.stage.get("message_rate")) * self.opened * hold.seconds
         answered = messages_between(self.phases, hold)
-        if answered is not None and due >= MESSAGES_JUDGED and answered < RATE_KEPT * due:
+        if answered is None or due < MESSAGES_JUDGED:
+            return
+        unanswered = int(hold.end.get("messages_sent") or 0) - int(hold.end.get("messages_received") or 0)
+        roundtrip = min(self.values("link_roundtrip_seconds_min"), default=0.0)
+        lately = min(ON_THE_WAY_SECONDS, ON_THE_WAY_ROUNDTRIPS * roundtrip) / hold.seconds
+        under_way = min(max(0, unanswered), due * lately)
+        if answered + under_way < RATE_KEPT * due:
             text = f"{answered / hold.seconds:,.0f} of {due / hold.seconds:,.0f} messages a second answered"
             yield "hold", text
 
@@ -308,9 +339,24 @@ class Evidence:
             yield "hold", f"{self.repeated:,} unasked messages came from the server"
 
     def spoiled(self, key: str) -> bool:
-        """Return whether more messages failed, or were echoed again, than `MESSAGES_SPOILED` allows."""
-        count = self.repeated if key == "messages_repeated" else self.counted(key)
+        """Return whether more messages failed, or were echoed again, than `MESSAGES_SPOILED` allows.
+
+        A climb overloads the server on purpose: what fails in it belongs to its steps.
+        """
+        count = self.repeated if key == "messages_repeated" else self.counted(key) - self._failed_in_climb
         return count > MESSAGES_SPOILED * self.counted("messages_sent")
+
+    @property
+    def _failed_in_climb(self) -> int:
+        hold, climb = last_phase(self.phases, "hold"), last_phase(self.phases, "climb")
+        ends = [int(phase.end.get("messages_failed") or 0) for phase in (hold, climb) if phase and phase.end]
+        return ends[1] - ends[0] if len(ends) == 2 else 0
+
+    @property
+    def too_few(self) -> bool:
+        """Return whether all that was missed are so few messages that no comparison can tell their cause."""
+        others = any(phase != "hold" for phase, _ in self._missed) or len(self._missed) > 1
+        return not others and 0 < self.counted("messages_failed") < FEW_FAILED
 
     @property
     def repeated(self) -> int:
@@ -349,4 +395,5 @@ def plan_of(manifest: Mapping[str, Any]) -> Plan:
         memory_reserve_bytes=int(asked.get("memory_reserve") or 0),
         destinations=len(swarm.get("destination_addresses") or ()) or 1,
         ports_at_bind=bool(swarm.get("bind_without_no_port")),
+        listener_ports=0 if effective.get("target") else 1,
     )

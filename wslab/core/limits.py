@@ -29,6 +29,7 @@ from wslab.core.plan import (
     SERVER_GROUP_BYTES_V2,
     SWARM_GROUP_BYTES,
     Plan,
+    fd_limit,
     left,
     ports_per_address,
     process_capacity,
@@ -98,7 +99,7 @@ def ports(host: Host, plan: Plan) -> int:
 
 def bound_ports(host: Host, plan: Plan) -> int:
     """Return the ports of all source addresses, whatever they are used for."""
-    return ports_per_address(host) * len(plan.source_addresses)
+    return ports_per_address(host, plan.listener_ports) * len(plan.source_addresses)
 
 
 def bucket_entries(host: Host, plan: Plan) -> int | None:
@@ -122,8 +123,17 @@ def group_memory(host: Host, plan: Plan) -> int | None:
     if room is None or not role:
         return room
     accepted = SERVER_GROUP_BYTES_V2 if host.cgroup_version == 2 else SERVER_GROUP_BYTES
+    if host.server_fd_limit is not None:  # What its processes take is in use already.
+        return room // accepted * BYTES_PER_CONNECTION
     processes, each = (plan.server_shards, accepted) if role == "server" else (plan.swarm_workers, SWARM_GROUP_BYTES)
     return max(0, room - MASTER_BYTES - processes * MEMBER_BYTES) // each * BYTES_PER_CONNECTION
+
+
+def foreign_memory(host: Host, plan: Plan) -> str:
+    """Explain that only the kernel's part of a connection is known of a server that is not ours."""
+    if host.memory_cgroup_of == "server" and host.server_fd_limit is not None:
+        return "without the memory that the server itself takes for a connection, which a run measures"
+    return ""
 
 
 def processes_hold(host: Host, plan: Plan) -> int | None:
@@ -166,9 +176,19 @@ def port_chosen_late(host: Host, plan: Plan) -> str:
     return "" if plan.ports_at_bind else "the swarm sets IP_BIND_ADDRESS_NO_PORT"
 
 
+def server_descriptors(host: Host, plan: Plan) -> int:
+    """Return the descriptors that the server has for connections."""
+    return plan.server_shards * process_capacity(host) if host.server_fds_free is None else host.server_fds_free
+
+
 def server_elsewhere(host: Host, plan: Plan) -> str:
-    """Explain that the processes of the server are not ours."""
-    return "" if plan.server_shards else "the server runs already; nothing is known of its processes"
+    """Explain that nothing is known of the server's processes, or that a server may raise the limit it inherits."""
+    if host.server_fd_limit is None:
+        return "" if plan.server_shards else "the server runs already; nothing is known of its processes"
+    most = fd_limit(host)
+    if host.server_processes is None and host.server_fd_limit < most:
+        return f"what the server inherits; it may raise its own limit to {most:,}"
+    return ""
 
 
 def single_process(host: Host, plan: Plan) -> str:
@@ -202,8 +222,8 @@ CAPACITIES: tuple[Limit, ...] = (
         scope=PLANNED,
         title="file descriptors of all server shards",
         reads="RLIMIT_NOFILE, /proc/self/limits",
-        value=lambda host: host.fd_hard,
-        supply=lambda host, plan: plan.server_shards * process_capacity(host),
+        value=lambda host: host.fd_hard if host.server_fd_limit is None else host.server_fd_limit,
+        supply=server_descriptors,
         exempt=server_elsewhere,
         remedy="more server shards, each has a limit of its own; or a higher hard limit",
         lifts=(_SHARDS, _nofile(need.fds_of_shard)),
@@ -292,7 +312,7 @@ CAPACITIES: tuple[Limit, ...] = (
         name="ephemeral_ports",
         side="swarm",
         title="ephemeral ports of all source addresses towards one listener",
-        reads="/proc/sys/net/ipv4/ip_local_port_range",
+        reads="/proc/sys/net/ipv4/ip_local_port_range, less ip_local_reserved_ports and bound ports (sock_diag)",
         value=lambda host: host.port_low,
         supply=ports,
         remedy="more source addresses, all of 127/8 is free; or a wider port range",
@@ -416,6 +436,7 @@ CAPACITIES: tuple[Limit, ...] = (
         value=lambda host: host.memory_cgroup_limit_bytes,
         supply=group_memory,
         units_per_connection=BYTES_PER_CONNECTION,
+        exempt=foreign_memory,
         remedy="raise the memory limit of the container or control group",
         lifts=(
             Lift(
@@ -568,6 +589,48 @@ RATES: tuple[Limit, ...] = (
         value=lambda host: host.time_wait,
         remedy="close with a reset, as the drain phase does; or other source addresses; or wait 60 s",
         lifts=(_ADDRESSES,),
+    ),
+    Limit(
+        name="firewall",
+        side="kernel",
+        title="a rule that refuses, drops or rate-limits packets between swarm and server",
+        reads="nft -j list ruleset, iptables-save -c (root); else TCPSynRetrans while no other counter of drops moves",
+        remedy="change the rule that is quoted, or let this traffic pass before it",
+        lifts=(Lift(kind=ADVICE, command="sudo nft -a list ruleset; sudo iptables-save -c"),),
+    ),
+    Limit(
+        name="link",
+        side="kernel",
+        title="the link to the server: its rate, the queue in front of it, and what is lost on it",
+        reads="the queueing discipline by netlink: backlog, drops, overlimits; RetransSegs, tcp_info min_rtt",
+        remedy="fewer or smaller messages, or a faster link: see the queueing discipline",
+        lifts=(
+            Lift(kind=PARAMETER, key="message_rate", value=lambda n: need.FEW_MESSAGES),
+            Lift(kind=ADVICE, command="tc -s qdisc show"),
+        ),
+    ),
+    Limit(
+        name="server_refused",
+        side="server",
+        title="a port that nothing listens on",
+        reads="ECONNREFUSED, Tcp OutRsts, sock_diag listeners",
+        remedy="start the server, or dial the port that it listens on",
+        lifts=(Lift(kind=ADVICE, command="ss -ltnp"),),
+    ),
+    Limit(
+        name="server_unreachable",
+        side="server",
+        title="a server that no route leads to",
+        reads="EHOSTUNREACH, ENETUNREACH",
+        remedy="mend the route, or dial an address that is up",
+        lifts=(Lift(kind=ADVICE, command="ip route get ADDRESS"),),
+    ),
+    Limit(
+        name="server_closed",
+        side="server",
+        title="connections that the server ends by itself",
+        reads="the code and reason of its close frames, ESHUTDOWN, ECONNRESET",
+        remedy="look in the server for what ends connections: an idle timeout, a limit of its own, an error",
     ),
     Limit(
         name="server_cpu",

@@ -11,11 +11,12 @@ the stage with every `auto` replaced by a number.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from wslab.core.host import Host
 from wslab.core.quantities import about_count, format_bytes, format_count
+from wslab.core.servers import backlog_of, is_command, is_foreign, is_url, serves_in_one_process
 
 if TYPE_CHECKING:
     from wslab.core.stage import Stage
@@ -71,6 +72,7 @@ class Plan:
         memory_reserve_bytes: memory of the machine that the ramp leaves alone.
         destinations: addresses of the server that the swarm dials.
         ports_at_bind: whether bind chooses the port, which is then in use towards all destinations.
+        listener_ports: ephemeral ports that the server's own listener takes from every source address.
     """
 
     connections: int
@@ -83,6 +85,7 @@ class Plan:
     memory_reserve_bytes: int = 0
     destinations: int = 1
     ports_at_bind: bool = False
+    listener_ports: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as it is written to JSON."""
@@ -97,29 +100,45 @@ class Plan:
 def resolve(stage: Stage, host: Host) -> Plan:
     """Replace every `auto` of a stage by a number that fits this host; given numbers are kept.
 
-    Only processes that would have no connection are left out.
+    Only processes that would have no connection are left out. A server that serves in one process gets one shard, and
+    one that runs already none; a user's command is taken to be one process unless `server_shards` is given.
     """
     connections = stage.connections
     least = max(cores(host) // 2, 1, -(-connections // process_capacity(host)))
     least = min(least, processes_most(host) // 2)
-    shards = least if stage.server_shards == "auto" else int(stage.server_shards)
+    own = 1 if serves_in_one_process(stage.server) else least
+    shards = own if stage.server_shards == "auto" else int(stage.server_shards)
     workers = least if stage.swarm_workers == "auto" else int(stage.swarm_workers)
-    shards, workers = min(shards, connections), min(workers, connections)
+    shards, workers = 0 if is_url(stage.server) else min(shards, connections), min(workers, connections)
     addresses = (
         -(-connections // address_span(host)) if stage.source_addresses == "auto" else int(stage.source_addresses)
     )
     addresses = min(addresses, ADDRESSES_MOST)
-    queue = host.somaxconn or 2 * PENDING_MOST
+    queue = min(host.somaxconn or 2 * PENDING_MOST, backlog_of(stage.server) or 2 * PENDING_MOST)
     return Plan(
         connections=connections,
         server_shards=shards,
         swarm_workers=workers,
-        connections_per_shard=-(-connections // shards),
+        connections_per_shard=-(-connections // max(1, shards)),
         connections_per_worker=-(-connections // workers),
         source_addresses=loopback_addresses(addresses),
         pending_max=max(1, min(PENDING_MOST, queue // 2)),
         memory_reserve_bytes=stage.memory_reserve,
+        # The kernel gives a server that is started for the stage an ephemeral port, which connect then never chooses.
+        listener_ports=1 if not is_url(stage.server) and stage.server_port == "auto" else 0,
     )
+
+
+def before_start(stage: Stage, host: Host) -> Host:
+    """Return the host with what a server that is not ours would inherit, as long as it does not run.
+
+    A user's command starts with the soft fd limit of the caller; a server kind starts with the hard one.
+    """
+    if is_url(stage.server) or not is_foreign(stage.server):
+        return host
+    limit = host.fd_soft if is_command(stage.server) and host.fd_soft is not None else fd_limit(host)
+    free = resolve(stage, host).server_shards * max(1, limit - FDS_RESERVED)
+    return replace(host, server_fd_limit=limit, server_fds_free=free)
 
 
 def left(limit: int | None, used: int | None) -> int | None:
@@ -150,12 +169,21 @@ def fd_limit(host: Host) -> int:
     return int(most if hard is None or hard < 0 else min(hard, most))
 
 
-def ports_per_address(host: Host) -> int:
-    """Return how many ports one source address has towards one destination."""
+def ports_in_range(host: Host) -> int:
+    """Return how many ports the ephemeral range has, whoever uses them."""
     low, high = host.port_low, host.port_high
     if low is None or high is None:
         low, high = 32768, 60999
     return max(1, int(high) - int(low) + 1)
+
+
+def ports_per_address(host: Host, listener_ports: int = 0) -> int:
+    """Return how many ports one source address has towards one destination, as connect chooses them.
+
+    It passes over reserved ports, and over those that a socket is bound to by name, whatever its address: those of
+    others, and `listener_ports` of the server's own listener.
+    """
+    return max(1, ports_in_range(host) - (host.ports_reserved or 0) - (host.ports_taken or 0) - listener_ports)
 
 
 def address_span(host: Host) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 Value = int | float | str | None
@@ -66,6 +67,7 @@ def _side(side: str, who: str) -> tuple[Column, ...]:
     """Return the columns that exist once for each end."""
     rows = (
         ("processes", "count", "processes alive"),
+        ("processes_stopped", "count", "processes that are stopped, /proc/PID/stat state T"),
         ("cpu_user_seconds", "seconds", "CPU time in user mode, cumulative, /proc/PID/stat utime"),
         ("cpu_system_seconds", "seconds", "CPU time in the kernel, cumulative, /proc/PID/stat stime"),
         ("cpu_fraction_max", "fraction", "busiest process over the last interval, 1.0 is one core"),
@@ -103,6 +105,19 @@ SAMPLE_COLUMNS: tuple[Column, ...] = (
             ("swarm_messages_failed", "count", "messages that were lost, late or came back changed, so far"),
             ("swarm_messages_unasked", "count", "messages from the server that answer nothing, such as a second echo"),
             ("swarm_lag_seconds_max", "seconds", "largest lag behind the schedule over the last interval"),
+            ("server_listeners", "count", "sockets of this host that listen on the server's port, sock_diag"),
+            ("server_accept_queue", "count", "connections that wait to be accepted on that port, sock_diag"),
+            ("server_sockets_sampled", "count", "connections of the server that were looked at, sock_diag"),
+            ("server_sockets_waiting", "count", "those of them with bytes that the server has not read"),
+            ("server_receive_queue_bytes", "bytes", "bytes that the server has not read, in the sampled connections"),
+            ("server_send_queue_bytes", "bytes", "bytes from the server not acknowledged, in the sampled connections"),
+            ("swarm_sockets_sampled", "count", "connections of the swarm that were looked at, sock_diag"),
+            ("swarm_send_queue_bytes", "bytes", "bytes from the swarm not acknowledged, in the sampled connections"),
+            ("link_roundtrip_seconds_min", "seconds", "least round trip that TCP measured on the sampled connections"),
+            ("link_queue", "text", "queueing discipline and interface towards the server; empty where nothing queues"),
+            ("link_backlog_bytes", "bytes", "bytes that wait in it"),
+            ("link_drops_total", "count", "packets that it has dropped"),
+            ("link_overlimits_total", "count", "times that a packet had to wait for its rate"),
             ("server_shards_at_limit", "count", "shards that do not accept because their descriptors are used up"),
             ("cpu_user_seconds", "seconds", "all CPUs in user mode, /proc/stat"),
             ("cpu_nice_seconds", "seconds", "all CPUs in user mode at lower priority, /proc/stat"),
@@ -138,6 +153,8 @@ SAMPLE_COLUMNS: tuple[Column, ...] = (
             ("syn_drops_total", "count", "SYN queue full, SYN dropped, TcpExt TCPReqQFullDrop"),
             ("syn_retransmits_total", "count", "SYNs sent again, TcpExt TCPSynRetrans"),
             ("retransmits_total", "count", "segments sent again, Tcp RetransSegs"),
+            ("segments_sent_total", "count", "segments sent, Tcp OutSegs"),
+            ("resets_sent_total", "count", "resets sent by TCP itself, as by a closed port, Tcp OutRsts"),
             ("tcp_memory_pressures_total", "count", "times TCP went over its memory limit, TcpExt TCPMemoryPressures"),
             ("tcp_aborts_on_memory_total", "count", "connections reset as memory ran out, TcpExt TCPAbortOnMemory"),
             ("conntrack_count", "count", "connections tracked, nf_conntrack_count"),
@@ -152,6 +169,14 @@ SAMPLE_COLUMNS: tuple[Column, ...] = (
     ),
 )
 
+# The columns that decide which limit bound first. When failures of a new kind are counted, they are read between two
+# samples as well, and told in a `counters` event.
+DECISIVE_COLUMNS: tuple[str, ...] = (
+    *("server_shards_at_limit", "conntrack_count", "conntrack_drops_total", "conntrack_chains_too_long_total"),
+    *("listen_overflows_total", "listen_drops_total", "syn_cookies_total", "syn_drops_total", "syn_retransmits_total"),
+    *("tcp_memory_pressures_total", "tcp_aborts_on_memory_total", "softnet_drops_total", "oom_kills_total"),
+)
+
 LATENCY_COLUMNS: tuple[Column, ...] = _columns(
     (
         ("elapsed_seconds", "seconds", "time since the run began, end of the interval"),
@@ -160,6 +185,14 @@ LATENCY_COLUMNS: tuple[Column, ...] = _columns(
         ("count", "count", "latencies that fell into the bucket in this interval"),
     )
 )
+
+
+class Certainty(StrEnum):
+    """How a finding is known."""
+
+    PROVED = "proved"  # the kernel's own word names this limit: an errno, an exit status, an event
+    COUNTED = "counted"  # a counter of this limit moved by as much as was missed
+    INFERRED = "inferred"  # it fits what was measured, and others were ruled out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +206,8 @@ class Finding:
         evidence: the counter, errno or event that proves it, with its value before and after.
         remedy: what lifts the limit.
         first_seconds: the two times between which its evidence first appeared; None where that was not recorded.
+        certainty: how it is known, see `Certainty`; the diagnosis fills it in where a rule does not say.
+        ruled_out: for what is inferred, the limits whose own proof was looked for and did not appear.
     """
 
     limit: str
@@ -181,6 +216,8 @@ class Finding:
     evidence: str
     remedy: str
     first_seconds: Span | None = None
+    certainty: Certainty | None = None
+    ruled_out: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as it is written to JSON."""

@@ -3,6 +3,7 @@
 1. First come the rules whose evidence identifies one limit: an errno, an event, or a counter of exactly this limit.
 2. Then rules that compare: counters that also rise as a consequence, then CPU time, and last what could be ruled out.
 3. A rule says when its evidence first appeared, so that what bound first can be named first.
+4. A counter that moved by less than what was missed explains a part of it; the rest is inferred, and so is the finding.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from typing import Any
 
 from wslab.core.ceilings import remedy as remedy_for
 from wslab.core.evidence import Evidence
-from wslab.core.plan import ports_per_address
+from wslab.core.knee import most_rate
+from wslab.core.path import reached_server
+from wslab.core.plan import ports_in_range, ports_per_address
 from wslab.core.quantities import counted, format_bytes
-from wslab.core.records import Finding, Span
+from wslab.core.records import Certainty, Finding, Span
 from wslab.core.saturation import (
     ENDS,
     cpu_pressure,
@@ -24,13 +27,15 @@ from wslab.core.saturation import (
     server_idle,
     throttled,
 )
-from wslab.core.settings import CONNTRACK_CHAIN, Need
+from wslab.core.settings import CONNTRACK_CHAIN, Need, fds
 
 Findings = Iterator[Finding]
 
 SIGKILL = 9
 # With more headroom than this share of its memory left, the machine did not run out; a control group did.
 MACHINE_SHORT = 0.05
+# A shard that has this share of its descriptors in use has reached its own limit.
+SHARD_FULL = 0.97
 # A few overflows are normal in a fast ramp; they explain a miss only from this share of the connections on.
 OVERFLOWS_MATTER = 0.01
 FANS_OUT = "a server that sends each message of a connection to all others"
@@ -43,6 +48,7 @@ SYN_QUEUE_FULL = ("syn_cookies_total", "syn_drops_total")
 QUIET = ("listen_overflows_total", "conntrack_drops_total", "softnet_drops_total", "tcp_aborts_on_memory_total")
 ALSO_RULED_OUT = (
     *("syn_drops_total", "oom_kills_total", "tcp_memory_pressures_total", "conntrack_chains_too_long_total"),
+    *("link_drops_total", "link_overlimits_total"),
 )
 
 
@@ -55,6 +61,7 @@ def finding(
     first: Span | None = None,
     remedy: str = "",
     at: float | None = None,
+    certainty: Certainty | None = None,
 ) -> Finding:
     """Build a finding; its remedy is what preflight says about this limit, with the command for this stage.
 
@@ -66,12 +73,13 @@ def finding(
         first: when the evidence first appeared.
         remedy: what lifts it, where that is not what the table of limits says.
         at: connections at which it bound; those that were reached unless given.
+        certainty: how it is known; what the rule's row says unless given.
     """
     need = Need(
         host=run.host,
         plan=run.plan,
         message_bytes=int(run.stage.get("message_bytes") or 32),
-        message_rate=float(run.stage.get("message_rate") or 0.0),
+        message_rate=most_rate(run.stage.get("message_rate")),
     )
     return Finding(
         limit=limit,
@@ -80,7 +88,14 @@ def finding(
         evidence=evidence,
         remedy=remedy or remedy_for(need, limit, side),
         first_seconds=first,
+        certainty=certainty,
     )
+
+
+def _counted(run: Evidence, moved: float) -> Certainty:
+    """Return how far a counter that rose by `moved` accounts for the attempts, messages or connections that failed."""
+    failed = run.timeouts or run.asked - run.opened
+    return Certainty.COUNTED if 0 < failed <= moved else Certainty.INFERRED
 
 
 def _event_at(event: Mapping[str, Any]) -> Span | None:
@@ -102,22 +117,61 @@ def file_max(run: Evidence) -> Findings:
 
 def descriptors(run: Evidence) -> Findings:
     """EMFILE in the swarm, or shards that stopped accepting: fd_limit, or nr_open where the fd limit equals it."""
+    yield from server_descriptors(run)
     hard, most = run.host.fd_hard, run.host.nr_open
     limit = "nr_open" if most is not None and (hard is None or hard < 0 or hard >= most) else "fd_limit"
     bound = f"fs.nr_open {most:,}" if limit == "nr_open" else f"RLIMIT_NOFILE {hard or 0:,}"
-    full = [sample for sample in run.active if sample.get("server_shards_at_limit")]
+    own = run.host.server_fd_limit is None
+    full = [sample for sample in run.active if own and sample.get("server_shards_at_limit")]
     shards = max((int(sample["server_shards_at_limit"]) for sample in full), default=0)
     # While one shard has room, it accepts what the full ones do not, so that their limit does not bind.
     bound_here = shards >= run.plan.server_shards - len(run.deaths("server"))
-    if full and bound_here and not run.errors(names="ENFILE"):
-        fds = run.values("server_fds_max")
+    fds = run.values("server_fds_max")
+    # A shard stops accepting as well when the whole system has no open file left; its own limit is then far.
+    own = not run.errors(names="ENFILE") or max(fds, default=0) >= SHARD_FULL * (hard or most or 0) > 0
+    if full and bound_here and own:
         text = f"shards without a free descriptor 0 → {shards} of {run.plan.server_shards}"
         text += f"; fds of the fullest shard {fds[0]:,} → {max(fds):,}" if fds else ""
         first = run.became_within("server_shards_at_limit", shards)
-        yield finding(run, limit, "server", f"{text}; {bound} a process", first=first)
+        text = f"{text}; {bound} a process"
+        yield finding(run, limit, "server", text, first=first, certainty=Certainty.COUNTED)
     if run.errors(names="EMFILE"):
         text = f"{run.quote_errors(names='EMFILE')}; {bound} a process, {counted(run.plan.swarm_workers, 'worker')}"
         yield finding(run, limit, "swarm", text, first=run.failed_within(names="EMFILE"))
+
+
+def server_descriptors(run: Evidence) -> Findings:
+    """A server that is not ours has a process whose descriptors are used up, as seen from outside."""
+    full = run.named("process_full")
+    if not full or run.errors(names="ENFILE"):
+        return
+    limit = int(full[0]["limit"])
+    name = "nr_open" if limit >= (run.host.nr_open or limit + 1) else "fd_limit"
+    shown = ", ".join(f"pid {event['pid']} {event['fds']:,} of {event['limit']:,}" for event in full[:3])
+    more = f" and {len(full) - 3:,} more" if len(full) > 3 else ""
+    text = f"open descriptors of server processes at their limit: {shown}{more}; {run.quote('server_fds')}"
+    failed = run.quote_errors("connect upgrade")
+    text += f"; {failed}" if failed else f"; {run.misses[0]}"
+    text += f"; {run.quote('listen_overflows_total')}" if run.delta("listen_overflows_total") > 0 else ""
+    wanted = fds(-(-run.asked // max(1, run.host.server_processes or 1)), run.host)
+    remedy = f"a higher limit where the server is started: ulimit -n {wanted}; or more processes of the server"
+    at = max(run.reached, 0)
+    yield finding(run, name, "server", text, first=_event_at(full[0]), remedy=remedy, at=at)
+
+
+def server_failed(run: Evidence) -> Findings:
+    """A server that could not be tested: it ended, did not listen, or gave a wrong answer before it was ready."""
+    for event in run.named("server_failed")[:1]:
+        said = f"; its last lines: {event['last_lines']}" if event.get("last_lines") else ""
+        pid = f" (pid {event['pid']})" if event.get("pid") else ""
+        yield finding(
+            run,
+            str(event["limit"]),
+            "server",
+            f"{event['message']}{pid}{said}",
+            remedy="read logs/server.log of this run, and start the command by hand",
+            first=_event_at(event),
+        )
 
 
 def ports(run: Evidence) -> Findings:
@@ -125,13 +179,14 @@ def ports(run: Evidence) -> Findings:
     if not run.errors("connect", "EADDRNOTAVAIL"):
         return
     addresses = len(run.plan.source_addresses)
-    each = ports_per_address(run.host) * run.plan.destinations
+    each = ports_per_address(run.host, run.plan.listener_ports) * run.plan.destinations
     errors, first = run.quote_errors("connect", "EADDRNOTAVAIL"), run.failed_within("connect", "EADDRNOTAVAIL")
     space = f"{each:,} ports{_towards(run)} × {counted(addresses, 'source address', 'es')} = {each * addresses:,}"
+    space += _passed_over(run)
     waiting = run.when_ramp_began("tcp_time_wait")
     if run.asked <= each * addresses < run.asked + waiting:
         text = f"{errors}; {waiting:,} connections in TIME_WAIT (sockstat tw) when the ramp began; {space}"
-        yield finding(run, "time_wait", "kernel", text, first=first)
+        yield finding(run, "time_wait", "kernel", text, first=first, certainty=Certainty.COUNTED)
     else:
         text = f"{errors}; {space} for {run.asked:,} connections"
         yield finding(run, "ephemeral_ports", "swarm", text, first=first)
@@ -141,10 +196,22 @@ def _towards(run: Evidence) -> str:
     return f" towards {run.plan.destinations} addresses" if run.plan.destinations > 1 else ""
 
 
+def _passed_over(run: Evidence) -> str:
+    """Say which ports of the range connect does not choose; empty where it may choose all."""
+    counts = {
+        "reserved": run.host.ports_reserved,
+        "bound by others": run.host.ports_taken,
+        "the server's own": run.plan.listener_ports,
+    }
+    told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    return f" (of {ports_in_range(run.host):,}, without {told})" if told else ""
+
+
 def bind_ports(run: Evidence) -> Findings:
     """EADDRINUSE in the swarm: bind took a port at once instead of leaving it to connect."""
     if run.errors("connect", "EADDRINUSE"):
-        text = f"bind: {run.quote_errors('connect', 'EADDRINUSE')}; {ports_per_address(run.host):,} ports an address"
+        each = ports_per_address(run.host, run.plan.listener_ports)
+        text = f"bind: {run.quote_errors('connect', 'EADDRINUSE')}; {each:,} ports an address"
         yield finding(run, "bind_ports", "swarm", text, first=run.failed_within("connect", "EADDRINUSE"))
 
 
@@ -158,7 +225,10 @@ def conntrack(run: Evidence) -> Findings:
             text += f"; nf_conntrack_count {counts[0]:,} → {max(counts):,} of {most:,}"
         text += f"; {run.quote_errors(names='ETIMEDOUT')}" if run.timeouts else ""
         first = run.rose_within("conntrack_drops_total") or run.became_within("conntrack_count", most)
-        yield finding(run, "conntrack", "kernel", text, first=first)
+        # A full table alone is half of a proof; what it dropped is counted here and nowhere else.
+        drops = run.delta("conntrack_drops_total")
+        certainty = Certainty.COUNTED if full and drops > 0 else _counted(run, drops)
+        yield finding(run, "conntrack", "kernel", text, first=first, certainty=certainty)
 
 
 def conntrack_chains(run: Evidence) -> Findings:
@@ -169,7 +239,8 @@ def conntrack_chains(run: Evidence) -> Findings:
         text += f" in {buckets:,} buckets" if buckets else ""
         text += f"; {run.quote_errors(names='ETIMEDOUT')}" if run.timeouts else ""
         first = run.rose_within("conntrack_chains_too_long_total")
-        yield finding(run, "conntrack_buckets", "kernel", text, first=first)
+        certainty = _counted(run, run.delta("conntrack_chains_too_long_total"))
+        yield finding(run, "conntrack_buckets", "kernel", text, first=first, certainty=certainty)
 
 
 def epoll_watches(run: Evidence) -> Findings:
@@ -188,11 +259,13 @@ def memory_reserve(run: Evidence) -> Findings:
     for event in run.named("memory_reserve_reached")[:1]:
         left, reserve = format_bytes(event["headroom_bytes"]), format_bytes(event["reserve_bytes"])
         text = f"memory_reserve_reached: {left} left, reserve {reserve}; {run.quote('memory_headroom_bytes')}"
+        text += _server_growth(run)
         at = event.get("connections_open")
         yield finding(run, "memory_reserve", "machine", text, at=at, first=_event_at(event))
     for event in run.named("memory_cap_reached")[:1]:
         used, cap = format_bytes(event["used_bytes"]), format_bytes(event["cap_bytes"])
         text = f"memory_cap_reached: {used} used, memory_cap {cap}; {run.quote('memory_headroom_bytes')}"
+        text += _server_growth(run)
         remedy = "a larger memory_cap, or none"
         at = event.get("connections_open")
         yield finding(run, "memory_reserve", "machine", text, remedy=remedy, at=at, first=_event_at(event))
@@ -200,7 +273,7 @@ def memory_reserve(run: Evidence) -> Findings:
 
 def out_of_memory(run: Evidence) -> Findings:
     """A process killed by signal 9 while oom_kill rose: the machine's memory ran out, or that of a control group."""
-    killed = [event for event in run.deaths("server") + run.deaths("swarm") if event.get("signal") == SIGKILL]
+    killed = [event for event in run.deaths("server") + run.deaths("swarm") if _was_killed(event)]
     if not killed or run.delta("oom_kills_total") <= 0:
         return
     total = run.host.memory_total_bytes or 0
@@ -209,8 +282,27 @@ def out_of_memory(run: Evidence) -> Findings:
     text = f"{_killed(killed)}; {run.quote('oom_kills_total')}; least memory headroom {format_bytes(least)}"
     bound = run.host.memory_cgroup_limit_bytes
     text += f", control group limit {format_bytes(bound)}" if bound and limit == "memory_cgroup" else ""
-    text += _memory_pressure(run)
-    yield finding(run, limit, "machine", text, first=_event_at(killed[0]))
+    text += _server_growth(run) + _memory_pressure(run)
+    # The counter is that of the whole machine, so that it takes as many kills as processes that were lost.
+    certainty = Certainty.COUNTED if run.delta("oom_kills_total") >= len(killed) else Certainty.INFERRED
+    yield finding(run, limit, "machine", text, first=_event_at(killed[0]), certainty=certainty)
+
+
+def _was_killed(event: Mapping[str, Any]) -> bool:
+    """Return whether a process ended by SIGKILL, or says as shells do that the one it started did."""
+    return event.get("signal") == SIGKILL or event.get("exit_code") == 128 + SIGKILL
+
+
+def _server_growth(run: Evidence) -> str:
+    """Quote how a server that is not ours grew with its connections; empty for one of ours, and without samples."""
+    read = [sample for sample in run.active if sample.get("server_rss_bytes") and sample.get("server_processes")]
+    if run.host.server_fd_limit is None or not read:
+        return ""
+    first, last = read[0], max(read, key=lambda sample: sample.get("swarm_connections_open") or 0)
+    count = (last.get("swarm_connections_open") or 0) - (first.get("swarm_connections_open") or 0)
+    grown = last["server_rss_bytes"] - first["server_rss_bytes"]
+    text = f"; server processes {format_bytes(first['server_rss_bytes'])} → {format_bytes(last['server_rss_bytes'])}"
+    return f"{text}, {format_bytes(grown / count)} a connection" if count > 0 and grown > 0 else text
 
 
 def _memory_pressure(run: Evidence) -> str:
@@ -258,6 +350,7 @@ def died(run: Evidence) -> Findings:
         if deaths := run.deaths(role):
             text = f"{_killed(deaths)}; {run.quote('oom_kills_total')}"
             text += "".join(f"; error: {event.get('message', '')}" for event in run.named("error")[:1])
+            text += f"; its last lines: {deaths[0]['last_lines']}" if deaths[0].get("last_lines") else ""
             remedy = f"read logs/{role}.log of this run: the process itself failed"
             yield finding(run, limit, role, text, remedy=remedy, first=_event_at(deaths[0]))
 
@@ -279,25 +372,39 @@ def accept_queue(run: Evidence) -> Findings:
         somaxconn = run.host.somaxconn
         text += f"; somaxconn {somaxconn:,}" if somaxconn else ""
         first = run.rose_within("listen_overflows_total")
-        yield finding(run, "accept_queue", "server", text + _timeouts(run), first=first)
+        certainty = _counted(run, run.delta("listen_overflows_total"))
+        yield finding(run, "accept_queue", "server", text + _timeouts(run), first=first, certainty=certainty)
 
 
 def syn_queue(run: Evidence) -> Findings:
     """SYNs answered by cookies or dropped, because too many connections were half open."""
     if _matters(run, sum(map(run.delta, SYN_QUEUE_FULL))) and _syns_first(run):
         text = f"{run.quote('syn_cookies_total')}; {run.quote('syn_drops_total')}"
-        yield finding(run, "syn_queue", "kernel", text + _timeouts(run), first=run.rose_within(*SYN_QUEUE_FULL))
+        first = run.rose_within(*SYN_QUEUE_FULL)
+        certainty = _counted(run, sum(map(run.delta, SYN_QUEUE_FULL)))
+        yield finding(run, "syn_queue", "kernel", text + _timeouts(run), first=first, certainty=certainty)
 
 
 def tcp_memory(run: Evidence) -> Findings:
-    """TCP had no memory left for socket buffers."""
-    if run.delta("tcp_aborts_on_memory_total") > 0 or run.delta("tcp_memory_pressures_total") > 0:
+    """TCP had no memory left for socket buffers.
+
+    Without a connection that was aborted for it, pressure may only be a consequence: what an end without CPU does not
+    read stays in buffers.
+    """
+    aborted, pressed = run.delta("tcp_aborts_on_memory_total") > 0, run.delta("tcp_memory_pressures_total") > 0
+    if aborted or (pressed and not _cpu_short(run)):
         pages, size = run.host.tcp_mem_pages_high, run.host.page_bytes or 4096
         text = f"{run.quote('tcp_memory_pressures_total')}; {run.quote('tcp_aborts_on_memory_total')}"
         text += f"; at most {max(run.values('tcp_memory_bytes'), default=0):,} bytes in socket buffers"
         text += f", tcp_mem {pages * size:,} bytes" if pages else ""
         first = run.rose_within("tcp_aborts_on_memory_total", "tcp_memory_pressures_total")
-        yield finding(run, "tcp_mem", "kernel", text, first=first)
+        certainty = _counted(run, run.delta("tcp_aborts_on_memory_total"))
+        yield finding(run, "tcp_mem", "kernel", text, first=first, certainty=certainty)
+
+
+def _cpu_short(run: Evidence) -> bool:
+    """Return whether an end or the machine had no CPU left where something was missed."""
+    return any(busy(run.active, run.missed_in) for busy in (generator_limited, server_busy, machine_busy))
 
 
 def device_backlog(run: Evidence) -> Findings:
@@ -311,7 +418,8 @@ def device_backlog(run: Evidence) -> Findings:
     if drops > 0 and (drops >= run.timeouts if run.timeouts else not busy):
         text = f"{run.quote('softnet_drops_total')}; {run.quote('retransmits_total')}"
         first = run.rose_within("softnet_drops_total")
-        yield finding(run, "device_backlog", "kernel", text + _timeouts(run), first=first)
+        certainty = _counted(run, drops)
+        yield finding(run, "device_backlog", "kernel", text + _timeouts(run), first=first, certainty=certainty)
 
 
 def conntrack_buckets(run: Evidence) -> Findings:
@@ -319,39 +427,48 @@ def conntrack_buckets(run: Evidence) -> Findings:
     buckets, counts = run.host.conntrack_buckets, run.values("conntrack_count")
     if buckets and counts and max(counts) > CONNTRACK_CHAIN * buckets and run.delta("conntrack_count") > 0:
         text = f"{run.quote('conntrack_count')} in {buckets:,} buckets, {max(counts) / buckets:.1f} entries each"
-        yield finding(run, "conntrack_buckets", "kernel", text)
+        yield finding(run, "conntrack_buckets", "kernel", text, certainty=Certainty.INFERRED)
 
 
 def server_silent(run: Evidence) -> Findings:
-    """The server is idle, accepts connections and does not answer."""
+    """The server is idle, and does not answer or accept what has reached it.
+
+    What reached it is seen in its sockets; where that was recorded and shows nothing, the load was lost on the way.
+    """
+    reached = reached_server(run)
+    if reached is None or run.too_few:
+        return
     talked = [phase.name for phase in run.phases if phase.name in ("hold", "verify")][-1:]
     idle = any(server_idle(run.active, phase) for phase in talked)
     waiting = idle and run.errors("echo hold", "ETIMEDOUT") and not _loud(run)
     if waiting or _stalled(run):
         text = run.quote_errors(names="ETIMEDOUT") or run.misses[0]
         shares = [sample.get("server_cpu_fraction_max") or 0.0 for sample in run.loaded]
-        text += f"; busiest server process at {shares[-1]:.0%} of a core, {run.quote('server_connections_opened')}"
+        text += f"; busiest server process at {shares[-1]:.0%} of a core, "
+        text += run.quote("server_connections_opened" if run.host.server_fd_limit is None else "server_fds")
+        text += f"; {reached}" if reached else ""
         remedy = "look at the server itself: it is stopped, blocked, or never answers"
-        yield finding(run, "server_silent", "server", f"{text}; {_quiet(run)}", remedy=remedy)
+        certainty = Certainty.COUNTED if reached else Certainty.INFERRED
+        yield finding(run, "server_silent", "server", f"{text}; {_quiet(run)}", remedy=remedy, certainty=certainty)
 
 
 def generator(run: Evidence) -> Findings:
     """The swarm was busy or late while the server had time to spare."""
-    if generator_limited(run.active, run.missed_in) and not _loud(run):
+    if generator_limited(run.active, run.missed_in) and not _loud(run) and not run.too_few:
         text = f"{run.misses[0]}; {_busy(run)}; {_quiet(run)}"
         yield finding(run, "generator", "swarm", text, remedy=_quota_remedy(run, _waiting(run, "swarm")))
 
 
 def server_cpu(run: Evidence) -> Findings:
     """The server was busy while the swarm had time to spare."""
-    if server_busy(run.active, run.missed_in):
+    if server_busy(run.active, run.missed_in) and not run.too_few:
         text = f"{run.misses[0]}; {_busy(run)}; {_quiet(run)}"
         yield finding(run, "server_cpu", "server", text, remedy=_quota_remedy(run, _waiting(run, "server")))
 
 
 def machine_cpu(run: Evidence) -> Findings:
     """The machine had no idle CPU, or one end had used up its CPU quota while the other was busy as well."""
-    if machine_busy(run.active, run.missed_in):
+    if machine_busy(run.active, run.missed_in) and not run.too_few:
         waiting = _waiting(run, *ENDS)
         why = f"{' and '.join(waiting)} wait for a CPU quota, and both ends are busy" if waiting else "no idle CPU"
         text = f"{run.misses[0]}; {why}; {_busy(run)}; {_quiet(run)}"
@@ -361,6 +478,7 @@ def machine_cpu(run: Evidence) -> Findings:
 def unknown(run: Evidence) -> Findings:
     """Say what was missed, what failed, and what can be ruled out."""
     parts = [*run.misses, run.quote_errors() or "no failures were counted"]
+    parts += ["too few to tell their cause by"] if run.too_few else []
     parts += [f"error: {event.get('message', '')}" for event in run.named("error")[:1]]
     counters = [name for name in (*QUIET, *ALSO_RULED_OUT) if run.values(name) and run.delta(name) <= 0]
     ruled_out = ", ".join([*map(run.quote, counters), _busy(run)])
@@ -387,7 +505,9 @@ def _stalled(run: Evidence) -> bool:
     A queue that overflows drains again within a second when the server accepts; a server that is stopped never does.
     """
     tail = [sample for sample in run.active if sample.get("phase") == "ramp"][-SILENT_SAMPLES:]
-    opened = {sample.get("server_connections_opened") for sample in tail}
+    # Of a server that is not ours only its descriptors are known.
+    counts = "server_connections_opened" if run.host.server_fd_limit is None else "server_fds"
+    opened = {sample.get(counts) for sample in tail}
     return (
         len(tail) == SILENT_SAMPLES
         and run.timeouts > 0

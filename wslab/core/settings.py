@@ -23,6 +23,7 @@ from wslab.core.plan import (
     address_span,
     cores,
     left,
+    ports_per_address,
     process_capacity,
 )
 
@@ -286,7 +287,7 @@ def ports_widest(need: Need) -> str:
 def ports_enough(need: Need) -> bool:
     """Return whether the source addresses of the plan need the widest port range, and it is enough."""
     count = len(need.plan.source_addresses)
-    present = (need.host.port_high or 0) - (need.host.port_low or 0) + 1
+    present = ports_per_address(need.host, need.plan.listener_ports)
     return present * count * need.plan.destinations < need.plan.connections <= PORTS_WIDEST_COUNT * count
 
 

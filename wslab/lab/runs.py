@@ -30,6 +30,7 @@ from wslab.core.records import (
     Finding,
     Value,
 )
+from wslab.core.servers import DEFAULT_SERVER, short_name
 from wslab.core.timeline import timeline
 from wslab.lab import store
 from wslab.lab.tables import (
@@ -38,6 +39,7 @@ from wslab.lab.tables import (
     Table,
     bytes_text,
     card_html,
+    finding_lines,
     findings_html,
     outcome_badge,
     pairs_html,
@@ -129,8 +131,8 @@ class Run:
 
     @property
     def server(self) -> str:
-        """Server kind."""
-        return str(self.stage.get("server") or "lean")
+        """The server, short enough for a title: a kind, the beginning of a command, or an address."""
+        return short_name(str(self.stage.get("server") or DEFAULT_SERVER))
 
     @property
     def name(self) -> str:
@@ -182,7 +184,19 @@ class Run:
 
     def figures(self) -> list[tuple[str, str]]:
         """Return the summary's figures as (words, formatted value), in reading order; absent ones are left out."""
-        return [(words, self.figure(key)) for key, words, _ in FIGURES if self.summary.get(key) is not None]
+        shown = [(words, self.figure(key)) for key, words, _ in FIGURES if self.summary.get(key) is not None]
+        return shown + self._knee()
+
+    def _knee(self) -> list[tuple[str, str]]:
+        """Return how far a climb in messages came, and which side ended it; nothing where there was none."""
+        knee = self.summary.get("knee")
+        if not knee:
+            return []
+        bound = f"p99 within {seconds_text(knee['latency_bound'])}"
+        shown = [(f"messages at the knee, {bound}", rate_text(knee["messages_per_second"]))]
+        shown += [("round trip there, 99 %", seconds_text(knee["roundtrip_seconds_p99"]))]
+        side = f"the {knee['limited_by']}: " if knee["limited_by"] else ""
+        return [*shown, ("what ended the climb", f"{side}{knee['why']}")]
 
     def figure(self, key: str) -> str:
         """Return one figure of the summary with its unit, such as `8.1 KiB`; an en dash where it was not measured."""
@@ -218,16 +232,24 @@ class Run:
     def as_dict(self) -> dict[str, Any]:
         """Return what `wslab stage --json` prints: outcome, all figures, findings and where the run is."""
         ends = {"run_id": self.run_id, "outcome": self.outcome, "reason": self.reason}
-        return {**ends, **self.summary, "findings": self.findings, "run_dir": str(self.run_dir)}
+        server = self.manifest.get("server") or {}
+        about = {
+            "server": self.stage.get("server"),
+            "server_command": server.get("command") or None,
+            "server_pids": list(server.get("pids") or ()),
+            "server_note": server.get("note") or None,
+        }
+        return {**ends, **self.summary, **about, "findings": self.findings, "run_dir": str(self.run_dir)}
 
     def text(self) -> str:
         """Return the run as a terminal shows it."""
         lines = [f"{self.outcome}: {self.name} connections, server {self.server}"]
         lines += [self.reason] if self.reason else []
+        note = (self.manifest.get("server") or {}).get("note")
+        lines += [note] if note else []
         remark = "remark: " if self.outcome == HELD else ""
         for finding in self.findings:
-            lines.append(f"  {remark}{finding.get('limit')} ({finding.get('side')}): {finding.get('evidence')}")
-            lines.append(f"    remedy: {finding.get('remedy')}")
+            lines += finding_lines(finding, remark)
         figures = self.figures()
         lines += [Table(rows=figures, numbers=(1,)).text(indent=2)] if figures else []
         return "\n".join([*lines, self.machine.line, str(self.run_dir)])

@@ -19,10 +19,11 @@ from typing import Any
 
 from wslab.core.json_lines import JsonLines
 from wslab.core.quantities import BadInput, parse_count, refuse
-from wslab.core.stage import SERVER_KINDS
+from wslab.core.servers import SERVER_KINDS, is_foreign
 from wslab.lab import registry
 from wslab.lab.compiled import ensure_compiled
 from wslab.lab.fleet import child_environment
+from wslab.lab.running import check_needs
 
 # Where no folder can keep the event loops, each server compiles its own.
 START_SECONDS = 120.0
@@ -69,12 +70,15 @@ class Serving:
             raise refuse("port", port, "a port from 0 to 65535")
         if not host or not host.isascii() or not host.isprintable() or " " in host:
             raise refuse("host", host, "an address of this machine, such as 127.0.0.1")
+        check_needs(kind)
         count = len(os.sched_getaffinity(0)) if shards == "auto" else parse_count(shards, "shards")
+        count = 1 if SERVER_KINDS[kind].one_process else count
         if count > SHARDS_MOST:
             raise refuse("shards", shards, f'a whole number from 1 to {SHARDS_MOST}, or "auto"')
-        self._spec = {"host": host, "port": int(port), "shards": count, "board_fd": None, "restart": True}
+        self._foreign = is_foreign(kind)
+        self._module, own = SERVER_KINDS[kind].start
+        self._spec = {**own, "host": host, "port": int(port), "shards": count, "board_fd": None, "restart": True}
         self._say = say
-        self._module = SERVER_KINDS[kind].module
         self._process: subprocess.Popen[bytes] | None = None
         self._registration: registry.Registration | None = None
         self._lines = JsonLines()
@@ -107,14 +111,17 @@ class Serving:
         shards = set(self.pids[1:])
         while part := self._process.stdout.read(1 << 16):
             for event in self._lines.feed(part):
-                if event.get("event") == "process_exited":
+                if event.get("event") == "process_exited" and self._foreign:
+                    return f"the server ended by itself ({_how_it_ended(event['exit_code'], event['signal'])})"
+                elif event.get("event") == "process_exited":
                     shards.discard(event["pid"])
                     how = _how_it_ended(event.get("exit_code"), event.get("signal"))
                     say(f"a shard has died (pid {event['pid']}, {how}); {len(shards)} of {len(self.pids) - 1} are left")
                 elif event.get("event") == "process_started":
                     shards.add(event["pid"])
                     self._registration.add("server", [event["pid"]])
-                    say(f"a shard was started in its place (pid {event['pid']})")
+                    if not self._foreign:  # Of those of others, some come and go.
+                        say(f"a shard was started in its place (pid {event['pid']})")
                 elif event.get("event") == "error":
                     say(event["message"])
         code = self._process.wait()
@@ -154,8 +161,9 @@ class Serving:
         )
         self._registration = registry.register("server", self._process.pid)
         event = self._first_event()
-        if event["event"] == "error":
-            raise BadInput(event["message"])
+        if event["event"] in ("error", "server_failed"):
+            said = f": {event['last_lines']}" if event.get("last_lines") else ""
+            raise BadInput(f"{event['message']}{said}")
         self.url, self.pids = event["url"], event["pids"]
         self._registration.add("server", self.pids)
 

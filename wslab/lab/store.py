@@ -47,6 +47,8 @@ MANIFEST_KINDS: dict[str, type | UnionType] = {
     **dict.fromkeys(("findings", "preflight", "phases"), list),
     **dict.fromkeys(("findings.[]", "preflight.[]", "phases.[]"), dict),
     **dict.fromkeys(("findings.[].limit", "findings.[].side", "phases.[].name"), str),
+    "findings.[].certainty": str,
+    "findings.[].ruled_out": list,
     **dict.fromkeys(("findings.[].at_connections", "preflight.[].ceiling_connections"), int | float),
     **dict.fromkeys(("phases.[].started_seconds", "phases.[].ended_seconds"), int | float),
 }

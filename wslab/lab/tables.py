@@ -14,6 +14,7 @@ from html import escape
 from typing import Any, TypeGuard
 
 from wslab.core.quantities import about_count, format_bytes
+from wslab.core.records import Certainty
 
 MISSING = "–"
 # Okabe-Ito colours: they differ for every kind of colour vision, and white text is legible on each of them.
@@ -156,6 +157,30 @@ def pairs_html(pairs: Iterable[tuple[str, str]]) -> str:
     return f'<table style="border-collapse:collapse;margin:6px 0;font-size:inherit">{body}</table>'
 
 
+def finding_name(finding: Mapping[str, Any]) -> str:
+    """Return the limit of a finding; one that is only inferred says so, wherever it is named without its evidence."""
+    inferred = finding.get("certainty") == Certainty.INFERRED and finding.get("limit") != "unknown"
+    return f"{finding.get('limit')}{' (inferred)' if inferred else ''}"
+
+
+def finding_lines(finding: Mapping[str, Any], remark: str = "") -> list[str]:
+    """Return a finding as a terminal shows it: limit, side and certainty, evidence, remedy."""
+    lines = [f"  {remark}{finding.get('limit')} ({_standing(finding)}): {finding.get('evidence')}"]
+    lines += [f"    {_ruled_out(finding)}"] if _ruled_out(finding) else []
+    return [*lines, f"    remedy: {finding.get('remedy')}"]
+
+
+def _standing(finding: Mapping[str, Any]) -> str:
+    """Return side and certainty; findings of older runs have none, and of an unknown limit nothing is known."""
+    certainty = "" if finding.get("limit") == "unknown" else finding.get("certainty")
+    return ", ".join(filter(None, (str(finding.get("side")), certainty)))
+
+
+def _ruled_out(finding: Mapping[str, Any]) -> str:
+    names = finding.get("ruled_out") or ()
+    return f"others ruled out: {', '.join(names)}" if names else ""
+
+
 def findings_html(findings: Sequence[Mapping[str, Any]], outcome: str = "broke") -> str:
     """Return the findings with their evidence and remedy, first cause first; empty text when there are none.
 
@@ -170,8 +195,9 @@ def findings_html(findings: Sequence[Mapping[str, Any]], outcome: str = "broke")
         where = f" at {whole_text(at)} connections" if at else ""
         items.append(
             f'<div style="border-left:3px solid {colour};padding:0 0 0 10px;margin:6px 0;max-width:60em">'
-            f"{remark}<b>{escape(str(finding.get('limit')))}</b> ({escape(str(finding.get('side')))}){where}"
+            f"{remark}<b>{escape(str(finding.get('limit')))}</b> ({escape(_standing(finding))}){where}"
             f"<div>Evidence: {escape(str(finding.get('evidence')))}</div>"
+            f"{f'<div>{escape(others)}</div>' if (others := _ruled_out(finding).capitalize()) else ''}"
             f"<div>Remedy: {escape(str(finding.get('remedy')))}</div></div>"
         )
     return "".join(items)

@@ -19,6 +19,7 @@ from wslab.core.diagnosis import diagnose
 from wslab.core.evidence import Evidence
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD, Finding
 from wslab.core.timeline import last_phase, timeline
+from wslab.lab.tables import finding_name
 
 # Limits that end processes, or keep them from starting: a process that dies of one did not crash by itself.
 DEADLY_LIMITS = ("memory_machine", "memory_cgroup", "process_limit")
@@ -60,7 +61,7 @@ def _outcome(evidence: Evidence, findings: Sequence[Finding], crashed: str, abor
         return ABORTED, f"{aborted}; {where}"
     if not evidence.misses:
         return HELD, ""
-    names = ", ".join(dict.fromkeys(finding.limit for finding in findings))
+    names = ", ".join(dict.fromkeys(finding_name(finding.as_dict()) for finding in findings))
     return BROKE, f"{names}: {where}" if names else where
 
 

@@ -5,16 +5,24 @@ writes `samples.csv` and `latency.csv` into the run folder, a row at a time, and
 
 1. Samples are due at whole multiples of the interval since the epoch of the run. A late wake-up does not shift the
    ones after it, and a missed one is skipped; `elapsed_seconds` tells when each was taken.
-2. Samples besides the schedule: one at once at the start, one whenever the scoreboard's phase changes (seen within
-   `POLL_SECONDS`, and labelled with the phase that begins), one at the end. A ramp of half a second is thus bounded
-   by samples, and two rows may be close together: readers compute rates over windows that are long enough.
+2. Samples besides the schedule: one at once at the start, one whenever the phase or port on the scoreboard changes
+   (seen within `POLL_SECONDS`, and labelled with the phase that begins), one at the end. A ramp of half a second is
+   thus bounded by samples, and two rows may be close together: readers compute rates over windows that are long enough.
 3. PSS is expensive to read. It is read once before the ramp for each set of processes, at once on entering hold and
    verify, and every `PSS_SECONDS` during these; its cells are empty otherwise.
 4. Only end of file on stdin ends it, with one last sample and exit status 0. SIGINT is left to the caller, and rows go
    to the disk also when the reader of stdout is slow or gone.
 5. A file that cannot be written, such as on a full disk, is reported once in an `error` event that names it. Recording
    goes on: the caller still gets the samples, and rows are kept again as soon as there is space.
-6. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
+6. A server that is not ours has no row on the scoreboard. The command `watch` on stdin names its processes; they and
+   all below them are looked for again for each sample, and one sample is taken at once. Its connections and messages
+   are not known from its side: those cells are empty.
+7. What lies between the ends is recorded with them, from outside: the queues of a sample of the connections, the
+   queueing discipline towards the server, and, where they may be read, the rules of the firewall before and after (a
+   `firewall` event each). The supervisor puts the server's port on the scoreboard when it is known.
+8. When failures of a new kind are counted, the counters that decide what bound first are read at once, and told in a
+   `counters` event: a second between two samples is long while 20,000 connections are opened in it.
+9. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
 """
 
 from __future__ import annotations
@@ -29,14 +37,18 @@ from pathlib import Path
 from typing import Any
 
 from wslab.core.histogram import BUCKETS, bucket_seconds
-from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, Column, header, to_cells
+from wslab.core.json_lines import JsonLines
+from wslab.core.records import DECISIVE_COLUMNS, LATENCY_COLUMNS, SAMPLE_COLUMNS, Column, header, to_cells
 from wslab.load import scoreboard as words
 from wslab.load.messages import Reports, unwritten_fields
 from wslab.load.scoreboard import Scoreboard
+from wslab.machine.between import Between
 from wslab.machine.counters import Counters
+from wslab.machine.firewall import read_rules
 from wslab.machine.line_file import LineFile
 from wslab.machine.process import raise_fd_limit
 from wslab.machine.processes import Group
+from wslab.machine.trees import descendants
 
 # How soon a change of phase is noticed; looking costs one word of shared memory.
 POLL_SECONDS = 0.05
@@ -54,6 +66,7 @@ _ROLE_WORDS = {
 }
 _HISTOGRAMS = {"handshake": words.HANDSHAKE, "roundtrip": words.ROUNDTRIP}
 _PSS_PHASES = ("hold", "verify")
+_UNLOADED = ("drain", "done")
 
 
 class Table(LineFile):
@@ -87,17 +100,48 @@ class Recorder:
     Args:
         scoreboard: the counters of the load.
         epoch: monotonic time that `elapsed_seconds` counts from.
+        destination: host of the server.
     """
 
-    def __init__(self, scoreboard: Scoreboard, epoch: float) -> None:
+    def __init__(self, scoreboard: Scoreboard, epoch: float, destination: str = "127.0.0.1") -> None:
         self._scoreboard = scoreboard
         self._epoch = epoch
         self._counters = Counters()
         self._groups = {side: Group() for side in _ROLES}
         self._buckets = {kind: [0] * BUCKETS for kind in _HISTOGRAMS}
+        self._between = Between(destination)
         self._pss_of: frozenset[int] = frozenset()
         self._pss_phase = ""
         self._pss_at = 0.0
+        self._roots: list[int] = []
+        self._keepers: list[int] = []
+        self.full: list[tuple[int, int, int]] = []  # of these: pid, descriptors and limit of those without a free one
+        self._failures: list[bytes] = []
+        self._kinds: set[tuple[str, int]] = set()
+
+    def watch(self, pids: list[int], below: int | None) -> None:
+        """Watch a server that is not ours.
+
+        Args:
+            pids: its processes; those below them are watched as well.
+            below: a process of ours below which all belong to the server.
+        """
+        self._roots = pids
+        self._keepers = [] if below is None else [below]
+
+    def counters_at_new_failures(self) -> dict[str, Any] | None:
+        """Return the decisive counters when failures of a new kind were counted since the last call, else None."""
+        stamps = [bytes(row[words.FIRST_FAILURES : words.HANDSHAKE]) for row in self._scoreboard.of(words.ROLE_SWARM)]
+        if stamps == self._failures:
+            return None
+        self._failures, known = stamps, self._kinds
+        self._kinds = set(self._scoreboard.first_failures())
+        if self._kinds <= known:
+            return None
+        values = {"elapsed_seconds": round(time.monotonic() - self._epoch, 6), **self._counters.read()}
+        shards = self._scoreboard.total(words.AT_LIMIT, words.ROLE_SERVER)
+        values |= {"server_shards_at_limit": shards}
+        return {name: values.get(name) for name in ("elapsed_seconds", *DECISIVE_COLUMNS)}
 
     def sample(self) -> dict[str, Any]:
         """Return one sample of everything."""
@@ -111,6 +155,7 @@ class Recorder:
         for side, role in _ROLES.items():
             record |= self._side(side, role, now)
         record |= self._counters.read()
+        record |= self._between.read(self._scoreboard.port, record["swarm_connections_open"])
         if self._pss_is_due(phase, now):
             for side, group in self._groups.items():
                 record[f"{side}_pss_bytes"] = group.pss_bytes()
@@ -136,9 +181,15 @@ class Recorder:
 
     def _side(self, side: str, role: int, now: float) -> dict[str, Any]:
         counts = [_take(row) for row in self._scoreboard.of(role)]
-        values: dict[str, Any] = {**self._groups[side].read([row[words.PID] for row in counts if row[words.PID]], now)}
-        values |= {name: sum(row[word] for row in counts) for name, word in _ROLE_WORDS.items()}
+        foreign = side == "server" and bool(self._roots or self._keepers)
+        pids = self._foreign() if foreign else [row[words.PID] for row in counts if row[words.PID]]
+        values: dict[str, Any] = {**self._groups[side].read(pids, now)}
+        values |= {name: None if foreign else sum(row[word] for row in counts) for name, word in _ROLE_WORDS.items()}
         values["pss_bytes"] = None
+        if foreign:
+            self.full = self._groups[side].at_fd_limit()
+            values["shards_at_limit"] = len(self.full)
+            return {f"server_{name}": value for name, value in values.items()}
         if side == "server":
             values["shards_at_limit"] = sum(row[words.AT_LIMIT] for row in counts)
             return {f"server_{name}": value for name, value in values.items()}
@@ -148,6 +199,11 @@ class Recorder:
         values["messages_unasked"] = sum(row[words.MESSAGES_UNASKED] for row in counts)
         values["lag_seconds_max"] = max((row[words.LAG_US] for row in counts), default=0) / 1e6
         return {f"swarm_{name}": value for name, value in values.items()}
+
+    def _foreign(self) -> list[int]:
+        """Return the processes of a server that is not ours, as they are now."""
+        tops = [*self._roots, *self._keepers]
+        return [*self._roots, *(pid for top in tops for pid in descendants(top))]
 
     def _pss_is_due(self, phase: str, now: float) -> bool:
         """Return whether this sample reads PSS, and note that it does."""
@@ -175,9 +231,10 @@ def main(argv: list[str]) -> int:
     spec = json.loads(argv[1])
     epoch, interval = float(spec["epoch_monotonic"]), float(spec.get("interval_seconds", 1.0))
     scoreboard = Scoreboard.attach(spec["board_fd"])
-    recorder = Recorder(scoreboard, epoch)
+    recorder = Recorder(scoreboard, epoch, str(spec.get("destination") or "127.0.0.1"))
     reports = Reports(sys.stdout.fileno(), epoch)
     unwritten: set[str] = set()
+    told_full: set[int] = set()
 
     def report(problem: OSError) -> None:
         if problem.filename not in unwritten:
@@ -197,22 +254,46 @@ def main(argv: list[str]) -> int:
         except OSError as problem:
             report(problem)
 
-    def record() -> str:
+    def record() -> tuple[int, int]:
+        moment = scoreboard.moment
         sample = recorder.sample()
         keep(samples, [sample])
         reports.figure("sample", **sample)
+        for pid, fds, limit in recorder.full:
+            if pid not in told_full:
+                told_full.add(pid)
+                at = sample["elapsed_seconds"]
+                reports.event("process_full", pid=pid, fds=fds, limit=limit, elapsed_seconds=at)
         keep(latency, recorder.latencies(sample["elapsed_seconds"]))
-        return str(sample["phase"])
+        return moment
 
-    phase = record()
+    def tell_rules() -> None:
+        rules = read_rules()
+        reports.event("firewall", rules=None if rules is None else [rule.as_dict() for rule in rules])
+
+    moment = record()
+    tell_rules()
     due = next_due(time.monotonic(), epoch, interval)
-    while not _ended(min(POLL_SECONDS, due - time.monotonic())):
+    lines = JsonLines()
+    told, port = False, scoreboard.port
+    while (data := _read(min(POLL_SECONDS, due - time.monotonic()))) != b"":
+        commands = [command for command in lines.feed(data or b"") if command.get("cmd") == "watch"]
+        for command in commands:
+            recorder.watch(command.get("pids") or [], command.get("below"))
         if time.monotonic() >= due:
-            phase = record()
+            moment = record()
             due = next_due(time.monotonic(), epoch, interval)
-        elif scoreboard.phase != phase:
-            phase = record()
+        elif commands or scoreboard.moment != moment or scoreboard.port != port:
+            port = scoreboard.port
+            moment = record()
+        if counters := recorder.counters_at_new_failures():
+            reports.event("counters", **counters)
+        if scoreboard.phase in _UNLOADED and not told:
+            told = True
+            tell_rules()
     record()
+    if not told:
+        tell_rules()
     reports.flush(seconds=1.0)
     return 0
 
@@ -229,10 +310,10 @@ def next_due(now: float, epoch: float, interval: float) -> float:
     return epoch + (int((now - epoch) / interval) + 1) * interval
 
 
-def _ended(seconds: float) -> bool:
-    """Wait at most `seconds` for stdin and return whether it has ended; input is ignored."""
+def _read(seconds: float) -> bytes | None:
+    """Wait at most `seconds` for stdin and return what came: None for nothing, no bytes at its end."""
     ready, _, _ = select.select([0], [], [], max(0.0, seconds))
-    return bool(ready) and not os.read(0, 65536)
+    return os.read(0, 65536) if ready else None
 
 
 if __name__ == "__main__":

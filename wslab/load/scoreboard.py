@@ -2,8 +2,8 @@
 
 The supervisor creates it as a memfd, so that it has no name, needs no clean-up and vanishes with the last process
 that holds it. Server, swarm and recorder inherit its descriptor. Each process writes its own row only; a word is 64
-bits and aligned, so a reader sees the old value or the new one and never half of each. One exception: the row of a
-process that died is corrected by its master.
+bits and aligned, so a reader sees the old value or the new one and never half of each. Two exceptions: the row of a
+process that died is corrected by its master, and a master writes there what the next command is about.
 
 1. A row is `ROW_WORDS` words: the named counters, two tables of failures (phase x errno: how many, and when first),
    then two latency histograms.
@@ -19,7 +19,7 @@ from time import monotonic_ns
 
 from wslab.core.histogram import BUCKETS
 
-PHASES = ("start", "ramp", "hold", "verify", "drain", "done")
+PHASES = ("start", "ramp", "hold", "climb", "verify", "drain", "done")
 FAILURE_PHASES = ("connect", "upgrade", "echo", "hold")
 ERRNOS = 136  # Linux errno values end at 133.
 
@@ -27,6 +27,8 @@ ROLE_NONE, ROLE_SERVER, ROLE_SWARM = 0, 1, 2
 
 # Words of the header.
 PHASE = 0
+STEP = 1  # counts the beginnings and ends of the steps of a climb
+PORT = 2  # of the server, 0 before it is known
 HEADER_WORDS = 8
 
 # Words of a row.
@@ -55,8 +57,10 @@ HEADER_WORDS = 8
     BROADCAST_LAST_NS,  # when the last of them so far had it
     BROADCAST_SENT,  # hash of the last broadcast that this worker has sent, as it comes back
     BROADCAST_SENT_NS,  # when
-) = range(24)
-FAILURES = 24  # how many, by phase and errno
+    MESSAGE_RATE,  # messages that a connection is sent in 1e9 seconds while the worker talks; set by the master
+    TALK_NS,  # how long it talks, 0 = until the next command; set by the master
+) = range(26)
+FAILURES = 26  # how many, by phase and errno
 FIRST_FAILURES = FAILURES + len(FAILURE_PHASES) * ERRNOS  # CLOCK_MONOTONIC of the first of each in ns, 0 = none yet
 HANDSHAKE = FIRST_FAILURES + len(FAILURE_PHASES) * ERRNOS
 ROUNDTRIP = HANDSHAKE + BUCKETS
@@ -101,6 +105,24 @@ class Scoreboard:
     @phase.setter
     def phase(self, name: str) -> None:
         self.words[PHASE] = PHASES.index(name)
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        """Return phase and step as numbers, which change when something else begins to be measured."""
+        return self.words[PHASE], self.words[STEP]
+
+    def next_step(self) -> None:
+        """Announce that a step of a climb begins or ends."""
+        self.words[STEP] += 1
+
+    @property
+    def port(self) -> int:
+        """Return the port of the server, 0 before it is known."""
+        return self.words[PORT]
+
+    @port.setter
+    def port(self, number: int) -> None:
+        self.words[PORT] = number
 
     def enter(self, index: int, role: int) -> memoryview[int]:
         """Claim row `index` for this process and return the row."""

@@ -34,7 +34,11 @@ _NETSTAT = {
     "tcp_memory_pressures_total": "TcpExtTCPMemoryPressures",
     "tcp_aborts_on_memory_total": "TcpExtTCPAbortOnMemory",
 }
-_SNMP = {"retransmits_total": "TcpRetransSegs"}
+_SNMP = {
+    "retransmits_total": "TcpRetransSegs",
+    "segments_sent_total": "TcpOutSegs",
+    "resets_sent_total": "TcpOutRsts",
+}
 _CONNTRACK = {
     "conntrack_drops_total": "drop",
     "conntrack_chains_too_long_total": "chainlength",

@@ -148,6 +148,13 @@ def parse_pressure(text: str) -> dict[str, float]:
     return {line[0]: int(line[4].removeprefix("total=")) / 1e6 for line in lines}
 
 
+@naming("ip_local_reserved_ports")
+def parse_ports(text: str) -> list[tuple[int, int]]:
+    """Parse a list of ports such as `8080,9000-9100` into pairs of the first and the last of each span."""
+    spans = [span.split("-") for span in text.strip().split(",") if span]
+    return [(int(span[0]), int(span[-1])) for span in spans]
+
+
 @naming("net/sockstat")
 def parse_sockstat(text: str) -> dict[str, dict[str, int]]:
     """Return the socket counts by protocol, such as `["TCP"]["inuse"]`; TCP's `mem` is in bytes."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from wslab.machine import formats
 from wslab.machine.cgroup import CGROUPS, CpuQuota, read_quotas
 from wslab.machine.files import OpenFile
-from wslab.machine.procfs import PROC, read_fd_count, read_pss
+from wslab.machine.procfs import PROC, read_fd_count, read_limits, read_pss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,11 @@ FRACTION_WINDOW_SECONDS = 0.2
 # A shorter window has too few periods to judge by: by default a period takes 0.1 s.
 THROTTLE_WINDOW_SECONDS = 0.2
 
+# A server may keep a descriptor back for the moment in which it has none left, as libuv does, and one for a log.
+FDS_KEPT_BACK = 2
+
 _ENDED_STATES = frozenset("ZXx")
+_STOPPED_STATES = frozenset("Tt")
 
 
 class Process:
@@ -47,6 +51,7 @@ class Process:
         cpu_user_seconds: CPU time in user mode, kept after its end.
         cpu_system_seconds: CPU time in the kernel, kept after its end.
         rss_bytes: resident memory, 0 after its end.
+        stopped: whether it is stopped, by a signal or a debugger.
         fds: open descriptors; None after its end and before Linux 6.2.
     """
 
@@ -55,6 +60,7 @@ class Process:
         self.alive = True
         self.cpu_user_seconds = self.cpu_system_seconds = 0.0
         self.rss_bytes = 0
+        self.stopped = False
         self.fds: int | None = None
         self._root = root
         self._stat = OpenFile(root / str(pid) / "stat")
@@ -70,10 +76,11 @@ class Process:
         if stat is not None:
             state, self.cpu_user_seconds, self.cpu_system_seconds, _ = formats.parse_pid_stat(stat)
         if statm is None or state in _ENDED_STATES:
-            self.alive, self.rss_bytes, self.fds = False, 0, None
+            self.alive, self.stopped, self.rss_bytes, self.fds = False, False, 0, None
             self._stat.close()
             self._statm.close()
             return
+        self.stopped = state in _STOPPED_STATES
         self.rss_bytes = formats.parse_statm(statm)
         self.fds = read_fd_count(self.pid, self._root)
 
@@ -100,8 +107,8 @@ class Group:
             now: monotonic time in seconds.
 
         Returns:
-            `processes`, `cpu_user_seconds`, `cpu_system_seconds`, `cpu_fraction_max` (None during the first
-            `FRACTION_WINDOW_SECONDS`), `rss_bytes`, `fds`, `fds_max`, and what `Throttle.read` returns.
+            `processes`, `processes_stopped`, `cpu_user_seconds`, `cpu_system_seconds`, `cpu_fraction_max` (None during
+            the first `FRACTION_WINDOW_SECONDS`), `rss_bytes`, `fds`, `fds_max`, and what `Throttle.read` returns.
         """
         for pid in pids:
             if pid not in self._processes:
@@ -113,6 +120,7 @@ class Group:
         fds = [process.fds for process in living if process.fds is not None]
         return {
             "processes": len(living),
+            "processes_stopped": sum(process.stopped for process in living),
             "cpu_user_seconds": sum(process.cpu_user_seconds for process in self._processes.values()),
             "cpu_system_seconds": sum(process.cpu_system_seconds for process in self._processes.values()),
             "cpu_fraction_max": self._busiest(now),
@@ -127,6 +135,23 @@ class Group:
         sizes = [read_pss(pid, self._root) for pid in self.living]
         told = [size for size in sizes if size is not None]
         return sum(told) if told or not sizes else None
+
+    def at_fd_limit(self) -> list[tuple[int, int, int]]:
+        """Return the processes that have no descriptor left within their own soft limit, or next to none.
+
+        The limit is read each time: a program may raise its own.
+
+        Returns:
+            For each its pid, its open descriptors and its limit.
+        """
+        full = []
+        for process in self._processes.values():
+            if not process.alive or process.fds is None:
+                continue
+            limit = ((read_limits(process.pid, self._root) or {}).get("Max open files") or (None, None))[0]
+            if limit is not None and process.fds >= limit - FDS_KEPT_BACK:
+                full.append((process.pid, process.fds, limit))
+        return full
 
     @property
     def living(self) -> frozenset[int]:

@@ -14,6 +14,7 @@ from wslab.core.host import Host
 from wslab.machine import formats
 from wslab.machine.cgroup import CGROUPS, read_cgroup
 from wslab.machine.files import read_text
+from wslab.machine.sockets import bound_ports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,12 +160,10 @@ def _kernel_limits(root: Path) -> dict[str, Any]:
 
 
 def _network_limits(root: Path) -> dict[str, Any]:
-    ports = read_ints("sys/net/ipv4/ip_local_port_range", 2, root)
     tcp_mem = read_ints("sys/net/ipv4/tcp_mem", 3, root)
     tcp = (read_sockstat(root) or {}).get("TCP")
     return {
-        "port_low": ports[0],
-        "port_high": ports[1],
+        **_ports(root, tcp["alloc"] if tcp else 0),
         "somaxconn": read_ints("sys/net/core/somaxconn", 1, root)[0],
         "syn_backlog": read_ints("sys/net/ipv4/tcp_max_syn_backlog", 1, root)[0],
         "syncookies": read_ints("sys/net/ipv4/tcp_syncookies", 1, root)[0],
@@ -177,6 +176,20 @@ def _network_limits(root: Path) -> dict[str, Any]:
         "netdev_max_backlog": read_ints("sys/net/core/netdev_max_backlog", 1, root)[0],
         "time_wait": tcp["tw"] if tcp else None,
     }
+
+
+def _ports(root: Path, sockets: int) -> dict[str, int | None]:
+    """Return the ephemeral range, and how many of its ports connect passes over; see `wslab.core.plan`."""
+    low, high = read_ints("sys/net/ipv4/ip_local_port_range", 2, root)
+    reserved = taken = None
+    if low is not None and high is not None:
+        spans = _read(root / "sys/net/ipv4/ip_local_reserved_ports", formats.parse_ports)
+        kept = {port for first, last in spans or () for port in range(max(low, first), min(high, last) + 1)}
+        reserved = None if spans is None else len(kept)
+        # A copy of /proc knows nothing of sockets.
+        bound = bound_ports(sockets) if root == PROC else None
+        taken = None if bound is None else sum(low <= port <= high and port not in kept for port in bound)
+    return {"port_low": low, "port_high": high, "ports_reserved": reserved, "ports_taken": taken}
 
 
 def _cgroup_limits(root: Path, cgroups: Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from wslab.view.plots_breaks import predicted_and_measured
+from wslab.view.plots_breaks import expected_and_named, predicted_and_measured
+from wslab.view.plots_compare import latency_to_the_knee, servers_side_by_side, where_servers_end
 from wslab.view.plots_frame import Plot
 from wslab.view.plots_run import (
     connections_over_time,
@@ -22,11 +23,15 @@ __all__ = [
     "RUN_FIGURES",
     "connections_over_time",
     "cpu_memory_over_time",
+    "expected_and_named",
     "latency",
+    "latency_to_the_knee",
     "memory_over_connections",
     "predicted_and_measured",
     "run_figures",
+    "servers_side_by_side",
     "stages_overview",
+    "where_servers_end",
     "where_things_break",
 ]
 

@@ -1,17 +1,20 @@
-"""The figure of the break atlas: where each limit was predicted to bind, where it did, and what held once remedied."""
+"""The figures of limits that were broken on purpose: one after the other, and at random."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
 from wslab.view.plots_frame import COLOURS, Plot, count_axis, figure, new_plot, note, side_note
 
 # Inches: what title, axis, key and caption take together, and a row.
 FRAME_HEIGHT, ROW_HEIGHT = 2.1, 0.52
+# What is right where no limit was to bind.
+RIGHT_NAME = {"healthy": "nothing"}
 
 
 class Measured(Protocol):
@@ -41,6 +44,17 @@ class Measured(Protocol):
     def off_by(self) -> float | None: ...
     @property
     def held(self) -> bool: ...
+
+
+class Named(Protocol):
+    """How random scenarios were named; see `wslab.breaks.confusion.Confusion`."""
+
+    @property
+    def matrix(self) -> Mapping[str, Mapping[str, int]]: ...
+    @property
+    def sentence(self) -> str: ...
+    @property
+    def caption(self) -> str: ...
 
 
 class MeasuredAtlas(Protocol):
@@ -78,6 +92,44 @@ def predicted_and_measured(atlas: MeasuredAtlas) -> Plot:
     ax.grid(visible=False, axis="y")
     if shown:
         ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4, borderaxespad=0.2)
+    return plot
+
+
+@figure
+def expected_and_named(result: Named) -> Plot:
+    """Draw how often each limit that bound first was given which name: on the diagonal where the name was right.
+
+    Args:
+        result: what was measured; a healthy scenario is named rightly when nothing was found.
+    """
+    matrix = result.matrix
+    expected = list(matrix)
+    others = sorted(
+        {name for names in matrix.values() for name in names} - {RIGHT_NAME.get(row, row) for row in expected}
+    )
+    names = [*(RIGHT_NAME.get(row, row) for row in expected), *others]
+    size = (4.6 + 0.62 * max(6, len(names)), 3.4 + 0.42 * max(4, len(expected)))
+    caption = "\n".join(filter(None, (result.sentence, result.caption)))
+    plot = new_plot("The limit that bound first, and the one that was named first", caption, size=size)
+    ax = plot.axes[0]
+    for place, row in enumerate(expected):
+        total = sum(matrix[row].values())
+        for name, count in matrix[row].items():
+            right = name == RIGHT_NAME.get(row, row)
+            colour = COLOURS["server"] if right else COLOURS["break"]
+            box: dict[str, Any] = {"color": colour, "alpha": 0.25 + 0.75 * count / total, "linewidth": 0}
+            at = names.index(name)
+            ax.add_patch(Rectangle((at - 0.46, place - 0.44), 0.92, 0.88, gid=f"{row} named {name}", **box))
+            ax.annotate(str(count), (at, place), ha="center", va="center", weight="bold", color="black")
+    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(expected)), expected)
+    ax.set_xlim(-0.6, max(1, len(names)) - 0.4)
+    ax.set_ylim(max(1, len(expected)) - 0.4, -0.6)
+    ax.set_xlabel("named first, number of scenarios")
+    ax.set_ylabel("bound first")
+    ax.tick_params(length=0)
+    if not expected:
+        note(ax, "No scenario was run.")
     return plot
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from wslab.lab.tables import bytes_text, count_text
+from wslab.lab.tables import bytes_text, count_text, finding_name
 from wslab.view.plots_frame import (
     COLOURS,
     Plot,
@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     from wslab.lab.runs import Run
 
 FLOOR_SERVER = "tcp_floor"
-PHASE_SHADES = {"start": "#ffffff", "ramp": "#f1f4f8", "hold": "#ffffff", "verify": "#f1f4f8", "drain": "#ffffff"}
+PHASE_SHADES = {
+    "start": "#ffffff",
+    "ramp": "#f1f4f8",
+    "hold": "#ffffff",
+    "climb": "#e9eef4",
+    "verify": "#f1f4f8",
+    "drain": "#ffffff",
+}
 # With fewer readings a line through the PSS would be a guess between two points.
 PSS_READINGS_NEEDED = 3
 # With fewer different numbers of connections a line shows nothing.
@@ -179,7 +186,7 @@ def _mark_breaks(run: Run, ax: Axes) -> None:
         if not len(at):
             continue
         ax.plot([at[0]], [level], "X", color=COLOURS["break"], markersize=10, zorder=5, gid="break")
-        text = f"{finding.get('limit')} at {count_text(level)}"
+        text = f"{finding_name(finding)} at {count_text(level)}"
         ax.annotate(
             text, (at[0], level), xytext=(8, -16), textcoords="offset points", color=COLOURS["break"], weight="bold"
         )

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from wslab.core.records import BROKE, HELD
+from wslab.core.records import BROKE, HELD, Certainty
 from wslab.lab.tables import bytes_text, count_text
 from wslab.view.plots_frame import COLOURS, Plot, bytes_axis, count_axis, figure, new_plot, note, side_note, stage_lines
 from wslab.view.plots_run import FLOOR_SERVER
@@ -79,7 +79,7 @@ def where_things_break(ceilings: Iterable[Any] | None = None, measured: Sequence
     ax.set_xlim(left, right)
     first = 1 if runs else 0
     breaks = [
-        (place, at, run)
+        (place, at, finding)
         for run in runs
         for finding in run.breaks
         if (place := _row_of(rows, finding, at := int(finding.get("at_connections") or _reached(run)))) is not None
@@ -88,11 +88,13 @@ def where_things_break(ceilings: Iterable[Any] | None = None, measured: Sequence
         _draw_ceiling(ax, place + first, row, left, right, gap=13 if place in {broken for broken, *_ in breaks} else 5)
     if runs:
         _draw_measured(ax, runs)
-    for place, at, _ in breaks:
+    for place, at, finding in breaks:
+        # What is only inferred is drawn hollow.
+        inferred = finding.get("certainty") == Certainty.INFERRED
         style: dict[str, Any] = {
-            "color": COLOURS["break"],
+            "markerfacecolor": "white" if inferred else COLOURS["break"],
             "markersize": 10,
-            "markeredgecolor": "white",
+            "markeredgecolor": COLOURS["break"] if inferred else "white",
             "zorder": 6,
             "gid": "break",
         }

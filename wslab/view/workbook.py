@@ -27,6 +27,7 @@ from wslab.core.quantities import BadInput
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.stage import Stage
 from wslab.lab import store
+from wslab.lab.running import check_server
 from wslab.lab.runs import Run
 from wslab.lab.tables import MISSING, Table
 from wslab.machine.procfs import read_host
@@ -155,6 +156,7 @@ def sweep(
     for stage in asked:
         if stage.as_recorded() != stage.as_dict():
             raise BadInput(SECRETS_KEPT)
+        check_server(stage)
         if too_large := refusal(stage, host):
             raise BadInput(too_large)
     executed: list[Executed] = []

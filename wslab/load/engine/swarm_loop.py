@@ -68,6 +68,7 @@ from wslab.load.engine.swarm_words import (
     CHECK_AT,
     CHECK_NS,
     CHECKED,
+    CLIMB_DONE,
     CONNECTIONS,
     COUNTS_UNASKED,
     CURSOR,
@@ -100,6 +101,7 @@ from wslab.load.engine.swarm_words import (
     SLOT_HEX,
     SOUGHT,
     START_AFTER,
+    TALK_UNTIL,
     TALKING,
     TELLS,
     TIMEOUT_NS,
@@ -388,11 +390,15 @@ def next_open(start, sought, w, conn):
 def talk_as_scheduled(websocket, w, reals, row, conn, event, pair, frame):
     """Send the messages that are due in the hold phase; return the reason to leave, or -1 - ns until the next one."""
     rate = reals[MESSAGE_RATE] * row[board.OPEN]
-    if rate <= 0:
-        return -1 - CHECK_NS
     now = libc.clock(pair)
+    if rate <= 0 and now < w[TALK_UNTIL]:
+        return -1 - CHECK_NS
     for _ in range(BURST):
         at = np.int64(reals[NEXT_AT])
+        if (at if rate > 0 else now) >= w[TALK_UNTIL]:
+            w[TALKING] = 0  # What is owed is still sent when its turn comes.
+            row[board.PHASE_DONE] = CLIMB_DONE
+            return -1 - CHECK_NS
         if at > now:
             return -1 - min(CHECK_NS, at - now)
         reals[NEXT_AT] += 1e9 / rate  # Step by step: the rate falls when connections are lost.

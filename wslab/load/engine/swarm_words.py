@@ -41,8 +41,9 @@ from wslab.load.engine.state import BOTH
     SOUGHT,  # 0 or PROVED: what a connection must be to be next in this pass
     WINDOW,
     CURSOR,  # descriptor from which the next connection to talk on is sought
+    TALK_UNTIL,  # nothing is due from then on, ns
     WORDS,
-) = range(BOTH, BOTH + 35)
+) = range(BOTH, BOTH + 36)
 # Words in 64-bit floating point.
 RATE, START_AFTER, MESSAGE_RATE, NEXT_AT, REALS = range(5)
 
@@ -55,4 +56,4 @@ NEVER = (1 << 63) - 1
 SLOT_NUMBER, SLOT_HEX = range(2)
 HEX_BYTES = 16
 HEX_SEED = 0x5DEECE66D  # apart from the keys
-RAMP_DONE, VERIFY_DONE = board.PHASES.index("ramp"), board.PHASES.index("verify")
+RAMP_DONE, CLIMB_DONE, VERIFY_DONE = (board.PHASES.index(name) for name in ("ramp", "climb", "verify"))

@@ -12,14 +12,13 @@ from wslab.load.scoreboard import ROLE_SERVER, Scoreboard, vacate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
 BACKLOG = 4096
 # A shard that died has a successor after this many seconds; twice as many each time that it dies again within CALM.
 RESTART_SECONDS, CALM_SECONDS = 0.1, 10.0
 RESTARTS_IN_A_ROW = 4
-# What a SPEC may say to each shard.
-OPTIONS = ("greeting_seconds", "send_seconds", "memory_bytes", "plain")
 
 
 def listen(host: str, port: int, backlog: int) -> socket.socket:
@@ -34,71 +33,95 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
     return listener
 
 
-def serve(*, websocket: bool) -> int:
+class Shards:
+    """What the shards of one kind of server do, and what their master does for them; kinds derive from it.
+
+    Args:
+        listener: the listening socket, which shards inherit, non-blocking.
+        spec: what the server was started with.
+    """
+
+    def __init__(self, listener: socket.socket, spec: dict[str, Any]) -> None:
+        self.listener, self.spec = listener, spec
+
+    def prepare(self, rows: Sequence[memoryview[int]]) -> None:
+        """Make, before the fork, what all processes then share; `rows` are those of the shards on the scoreboard."""
+
+    def run(self, index: int, lifeline: int, row: memoryview[int]) -> None:
+        """Serve, in the process of shard `index`, until the lifeline ends; count in `row` of the scoreboard."""
+        raise NotImplementedError
+
+    def started(self) -> bool:
+        """Return, once all shards are forked, whether they can be connected to."""
+        return True
+
+    def died(self, index: int) -> None:
+        """Note that a shard is dead."""
+
+    def succeeded(self, index: int) -> None:
+        """Note that a dead shard is about to have a successor."""
+
+
+def serve(
+    load: Callable[[], type[Shards]], *, scheme: str = "ws", open_listener: Callable[..., socket.socket] = listen
+) -> int:
     """Run a server as its SPEC says, until standard input ends; return the exit status.
 
-    The SPEC: `host`, `port` (0 = any free one), `shards`, `backlog`, `greeting_seconds`, `send_seconds`,
-    `memory_bytes` (a shard's budget for what its peers make it keep), `plain` (false: the slow path for everything),
-    and `board_fd`, `board_row` where a supervisor keeps the counters; `uid` is the user to serve as; with `restart`, a
-    shard that dies has a successor; with `fan_out`, a message goes to every connection instead of back. The one command
-    is `drain`: the clients are about to reset their connections.
+    The SPEC: `host`, `port` (0 = any free one), `shards`, `backlog`, what the kind itself understands, and `board_fd`,
+    `board_row` where a supervisor keeps the counters; `uid` is the user to serve as; with `restart`, a shard that dies
+    has a successor. The one command is `drain`: the clients are about to reset their connections.
     One line `{"event": "ready", "url", "pids"}` says that it accepts.
 
     Args:
-        websocket: speak WebSocket, else echo bytes.
+        load: imports what the shards need and returns their class.
+        scheme: of the URL.
+        open_listener: takes host, port and backlog and returns the socket that shards inherit.
     """
     spec = read_spec()
     try:
         # Before the fork, so that all shards share it, and before another user takes over, who may not read it.
-        from wslab.load.servers.shard import Door, Shard, memory_for
-
-        if websocket:
-            import wslab.load.servers.conversation  # noqa: F401
+        kind = load()
     except ImportError as error:
         emit("error", message=f"the server cannot start: {error}")
         return 1
     settle(spec.get("uid"))
-    host, port, shards = spec.get("host", "127.0.0.1"), spec.get("port", 0), spec.get("shards", 1)
+    host, port, count = spec.get("host", "127.0.0.1"), spec.get("port", 0), spec.get("shards", 1)
     try:
-        listener = listen(host, port, spec.get("backlog", BACKLOG))
+        listener = open_listener(host, port, spec.setdefault("backlog", BACKLOG))
     except (OSError, OverflowError, UnicodeError) as error:
         emit("error", message=f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}")
         return 1
     fd, first = spec.get("board_fd"), spec.get("board_row", 0)
-    board = Scoreboard.create(first + shards + 1) if fd is None else Scoreboard.attach(fd)
-    options = {"memory_bytes": memory_for(shards), **{name: spec[name] for name in OPTIONS if name in spec}}
-    door = Door(shards, fan_out=bool(spec.get("fan_out")))
-
-    rows = [board.row(first + index) for index in range(shards)]
-    # Made before the fork, so that all processes share them.
-    crowd = [
-        Shard(listener, row, websocket=websocket, index=index, door=door, **options) for index, row in enumerate(rows)
-    ]
+    board = Scoreboard.create(first + count + 1) if fd is None else Scoreboard.attach(fd)
+    shards = kind(listener, spec)
+    shards.prepare([board.row(first + index) for index in range(count)])
 
     def work(index: int, lifeline: int) -> None:
-        crowd[index].begin(lifeline)
-        crowd[index].run()
+        shards.run(index, lifeline, board.enter(first + index, ROLE_SERVER))
 
     def on_crash(index: int) -> None:
-        vacate(rows[index])
-        door.lock(index)
+        vacate(board.row(first + index))
+        shards.died(index)
         if spec.get("restart"):
             successors.died(index)
 
     crew = Crew(work, on_crash)
-    successors = Successors(crew, door.unlock)
+    successors = Successors(crew, shards.succeeded)
     try:
-        crew.fork(shards)
+        crew.fork(count)
     except OSError as error:
-        emit("error", message=f"cannot start shard {len(crew.pids) + 1} of {shards}: {error.strerror}")
+        emit("error", message=f"cannot start shard {len(crew.pids) + 1} of {count}: {error.strerror}")
         crew.stop()
         return 1
-    board.enter(first + shards, ROLE_SERVER)  # The master's own row, for its memory and CPU time belong to the server.
+    board.enter(first + count, ROLE_SERVER)  # The master's own row, for its memory and CPU time belong to the server.
+    if not shards.started():
+        emit("error", message=f"a shard of the server cannot listen on {host}:{port}")
+        crew.stop()
+        return 1
     address = listener.getsockname()
     if not spec.get("restart"):
         listener.close()
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-    scheme = "ws" if websocket else "tcp"
     emit("ready", url=f"{scheme}://{shown}:{address[1]}", pids=[os.getpid(), *crew.pids])
     crew.watch(lambda command: crew.tell(b"D") if command["cmd"] == "drain" else None, successors.start_those_due)
     all_died = not crew.watched
@@ -144,6 +167,6 @@ class Successors:
         return max(0.0, min(self.due.values()) - now) if self.due else None
 
 
-def main(*, websocket: bool) -> None:
+def main(load: Callable[[], type[Shards]], **options: Any) -> None:
     """Run `serve` as a program."""
-    sys.exit(serve(websocket=websocket))
+    sys.exit(serve(load, **options))

@@ -82,7 +82,8 @@ class Exchange:
     def farewell(self) -> str:
         """What the peer, or the protocol, gave as the reason for closing."""
         if self.protocol.close_rcvd is not None:
-            return f"closed with code {self.protocol.close_rcvd.code}"
+            reason = self.protocol.close_rcvd.reason
+            return f"closed with code {self.protocol.close_rcvd.code}" + (f" ({reason})" if reason else "")
         return f"broke the protocol: {self.protocol.parser_exc}"
 
     @property

@@ -132,7 +132,7 @@ class Worker:
         self.message_bytes = min(task.message_bytes, PING_BYTES_MAX) if by_ping else task.message_bytes
         words[loop.MESSAGE_BYTES] = self.message_bytes
         self.reals[loop.RATE], self.reals[loop.START_AFTER] = task.rate or 0.0, task.start_after
-        self.reals[loop.MESSAGE_RATE] = task.message_rate
+        row[board.MESSAGE_RATE] = round(task.message_rate * NS)
         shared = (words, row, table)
         slots = bytearray(struct.pack(f"{2 * len(dialect.slots)}q", *chain.from_iterable(dialect.slots)))
         self.loop = (compiled.websocket_loop if dialect.websocket else compiled.floor_loop).bind(
@@ -228,10 +228,13 @@ class Worker:
             self.row[board.PHASE_DONE] = loop.RAMP_DONE
 
     def start_talking(self) -> None:
-        """Begin the messages of the hold phase, each worker a different part of an interval later."""
-        rate = self.task.message_rate * self.row[board.OPEN]
-        self.words[loop.TALKING], self.words[loop.CURSOR] = self.task.message_rate > 0, 0
-        self.reals[loop.NEXT_AT] = monotonic_ns() + (self.index * GOLDEN % 1.0 / rate * NS if rate > 0 else 0.0)
+        """Begin messages at the rate that stands in the row, each worker a different part of an interval later."""
+        each, seconds, now = self.row[board.MESSAGE_RATE] / NS, self.row[board.TALK_NS], monotonic_ns()
+        rate = each * self.row[board.OPEN]
+        self.words[loop.TALKING] = each > 0
+        self.words[loop.TALK_UNTIL] = now + seconds if seconds else loop.NEVER
+        self.reals[loop.MESSAGE_RATE] = each
+        self.reals[loop.NEXT_AT] = now + (self.index * GOLDEN % 1.0 / rate * NS if rate > 0 else 0.0)
 
     def broadcast(self) -> None:
         """Send a message that no other is like on the first open connection, for the server to send to all."""

@@ -1,0 +1,12 @@
+// An echo server of ws: node echo.js [PORT]
+"use strict";
+
+const { WebSocketServer } = require("ws");
+
+const port = Number(process.argv[2] ?? process.env.PORT ?? 8080);
+const server = new WebSocketServer({ host: "127.0.0.1", port });
+
+server.on("connection", (socket) => {
+  socket.on("error", console.error);
+  socket.on("message", (data, isBinary) => socket.send(data, { binary: isBinary }));
+});
