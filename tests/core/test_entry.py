@@ -93,6 +93,7 @@ def test_what_is_no_subprotocol_is_refused(name: object) -> None:
         ({"server": "tcp_floor", "headers": "A: b"}, "headers"),
         ({"server": "tcp_floor", "proof": "ping"}, "pings"),
         ({"server": "tcp_floor", "workload": "broadcast"}, "broadcasts"),
+        ({"server": "asyncio", "workload": "broadcast"}, "needs lean"),
         ({"workload": "broadcast", "proof": "echo"}, "proof"),
         ({"workload": "broadcast", "message_bytes": "64KiB"}, "message_bytes"),
         ({"workload": "chat"}, "idle, echo, broadcast"),

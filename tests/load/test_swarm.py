@@ -467,7 +467,7 @@ def test_a_close_by_the_server_is_answered_and_counted_as_lost_while_held(behind
         until(lambda: swarm.counts("OPEN", "OPENED", "CLOSED", "FAILED") == [0, 2, 2, 0])
         assert swarm.board.failures() == {("hold", errno.ESHUTDOWN): 2}
         (failure,) = swarm.all_of("failure")
-        assert failure["detail"] == "closed with code 1001"
+        assert failure["detail"] == "closed with code 1001 (going)"
         until(lambda: answers == [(8, b"\x03\xe9going")] * 2)
 
 

@@ -55,6 +55,9 @@ IDLE_MS = 60_000
 BROADCAST_BYTES_MIN = 16
 # So often a part of the connections gets its heartbeat, where the protocol has the client send them.
 BEAT_SECONDS = 0.1
+# By less than this the times of messages, which are added up in floating point, may come early: the one that would be due
+# at the very end of a schedule belongs to the next.
+ROUNDING_NS = 1000
 # Descriptors of a worker that are no connections, and some to spare.
 OTHER_DESCRIPTORS = 1024
 
@@ -232,7 +235,7 @@ class Worker:
         each, seconds, now = self.row[board.MESSAGE_RATE] / NS, self.row[board.TALK_NS], monotonic_ns()
         rate = each * self.row[board.OPEN]
         self.words[loop.TALKING] = each > 0
-        self.words[loop.TALK_UNTIL] = now + seconds if seconds else loop.NEVER
+        self.words[loop.TALK_UNTIL] = now + seconds - ROUNDING_NS if seconds else loop.NEVER
         self.reals[loop.MESSAGE_RATE] = each
         self.reals[loop.NEXT_AT] = now + (self.index * GOLDEN % 1.0 / rate * NS if rate > 0 else 0.0)
 
