@@ -120,7 +120,8 @@ def test_the_help_fits_into_80_columns(wslab: Callable[..., Said], name: str, mo
 def test_every_parameter_of_a_stage_is_an_option_with_its_help_default_and_example(wslab: Callable[..., Said]) -> None:
     text = " ".join(wslab("stage", "--help").out.split())
     for parameter in PARAMETERS:
-        assert f"--{parameter.name.replace('_', '-')} " in text
+        option = "--header" if parameter.name == "headers" else f"--{parameter.name.replace('_', '-')}"
+        assert f"{option} " in text
         assert parameter.help[1:] in text
     assert "such as 1M (default 10000)" in text
     assert "(default 1GiB)" in text

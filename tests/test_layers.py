@@ -30,7 +30,7 @@ LIBRARIES = {
     "numba": ["load/engine/*"],
     "llvmlite": ["load/engine/*"],
     "pandas": ["lab/runs.py", "view/*"],
-    "numpy": ["view/plots*.py", "load/engine/*", "load/servers/shard.py", "load/swarm/worker.py"],
+    "numpy": ["view/plots*.py", "load/engine/*"],
     "matplotlib": ["view/plots*.py"],
     "papermill": ["view/workbook.py"],
     "jupyter_client": ["view/kernel.py"],
@@ -48,6 +48,8 @@ LIGHT = [
     *("core/histogram.py", "core/pacer.py", "machine/process.py", "load/scoreboard.py", "load/prefork.py"),
     *("load/swarm/master.py", "load/servers/lean.py", "load/servers/tcp_floor.py"),
 ]
+# A compiler and an array library are for whoever compiles: the processes of the load only map what was compiled.
+UNCOMPILED = ["load/servers/shard.py", "load/swarm/worker.py", "load/servers/conversation.py"]
 HEAVY = "argparse asyncio dataclasses inspect logging numba numpy pandas pathlib subprocess typing websockets"
 
 
@@ -211,6 +213,14 @@ def test_what_every_shard_and_worker_imports_stays_light(name: str) -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
     assert set(HEAVY.split()).isdisjoint(done.stdout.split())
+    assert dotted(name) in done.stdout.split()
+
+
+@pytest.mark.parametrize("name", UNCOMPILED)
+def test_the_processes_of_the_load_import_no_compiler(name: str) -> None:
+    code = f"import sys, {dotted(name)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert {"numba", "llvmlite", "numpy"}.isdisjoint(done.stdout.split())
     assert dotted(name) in done.stdout.split()
 
 

@@ -34,6 +34,7 @@ from wslab.cli_options import (
 from wslab.cli_output import lost_output, open_standard_streams, print_json, say
 from wslab.cli_signals import ignore_signals, take_signals
 from wslab.core.explanations import EXPLANATIONS
+from wslab.core.protocols import SUFFIX
 from wslab.core.quantities import BadInput, parse_count, refuse
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD, RUNNING
 from wslab.core.servers import SERVER_KINDS
@@ -49,6 +50,7 @@ SERVER_PARAMETERS = ("server", "server_dir", "server_port", "server_ready_second
 UNTUNED_PARAMETERS = (
     *("connections", "server", "server_dir", "server_port", "server_pid", "server_ready_seconds"),
     *("ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune", "beside"),
+    *("workload", "proof", "protocol", "path", "headers", "subprotocol"),
 )
 
 # Parameters that are not the same for all servers of a comparison, or mean nothing there.
@@ -169,6 +171,9 @@ def sweep(
     from wslab.view.parameters import planned
 
     planned(counts, matrix, asked)  # Refused at once: loading papermill takes seconds.
+    from wslab.lab.compiled import ensure_compiled
+
+    ensure_compiled(say)  # Here, as a notebook's kernel says what it does on its own page only.
     from wslab.view.workbook import sweep as run_sweep
 
     result = run_sweep(counts, keep_going=keep_going or going is True, matrix=matrix, resume=resume, **asked)
@@ -201,7 +206,7 @@ def serve(kind: str, host: str, port: str, shards: str, as_json: bool) -> int:
     """Serve until interrupted."""
     from wslab.lab.serving import Serving
 
-    with Serving(kind, host=host, port=port, shards=shards) as serving:
+    with Serving(kind, host=host, port=port, shards=shards, say=lambda line: say(f"wslab: {line}")) as serving:
         line = {"url": serving.url, "pids": serving.pids}
         text = json.dumps(line) if as_json else f"{kind} serves at {serving.url}; Ctrl-C ends it"
         print(text, flush=True)
@@ -569,13 +574,15 @@ def given(options: dict[str, Any], file: str = "", *, sweep: bool = False) -> di
     Raises:
         BadInput: the file cannot be used.
     """
-    parameters = {name: value for name, value in options.items() if value is not None}
+    parameters = {name: value for name, value in options.items() if value is not None and value != ()}
     if file:
         from wslab.view.parameters import read_parameters
 
         parameters = {**read_parameters(absolute(file), sweep=sweep), **parameters}
     if "data_dir" in parameters:
         parameters["data_dir"] = absolute(parameters["data_dir"])
+    if parameters.get("protocol", "").endswith(SUFFIX):
+        parameters["protocol"] = absolute(parameters["protocol"])
     if "server" in parameters or "server_dir" in parameters:
         parameters["server_dir"] = absolute(parameters.get("server_dir") or ".")
     return parameters

@@ -176,6 +176,9 @@ def _stage_option(parameter: Parameter) -> Callable[[Function], Function]:
         settings = {"metavar": "KIND", "shell_complete": complete_words(SERVER_KINDS)}
     elif parameter.name.endswith("_dir"):
         settings = {"metavar": DIRECTORY, "shell_complete": complete_directories}
+    elif parameter.name == "headers":  # One option each.
+        settings = {"metavar": "TEXT", "multiple": True}
+        return click.option("--header", "headers", help=_help(parameter), **settings)
     return click.option("--" + parameter.name.replace("_", "-"), help=_help(parameter), **settings)
 
 
@@ -188,7 +191,7 @@ def _help(parameter: Parameter) -> str:
     plain = isinstance(parameter.default, bool) or str(parameter.example) == str(default)
     example = "" if plain else f", such as {parameter.example}"
     text = parameter.help[0].upper() + parameter.help[1:]
-    return text + example + (f" (default {default})." if default != "" else ".")
+    return text + example + (f" (default {default})." if default not in ("", ()) else ".")
 
 
 # Completion.

@@ -236,7 +236,7 @@ def test_all_limits_in_the_way_are_told_lowest_first() -> None:
     here = host()
     fit = fits(here, resolve(Stage.of(connections="3M"), here))
     assert [item.limit for item in fit.broken] == ["memory_reserve", "memory_machine", "epoll_watches"]
-    assert "memory above the reserve ends at 2.51M" in fit.sentence
+    assert "memory above the reserve ends at 2.52M" in fit.sentence
     assert "; memory ends at 2.65M" in fit.sentence
 
 

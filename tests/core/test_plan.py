@@ -149,6 +149,6 @@ def test_nothing_is_refused_where_memory_is_not_known() -> None:
 def test_processes_out_of_reach_are_refused_with_what_the_machine_can_hold(name: str) -> None:
     machine = host(memory_headroom_bytes=3000 * MEMBER_BYTES, memory_cgroup_limit_bytes=None)
     answer = refusal(Stage.of(connections="100k", **{name: 5000}), machine)
-    assert answer == f"{name}=5000 needs about 12.2 GiB of memory; this machine can hold about 2.99k"
+    assert answer == f"{name}=5000 needs about 7.3 GiB of memory; this machine can hold about 2.99k"
     assert refusal(Stage.of(connections="100k", **{name: 2500}), machine) is None
     assert refusal(Stage.of(connections=10, **{name: 5000}), machine) is None  # Ten of them would have something to do.

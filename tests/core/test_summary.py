@@ -50,7 +50,18 @@ def figures(**given: Any) -> dict[str, Any]:
 def test_a_summary_has_the_keys_of_the_command_line_and_is_flat() -> None:
     found = figures()
     assert set(found) >= KEYS
+    texts = [found.pop(name) for name in ("proof", "protocol", "workload")]
+    assert texts == ["echo", "plain", "echo"]
     assert all(value is None or isinstance(value, int | float | bool) for value in found.values())
+
+
+@pytest.mark.parametrize(
+    ("asked", "decided", "proof"),
+    [("auto", "ping", "ping"), ("auto", "echo", "echo"), ("auto", None, None), ("ping", None, "ping")],
+)
+def test_a_summary_says_what_proved_that_a_connection_lives(asked: str, decided: str | None, proof: str | None) -> None:
+    told = [*events(), *([{"event": "proof", "proof": decided}] if decided else [])]
+    assert figures(stage={**STAGE, "proof": asked}, events=told)["proof"] == proof
 
 
 def test_counts_are_those_at_the_end_of_the_phases() -> None:

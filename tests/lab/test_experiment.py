@@ -299,6 +299,27 @@ def test_a_target_outside_loopback_is_dialled_from_the_machines_own_address() ->
     assert command["swarm"]["source_addresses"] == ()
 
 
+@pytest.mark.parametrize(
+    ("server", "workload", "proof", "fans_out"),
+    [
+        ("lean", "echo", "echo", False),
+        ("asyncio", "echo", "echo", False),
+        ("node_ws", "echo", "auto", False),
+        ("node my.js", "echo", "auto", False),
+        ("ws://127.0.0.1:9/", "echo", "auto", False),
+        ("lean", "broadcast", "ping", True),
+        ("node my.js", "broadcast", "ping", False),
+    ],
+)
+def test_the_swarm_finds_out_how_servers_that_are_not_ours_prove_life_and_only_lean_is_told_to_fan_out(
+    server: str, workload: str, proof: str, fans_out: bool
+) -> None:
+    stage = Stage.of(connections=2, server=server, workload=workload)
+    command = experiment.start_command(stage, experiment.resolve(stage, Host(cpu_count=2)))
+    assert command["swarm"]["proof"] == proof
+    assert bool((command["server"] or {}).get("fan_out")) == fans_out
+
+
 def test_a_specification_can_be_changed_for_each_process_and_for_the_supervisor() -> None:
     stage = Stage(connections=2)
     plan = experiment.resolve(stage, Host(cpu_count=2))

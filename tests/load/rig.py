@@ -28,7 +28,7 @@ from eventually import eventually as until
 from wslab.core.histogram import bucket_seconds
 from wslab.core.summary import quantile_seconds
 from wslab.load import scoreboard
-from wslab.load.engine import state
+from wslab.load.engine import state, swarm_words
 from wslab.load.scoreboard import ROW_WORDS
 from wslab.load.servers.sharded import listen
 from wslab.load.swarm.dialects import dialect_of
@@ -250,7 +250,8 @@ class Bench:
         self.listener = listen("127.0.0.1", 0, 16)
         self.row = memoryview(bytearray(8 * ROW_WORDS)).cast("Q")
         lifeline, self.lifeline_writer = os.pipe()
-        self.shard = Shard(self.listener, lifeline, self.row, **options)
+        self.shard = Shard(self.listener, self.row, **options)
+        self.shard.begin(lifeline)
         self.pace(0.0)
         self.peers: list[Peer] = []
         self.turn()
@@ -356,7 +357,8 @@ class Player:
 
         (task,) = tasks_of({"url": url, "connections": 1, "workers": 1, **spec})
         self.row = memoryview(bytearray(8 * ROW_WORDS)).cast("Q")
-        self.worker = Worker(task, 0, -1, self.row, dialect_of(url), plain=plain)
+        self.worker = Worker(task, 0, self.row, dialect_of(url, spec), plain=plain)
+        self.worker.begin(-1)
         self.worker.words[state.WAIT_MS] = self.worker.words[state.TICK_NS] = self.worker.words[state.TICK_AT] = 0
 
     def turn(self) -> None:
@@ -373,8 +375,7 @@ class Player:
         self.worker.epoll.register(fd, select.EPOLLIN)
         self.worker.states[fd] = state.OPEN
         self.row[scoreboard.OPEN] += 1
-        top = self.worker.words[_swarm_loop().TOP]
-        self.worker.words[_swarm_loop().TOP] = max(top, fd + 1)
+        self.worker.words[swarm_words.TOP] = max(self.worker.words[swarm_words.TOP], fd + 1)
 
     def __enter__(self) -> Self:
         return self
@@ -386,12 +387,6 @@ class Player:
             except OSError:
                 pass
         self.worker.epoll.close()
-
-
-def _swarm_loop() -> Any:
-    from wslab.load.engine import swarm_loop
-
-    return swarm_loop
 
 
 def accept_of(key: bytes) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 
 from load.rig import KEY, REQUEST, Bench, Player, frame, queued, scripted, until, upgraded
 from wslab.load import scoreboard as words
-from wslab.load.engine import state, swarm_loop
+from wslab.load.engine import state, swarm_words
 
 HEAD, TAIL = REQUEST.split(KEY)
 KEY_LINE = b"Sec-WebSocket-Key: " + KEY + b"\r\n"
@@ -149,11 +149,11 @@ def test_an_echo_in_parts_is_an_echo_for_both_paths_of_the_swarm(size: int, is_p
                 peer.sendall(echo[start : start + step])
 
     with scripted(script) as url, Player(url, plain=is_plain, message_bytes=size) as player:
-        player.worker.words[swarm_loop.DIALLING] = 1
+        player.worker.words[swarm_words.DIALLING] = 1
         player.until(lambda: player.row[words.OPEN] == 1)
         for _ in range(2):
             player.worker.start_verifying(1)
-            player.until(lambda: not player.worker.words[swarm_loop.VERIFYING])
+            player.until(lambda: not player.worker.words[swarm_words.VERIFYING])
         counts = [player.row[word] for word in (words.VERIFIED, words.SENT, words.RECEIVED, words.MESSAGES_FAILED)]
         assert counts == [1, 2, 2, 0]
         assert not player.worker.exchanges

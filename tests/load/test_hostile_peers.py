@@ -12,7 +12,7 @@ import pytest
 
 from load.rig import REQUEST, Bench, Peer, frame, queued, serving, until
 from wslab.load import scoreboard as words
-from wslab.load.engine import server_loop
+from wslab.load.engine import server_words
 from wslab.load.rfc6455 import FrameBuffer
 from wslab.load.servers.conversation import REQUEST_BYTES_MAX, Conversation
 from wslab.load.swarm.client_slowpath import Exchange
@@ -104,7 +104,7 @@ def test_a_reader_that_never_reads_is_closed_in_time(half_closed: bool) -> None:
             bench.say(peer, frame(2, bytes(60000)))
         if half_closed:
             peer.socket.shutdown(socket.SHUT_WR)
-        until(lambda: bench.turn() or bench.shard.words[server_loop.HELD] == 0)
+        until(lambda: bench.turn() or bench.shard.words[server_words.HELD] == 0)
         assert (bench.shard.kept.size, bench.count(words.CLOSED)) == (0, 1)
         assert not bench.shard.states[fd]
 

@@ -9,21 +9,22 @@ import signal
 import socket
 import struct
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from load import rig
 from load.rig import ACCEPT, KEY, REQUEST, Bench, Peer, Program, cpu_ticks, frame, gone, serving, until
 from wslab.load import scoreboard as words
-from wslab.load.engine import server_loop, state
+from wslab.load.engine import server_words, state
 from wslab.load.scoreboard import Scoreboard
 from wslab.load.servers import shard, sharded
 from wslab.load.servers.conversation import Conversation
+from wslab.load.servers.shard import compiled
 
 SIZES = [0, 1, 125, 126, 127, 16370, 65535, 65536, 1 << 20]
 
@@ -46,7 +47,7 @@ def bench() -> Iterator[Bench]:
 def in_transition(shard: Any) -> dict[str, int]:
     """Return how much a shard keeps beside its table of connections."""
     sized = {name: len(value) for name, value in vars(shard).items() if isinstance(value, dict | list | set)}
-    return {**sized, "kept": shard.kept.size, "leaving": int(shard.words[server_loop.LEAVING_COUNT])}
+    return {**sized, "kept": shard.kept.size, "leaving": int(shard.words[server_words.LEAVING_COUNT])}
 
 
 def no_slow_path(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,11 +146,11 @@ def test_frames_behind_a_remembered_request_are_echoed_and_not_taken_for_a_part_
 
 
 def test_clients_that_vary_their_requests_are_not_remembered_without_bound(bench: Bench) -> None:
-    for number in range(server_loop.KNOWN_REQUESTS + 5):
+    for number in range(server_words.KNOWN_REQUESTS + 5):
         peer, _ = bench.connect()
         bench.say(peer, REQUEST.replace(b"GET /", b"GET /%d" % number))
         assert peer.answer()[0] == 101
-    assert bench.shard.words[server_loop.KNOWN] <= server_loop.KNOWN_REQUESTS
+    assert bench.shard.words[server_words.KNOWN] <= server_words.KNOWN_REQUESTS
 
 
 @pytest.mark.parametrize(
@@ -278,10 +279,10 @@ def test_the_end_follows_the_last_word_at_once_while_the_server_still_listens(be
     peer, _ = bench.open()
     bench.say(peer, frame(8, b"\x03\xe8"))
     assert peer.rest() == frame(8, b"\x03\xe8", masked=False)
-    held = bench.shard.words[server_loop.HELD]
+    held = bench.shard.words[server_words.HELD]
     assert (held, in_transition(bench.shard)["leaving"], bench.count(words.CLOSED)) == (1, 1, 1)
     peer.socket.close()
-    until(lambda: bench.turn() or bench.shard.words[server_loop.HELD] == 0)
+    until(lambda: bench.turn() or bench.shard.words[server_words.HELD] == 0)
     assert (in_transition(bench.shard)["leaving"], bench.count(words.CLOSED)) == (0, 1)
 
 
@@ -291,7 +292,7 @@ def test_a_client_that_was_told_to_leave_and_stays_is_closed(bench: Bench, monke
     with bench.running() as running:
         peer.send(frame(8, b"\x03\xe8"))
         assert peer.rest() == frame(8, b"\x03\xe8", masked=False)
-        until(lambda: running.words[server_loop.HELD] == 0)
+        until(lambda: running.words[server_words.HELD] == 0)
         assert (bench.count(words.CLOSED), bench.count(words.FAILED), bench.count(words.PENDING)) == (1, 0, 0)
         assert not any(in_transition(running)[name] for name in ("leaving", "kept", "conversations"))
 
@@ -310,9 +311,9 @@ def test_a_slow_reader_of_the_last_words_gets_them_whole(bench: Bench, monkeypat
             assert peer.frame() == (0x82, message)
         assert peer.frame() == (0x88, b"\x03\xe8")
         assert peer.rest() == b""
-        assert running.words[server_loop.HELD] == 1
+        assert running.words[server_words.HELD] == 1
         peer.socket.close()
-        until(lambda: running.words[server_loop.HELD] == 0)
+        until(lambda: running.words[server_words.HELD] == 0)
 
 
 # What a connection costs while nothing happens on it.
@@ -336,11 +337,11 @@ def test_an_idle_connection_leaves_no_state_behind(bench: Bench) -> None:
                 peers[-1].send(REQUEST)
         until(lambda: bench.count(words.OPENED) == 61 and not running.conversations)
         assert in_transition(running) == before
-        assert running.words[server_loop.HELD] == 61
+        assert running.words[server_words.HELD] == 61
         bench.peers += peers
         for peer in peers:
             peer.socket.close()
-        until(lambda: running.words[server_loop.HELD] == 1)
+        until(lambda: running.words[server_words.HELD] == 1)
         assert in_transition(running) == before
         assert bench.count(words.CLOSED) == 60
 
@@ -414,14 +415,14 @@ def test_a_shard_without_epoll_watches_turns_connections_away_and_lives(bench: B
         until(lambda: select.select([bench.listener], [], [], 0)[0])
         events = bench.shard.epoll.poll(0)
         assert [fd for fd, _ in events] == [bench.listener.fileno()]
-        bench.shard.events[[0, server_loop.EVENT_FD]] = select.EPOLLIN, bench.listener.fileno()
+        bench.shard.events[0], bench.shard.events[state.EVENT_FD] = select.EPOLLIN, bench.listener.fileno()
         bench.shard.words[state.NEXT], bench.shard.words[state.EVENTS] = 0, 1
         bench.shard.words[state.EPOLL] = bench.listener.fileno()
         assert bench.shard.step() == state.ACCEPT_FAILED
         bench.shard.words[state.EPOLL] = epoll
         assert peer.rest() == b""
     shard = bench.shard
-    assert (shard.words[server_loop.HELD], shard.words[server_loop.ACCEPTING]) == (0, 0)
+    assert (shard.words[server_words.HELD], shard.words[server_words.ACCEPTING]) == (0, 0)
     # It was not its own limit that it met: the errno on the scoreboard tells which.
     assert (bench.count(words.AT_LIMIT), bench.count(words.FAILURES + errno.EINVAL), bench.count(words.FAILED)) == (
         *(0, 1, 1),
@@ -433,11 +434,11 @@ def test_a_shard_without_epoll_watches_turns_connections_away_and_lives(bench: B
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 def test_a_failing_accept_is_not_tried_again_at_once(bench: Bench, error: int) -> None:
     shard = bench.shard
-    event = np.zeros(4, np.int32)
-    reason = server_loop.accept_failed(error, shard.words, shard.shared[1], event, shard.door.words)
+    event = array("i", bytes(16))
+    reason = compiled.accept_failed(error, shard.words, bench.row, event, shard.door.words)
     if reason >= 0:
         shard.actions[reason]()
-    assert shard.words[server_loop.ACCEPTING] == 0
+    assert shard.words[server_words.ACCEPTING] == 0
     # A shard that is full before its limit is full, and accuses nobody else.
     full = error == errno.EMFILE
     assert (bench.count(words.AT_LIMIT), bench.count(words.FAILURES + error)) == ((1, 0) if full else (0, 1))

@@ -23,7 +23,7 @@ from load import rig
 from load.rig import Player, Program, frame, gone, heard, percentile, scripted, serving, until, upgraded
 from wslab.core.histogram import BUCKETS
 from wslab.load import scoreboard as words
-from wslab.load.engine import state, swarm_loop
+from wslab.load.engine import state, swarm_words
 from wslab.load.scoreboard import Scoreboard
 from wslab.load.swarm.worker import FAILURES_IN_A_ROW
 
@@ -64,13 +64,13 @@ def swarming(url: str, connections: int, fd_limit: int | None = None, **spec: An
 
 
 @contextmanager
-def the_library(handler: Callable[[ServerConnection], Any]) -> Iterator[str]:
+def the_library(handler: Callable[[ServerConnection], Any], **options: Any) -> Iterator[str]:
     """Run a `websockets.asyncio` server in a thread; yield its URL."""
     started: list[Any] = []
 
     async def main() -> None:
         stop = asyncio.Event()
-        async with serve(handler, "127.0.0.1", 0) as server:
+        async with serve(handler, "127.0.0.1", 0, **options) as server:
             started.extend((asyncio.get_running_loop(), stop, server.sockets[0].getsockname()[1]))
             await stop.wait()
 
@@ -422,7 +422,7 @@ def test_the_echo_of_another_connection_is_wrong_and_not_unasked() -> None:
         player.adopt(second)
         player.worker.start_verifying(1)
         player.turn()
-        message = player.worker.payload(first, int(player.worker.table[first]["serial"]))
+        message = player.worker.payload(first, player.worker.fields["serial"][first])
         player.worker.judge_message(second, message)
         assert (player.row[words.MESSAGES_FAILED], player.row[words.MESSAGES_UNASKED]) == (1, 0)
         player.worker.judge_message(second, message)
@@ -467,7 +467,7 @@ def test_a_close_by_the_server_is_answered_and_counted_as_lost_while_held(behind
         until(lambda: swarm.counts("OPEN", "OPENED", "CLOSED", "FAILED") == [0, 2, 2, 0])
         assert swarm.board.failures() == {("hold", errno.ESHUTDOWN): 2}
         (failure,) = swarm.all_of("failure")
-        assert failure["detail"] == "closed with code 1001"
+        assert failure["detail"] == "closed with code 1001 (going)"
         until(lambda: answers == [(8, b"\x03\xe9going")] * 2)
 
 
@@ -579,9 +579,9 @@ def test_a_message_that_is_due_while_the_last_is_unanswered_waits_and_its_latenc
         player.until(lambda: time.monotonic() - began > 0.42)  # Eight or nine are due by then.
         assert player.row[words.SENT] == 1
         assert player.row[words.MESSAGES_FAILED] == 0
-        owed = int(player.worker.table["owed"].sum())
+        owed = sum(player.worker.fields["owed"])
         assert owed in (7, 8, 9)
-        player.worker.reals[swarm_loop.NEXT_AT] += 1e12  # No more become due.
+        player.worker.reals[swarm_words.NEXT_AT] += 1e12  # No more become due.
         for _ in range(owed + 1):
             message = b""
             while len(message) < player.worker.task.message_bytes:
@@ -602,8 +602,8 @@ def test_a_worker_that_is_late_blames_nobody_else_for_it() -> None:
     # Due ten seconds ago and dialled now: the server still has all of its time.
     with serving() as server, Player(server.url, ramp_rate=1.0, handshake_timeout_seconds=1.0) as player:
         worker, row = player.worker, player.row
-        worker.words[swarm_loop.DIALLING] = 1
-        worker.words[swarm_loop.BEGAN] = time.monotonic_ns() - 10 * 10**9
+        worker.words[swarm_words.DIALLING] = 1
+        worker.words[swarm_words.BEGAN] = time.monotonic_ns() - 10 * 10**9
         player.until(lambda: row[words.OPEN] == 1)
         assert row[words.FAILED] == 0
         assert row[words.LAG_US] > 9_000_000
@@ -611,10 +611,10 @@ def test_a_worker_that_is_late_blames_nobody_else_for_it() -> None:
         assert percentile(handshakes, 1.0) == pytest.approx(10, rel=0.03)
         (fd,) = np.flatnonzero(worker.states)
         worker.words[state.PLAIN] = 1
-        worker.table[fd]["owed"], worker.table[fd]["owed_at"] = 1, time.monotonic_ns() - 30 * 10**9
-        worker.reals[swarm_loop.MESSAGE_RATE] = 1.0
-        worker.act(swarm_loop.next_message(True, fd, worker.words, worker.reals, *worker.shared[1:], worker.frame))
-        worker.words[swarm_loop.CHECK_AT] = 0
+        worker.fields["owed"][fd], worker.fields["owed_at"][fd] = 1, time.monotonic_ns() - 30 * 10**9
+        worker.reals[swarm_words.MESSAGE_RATE] = 1.0
+        worker.act(worker.next_message(True, fd))
+        worker.words[swarm_words.CHECK_AT] = 0
         player.until(lambda: row[words.RECEIVED] == 1)
         assert row[words.MESSAGES_FAILED] == 0
 
@@ -622,13 +622,13 @@ def test_a_worker_that_is_late_blames_nobody_else_for_it() -> None:
 def test_the_first_connection_of_a_worker_waits_for_its_turn() -> None:
     with serving() as server, Player(server.url, ramp_rate=2.0) as player:
         worker = player.worker
-        worker.reals[swarm_loop.START_AFTER] = 1.0
-        worker.words[swarm_loop.DIALLING], worker.words[swarm_loop.BEGAN] = 1, time.monotonic_ns() - 9 * 10**8
+        worker.reals[swarm_words.START_AFTER] = 1.0
+        worker.words[swarm_words.DIALLING], worker.words[swarm_words.BEGAN] = 1, time.monotonic_ns() - 9 * 10**8
         player.turn()
-        assert worker.words[swarm_loop.DIALLED] == 0
-        worker.words[swarm_loop.BEGAN] -= 10**8
+        assert worker.words[swarm_words.DIALLED] == 0
+        worker.words[swarm_words.BEGAN] -= 10**8
         player.turn()
-        assert worker.words[swarm_loop.DIALLED] == 1
+        assert worker.words[swarm_words.DIALLED] == 1
 
 
 def test_an_echo_that_comes_after_it_was_given_up_is_not_taken_for_a_wrong_one() -> None:
@@ -641,10 +641,10 @@ def test_an_echo_that_comes_after_it_was_given_up_is_not_taken_for_a_wrong_one()
         player.turn()
         first = theirs.recv(100)
         theirs.sendall(first[:5])  # A part of it was taken already when it is given up.
-        player.until(lambda: worker.table[fd]["got"] == 5)
-        worker.words[swarm_loop.ECHO_TIMEOUT_NS] = worker.words[swarm_loop.CHECK_AT] = 0
+        player.until(lambda: worker.fields["got"][fd] == 5)
+        worker.words[swarm_words.ECHO_TIMEOUT_NS] = worker.words[swarm_words.CHECK_AT] = 0
         player.until(lambda: row[words.MESSAGES_FAILED] == 1)
-        worker.words[swarm_loop.ECHO_TIMEOUT_NS] = 10**12
+        worker.words[swarm_words.ECHO_TIMEOUT_NS] = 10**12
         worker.start_verifying(1)
         player.turn()
         second = theirs.recv(100)
@@ -652,7 +652,7 @@ def test_an_echo_that_comes_after_it_was_given_up_is_not_taken_for_a_wrong_one()
         theirs.sendall(first[5:] + second)
         player.until(lambda: row[words.RECEIVED] == 1)
         assert (row[words.MESSAGES_FAILED], row[words.MESSAGES_UNASKED], row[words.VERIFIED]) == (1, 0, 1)
-        assert (worker.words[swarm_loop.DUE], worker.late, worker.exchanges) == (0, {}, {})
+        assert (worker.words[swarm_words.DUE], worker.late, worker.exchanges) == (0, {}, {})
     theirs.close()
 
 
@@ -662,7 +662,7 @@ def test_a_worker_without_epoll_watches_counts_them() -> None:
         worker = player.worker
         with socket.socket() as no_epoll:
             worker.words[state.EPOLL] = no_epoll.fileno()
-            worker.words[swarm_loop.DIALLING] = 1
+            worker.words[swarm_words.DIALLING] = 1
             assert worker.step() == state.DIAL_FAILED
             worker.words[state.EPOLL] = worker.epoll.fileno()
         assert player.row[words.FAILURES + errno.EINVAL] == player.row[words.FAILED] == 1
@@ -697,7 +697,7 @@ def test_the_echo_of_a_message_from_the_hold_phase_is_proof_enough() -> None:
         echo = theirs.recv(1000)
         assert len(echo) == worker.task.message_bytes  # No second message, whose echo would be confused with it.
         theirs.sendall(echo)
-        player.until(lambda: not worker.words[swarm_loop.VERIFYING])
+        player.until(lambda: not worker.words[swarm_words.VERIFYING])
         assert (row[words.VERIFIED], row[words.SENT], row[words.MESSAGES_FAILED]) == (1, 1, 0)
     theirs.close()
 

@@ -6,7 +6,7 @@ import pytest
 
 from load.rig import Bench, Peer, serving, until
 from wslab.load import scoreboard as words
-from wslab.load.engine import server_loop
+from wslab.load.engine import server_words
 
 
 def test_the_first_byte_comes_back_and_so_does_all_that_follows() -> None:
@@ -34,7 +34,7 @@ def test_who_resets_the_connection_while_being_greeted_harms_nobody() -> None:
         peer, fd = bench.connect()
         bench.shard.half_close(fd)  # Writing to it fails from now on.
         bench.say(peer, b"\x01hello")
-        assert bench.shard.words[server_loop.HELD] == 0
+        assert bench.shard.words[server_words.HELD] == 0
         assert (bench.count(words.OPENED), bench.count(words.CLOSED)) == (1, 1)
         assert peer.rest() == b""
 

@@ -235,3 +235,11 @@ def test_outside_a_notebook_lines_go_to_standard_error(capsys: pytest.CaptureFix
 
 def test_a_notebook_frame_has_a_bar_as_long_as_the_share_that_is_open() -> None:
     assert "width:25.0%" in frame_html(fed(CREATED, RAMP, ramp(2, 25_000)))
+
+
+def test_what_has_to_be_compiled_first_is_said_before_a_run_begins() -> None:
+    progress = Progress()
+    assert progress.take({"event": "compiling", "message": "compiling the event loops"})
+    assert progress.line == progress.count_words == "compiling the event loops"
+    progress.take({"event": "run_created", "run_dir": "/runs/1", "connections": 100})
+    assert "compiling" not in progress.line

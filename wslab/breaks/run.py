@@ -29,6 +29,7 @@ from wslab.core.quantities import BadInput
 from wslab.core.records import ABORTED
 from wslab.core.timeline import last_phase, timeline
 from wslab.lab import store
+from wslab.lab.compiled import ensure_compiled
 from wslab.lab.experiment import run_stage
 from wslab.lab.place import this_machine
 from wslab.lab.tables import seconds_text
@@ -64,6 +65,7 @@ def run_breaks(
     named = split_names(breaks)
     folder = store.data_folder(data_dir) / "breaks" / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     store.check_writable(folder)
+    ensure_compiled(say or (lambda line: None))
     atlas = Atlas(folder=folder)
     reasons = [_reason_to_skip(item, asked_for=item.name in named) for item in chosen]
     for number, (item, reason) in enumerate(zip(chosen, reasons, strict=True), 1):

@@ -39,7 +39,7 @@ FEW_RETRIES = 0.05
 ON_THE_WAY_ROUNDTRIPS, ON_THE_WAY_SECONDS = 10, 0.5
 # Fewer messages than this are too few to judge a rate by.
 MESSAGES_JUDGED = 100
-# Failed messages, or unasked ones, are a miss above this share of the messages sent: one in a thousand.
+# Failed messages, or echoes that come again, are a miss above this share of the messages sent: one in a thousand.
 MESSAGES_SPOILED = 0.001
 # So few failed messages say that something failed, and nothing about who was busy: any of them may have had bad luck.
 FEW_FAILED = 10
@@ -324,18 +324,26 @@ class Evidence:
             text = f"{answered / hold.seconds:,.0f} of {due / hold.seconds:,.0f} messages a second answered"
             yield "hold", text
 
+    @cached_property
+    def broadcasts_short(self) -> list[Record]:
+        """The broadcasts that did not reach every connection in time."""
+        told = [event for event in self.named("broadcast") if not event.get("cut")]
+        return [event for event in told if event.get("seconds") is None]
+
     def _spoiled_messages(self) -> Iterator[tuple[str, str]]:
         if self.spoiled("messages_failed"):
             yield "hold", f"{self.counted('messages_failed'):,} of {self.counted('messages_sent'):,} messages failed"
-        if self.spoiled("messages_unasked"):
-            yield "hold", f"{self.unasked:,} unasked messages came from the server"
+        if self.broadcasts_short:
+            yield "hold", f"{counted(len(self.broadcasts_short), 'broadcast')} did not reach every connection"
+        if self.spoiled("messages_repeated"):
+            yield "hold", f"{self.repeated:,} unasked messages came from the server"
 
     def spoiled(self, key: str) -> bool:
-        """Return whether more messages failed, or came unasked, than `MESSAGES_SPOILED` allows.
+        """Return whether more messages failed, or were echoed again, than `MESSAGES_SPOILED` allows.
 
         A climb overloads the server on purpose: what fails in it belongs to its steps.
         """
-        count = self.unasked if key == "messages_unasked" else self.counted(key) - self._failed_in_climb
+        count = self.repeated if key == "messages_repeated" else self.counted(key) - self._failed_in_climb
         return count > MESSAGES_SPOILED * self.counted("messages_sent")
 
     @property
@@ -351,9 +359,14 @@ class Evidence:
         return not others and 0 < self.counted("messages_failed") < FEW_FAILED
 
     @property
-    def unasked(self) -> int:
-        """Messages that nobody asked for, without the echoes that came after they had been given up."""
-        return max(0, self.counted("messages_unasked") - self.errors("echo hold", "ETIMEDOUT"))
+    def repeated(self) -> int:
+        """Echoes that came again, without those that came after they had been given up.
+
+        What a server sends on its own is no fault. Runs recorded before the two were told apart have one count.
+        """
+        known = count_before_drain(self.phases, self.samples, "messages_repeated")
+        again = self.counted("messages_unasked") if known is None else known
+        return max(0, again - self.errors("echo hold", "ETIMEDOUT"))
 
     def counted(self, key: str) -> int:
         """Return a count of the swarm as the last phase before the drain left it, or as the last sample saw it."""

@@ -40,10 +40,10 @@ BYTES_PER_CONNECTION = KERNEL_BYTES_PER_CONNECTION + USER_BYTES_PER_CONNECTION
 SERVER_GROUP_BYTES, SERVER_GROUP_BYTES_V2 = 1490, 3925
 SWARM_GROUP_BYTES = 4175
 # What the group is charged for processes: the first one of an end, and (`MEMBER_BYTES`) each shard or worker.
-MASTER_BYTES = 62 << 20
+MASTER_BYTES = 16 << 20
 # Supervisor, recorder and the first processes of both ends, which share much of their memory.
-FLEET_BYTES = 136 << 20
-MEMBER_BYTES = 5 << 19
+FLEET_BYTES = 44 << 20
+MEMBER_BYTES = 3 << 19
 
 # Connections from one source address. A third of the usual port range: the kernel finds a free port at the first try.
 ADDRESS_SPAN = 8000

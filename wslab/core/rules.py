@@ -38,6 +38,7 @@ MACHINE_SHORT = 0.05
 SHARD_FULL = 0.97
 # A few overflows are normal in a fast ramp; they explain a miss only from this share of the connections on.
 OVERFLOWS_MATTER = 0.01
+FANS_OUT = "a server that sends each message of a connection to all others"
 # After so many samples in a row without progress the server is silent, and not only slow.
 SILENT_SAMPLES = 3
 
@@ -324,14 +325,17 @@ def process_limit(run: Evidence) -> Findings:
 
 
 def server_protocol(run: Evidence) -> Findings:
-    """The server gave a wrong answer, or sent unasked messages."""
+    """The server gave a wrong answer, or echoed messages again."""
     wrong = run.quote_errors("upgrade", "EPROTO"), run.quote_errors("echo hold", "EBADMSG EPROTO")
-    unasked = run.unasked if run.spoiled("messages_unasked") else 0
-    if any(wrong) or unasked:
+    again = run.repeated if run.spoiled("messages_repeated") else 0
+    for short in run.broadcasts_short[:1]:
+        text = f"broadcast: {short['received']:,} of {short['connections']:,} connections have it after 15 s"
+        yield finding(run, "server_protocol", "server", text, remedy=FANS_OUT, first=_event_at(short))
+    if any(wrong) or again:
         details = [str(event["detail"]) for event in run.named("failure") if event.get("detail")]
         text = "; ".join([part for part in wrong if part] + details[:1])
-        if unasked:
-            extra = f"messages_unasked {unasked:,} for {run.counted('messages_sent'):,} messages sent"
+        if again:
+            extra = f"messages_unasked {again:,} for {run.counted('messages_sent'):,} messages sent"
             text = f"{text}; {extra}" if text else extra
         remedy = "a server that completes the upgrade and echoes each message once and unchanged"
         first = run.failed_within("upgrade echo hold", "EPROTO EBADMSG") if any(wrong) else None

@@ -74,6 +74,7 @@ class ServerKind:
         needs: what has to be on the machine.
         backlog: the accept queue that it asks for, which keeps handshakes in flight below.
         one_process: whether it serves in one process only, so that more shards are no remedy.
+        fans_out: whether it can send a message to every connection instead of back; see `fan_out` in its specification.
         defaults: further entries of its specification.
     """
 
@@ -85,6 +86,7 @@ class ServerKind:
     needs: tuple[Need, ...] = ()
     backlog: int = BACKLOG
     one_process: bool = False
+    fans_out: bool = False
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -103,6 +105,7 @@ SERVER_KINDS: dict[str, ServerKind] = {
             name="lean",
             module="wslab.load.servers.lean",
             summary="epoll echo server that keeps no object for an idle connection",
+            fans_out=True,
         ),
         ServerKind(
             name="tcp_floor",

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from wslab.core.entry import parse_headers, parse_path, parse_subprotocol, recorded_headers
 from wslab.core.knee import AUTO
 from wslab.core.plan import ADDRESSES_MOST
+from wslab.core.protocols import DEFAULT_PROTOCOL, PROTOCOLS, parse_protocol
 from wslab.core.quantities import BadInput, did_you_mean, format_count, parse_bytes, parse_count, parse_number, refuse
 from wslab.core.servers import DEFAULT_SERVER, SERVER_KINDS, parse_server
 
@@ -22,6 +24,25 @@ MESSAGE_BYTES_MAX = 1 << 20
 LABEL_LENGTH_MAX = 100
 PORT_MAX = 65535
 FLAG_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+# What the shards of a built-in server hand to one another in one piece, and the swarm takes in one read.
+BROADCAST_BYTES_MAX = 1 << 15
+ECHO, PING = "echo", "ping"
+PROOFS = (AUTO, ECHO, PING)
+IDLE, MESSAGES, BROADCAST = WORKLOADS = ("idle", "echo", "broadcast")
+
+
+def _one_of(*words: str) -> Callable[[object, str], str]:
+    """Return a parser for one of some words."""
+
+    def parse(value: object, name: str) -> str:
+        word = str(value).strip().lower()
+        if word not in words:
+            raise refuse(name, value, "one of " + ", ".join(words))
+        return word
+
+    return parse
 
 
 def _word_or(word: str, parse: Callable[[object, str], Any], accepted: str) -> Callable[[object, str], Any]:
@@ -134,6 +155,25 @@ class Stage:
         0.1, _number("seconds above 0", above=True), "seconds that 99 % of round trips may take up to the knee", "0.5"
     )
     message_bytes: int = _parameter(32, _message_bytes, "payload of a message in bytes", "1KiB")
+    workload: str = _parameter(
+        MESSAGES, _one_of(*WORKLOADS), "what is sent while they are held: nothing, messages, or broadcasts", "idle"
+    )
+    proof: str = _parameter(
+        AUTO, _one_of(*PROOFS), "what proves that a connection lives: its own message back, or a pong", "ping"
+    )
+    protocol: str = _parameter(
+        DEFAULT_PROTOCOL, parse_protocol, f"application protocol: {', '.join(PROTOCOLS)}, or a TOML file", "socketio"
+    )
+    path: str = _parameter(
+        "",
+        parse_path,
+        "path of the upgrade request; {n} is the number of the connection, {hex} random",
+        "/chat?user={n}",
+    )
+    headers: tuple[str, ...] = _parameter(
+        (), parse_headers, "further headers of the upgrade request", "Authorization: Bearer {hex}"
+    )
+    subprotocol: str = _parameter("", parse_subprotocol, "subprotocol to ask for", "graphql-transport-ws")
     source_addresses: int | str = _parameter("auto", _ADDRESSES, "loopback addresses that the clients dial from", "16")
     memory_cap: int | str = _parameter("none", _CAP, "stop the ramp when the load uses so much memory", "16GiB")
     memory_reserve: int = _parameter(
@@ -158,7 +198,28 @@ class Stage:
         for name in parameters:
             if name not in parsers:
                 raise BadInput(_unknown(name, list(parsers)))
-        return cls(**{name: parsers[name](value, name) for name, value in parameters.items()})
+        values = {name: parsers[name](value, name) for name, value in parameters.items()}
+        if values.get("workload", MESSAGES) != MESSAGES:
+            values["message_rate"] = 0.0
+        stage = cls(**values)
+        if stage.workload == BROADCAST and (stage.proof == ECHO or stage.message_bytes > BROADCAST_BYTES_MAX):
+            raise BadInput(
+                f"workload=broadcast needs proof ping or auto, and at most {BROADCAST_BYTES_MAX:,} message_bytes"
+            )
+        if stage.server == "tcp_floor":
+            stage._refuse_what_tcp_has_not()
+        if stage.workload == BROADCAST and stage.server in SERVER_KINDS and not SERVER_KINDS[stage.server].fans_out:
+            kinds = ", ".join(kind.name for kind in SERVER_KINDS.values() if kind.fans_out)
+            raise BadInput(f"{stage.server} echoes only; workload=broadcast needs {kinds}, or a server of your own")
+        return stage
+
+    def _refuse_what_tcp_has_not(self) -> None:
+        """Refuse what only WebSocket has, for a server that speaks bare TCP."""
+        for name, without in (("protocol", DEFAULT_PROTOCOL), ("path", ""), ("headers", ()), ("subprotocol", "")):
+            if getattr(self, name) != without:
+                raise BadInput(f"{name} is of WebSocket, and {self.server} speaks bare TCP")
+        if self.proof == PING or self.workload == BROADCAST:
+            raise BadInput(f"{self.server} speaks bare TCP: it knows neither pings nor broadcasts, only echoes")
 
     @property
     def name(self) -> str:
@@ -167,7 +228,11 @@ class Stage:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the parameters as they are written to JSON; `Stage.of(**d)` gives the same stage again."""
-        return asdict(self)
+        return asdict(self) | {"headers": list(self.headers)}
+
+    def as_recorded(self) -> dict[str, Any]:
+        """Return the parameters as they may be kept: without the values of headers that carry secrets."""
+        return self.as_dict() | {"headers": recorded_headers(self.headers)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

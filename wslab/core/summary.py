@@ -73,6 +73,9 @@ def summarize(
         "connections_open": opened,
         "connections_failed": count_before_drain(phases, samples, "connections_failed") or 0,
         "connections_verified": count_before_drain(phases, samples, "connections_verified") or 0,
+        "proof": _proof(stage, events),
+        "protocol": stage.get("protocol", "plain"),
+        "workload": stage.get("workload", "echo"),
         "ramp_seconds": ramp_seconds,
         "connections_per_second": opened / ramp_seconds if ramp_seconds else None,
         **_messages(stage, phases, opened),
@@ -80,6 +83,7 @@ def summarize(
         "messages_unasked": count_before_drain(phases, samples, "messages_unasked") or 0,
         **_percentiles("roundtrip", _roundtrips(rows, phases)),
         **_percentiles("handshake", [row for row in rows if row["kind"] == "handshake"]),
+        **_broadcasts(events),
         **_bytes_per_connection(samples, phases, opened, is_foreign(str(stage.get("server") or DEFAULT_SERVER))),
         **_plateau_bytes(samples, phases, opened),
         "memory_headroom_bytes_min": min(headrooms, default=None),
@@ -91,6 +95,26 @@ def summarize(
         **{f"{name}_limited_by": bottleneck(pairs_of(samples, name)) for name in ACTIVE},
         **{f"{name}_swarm_headroom_fraction": headroom(pairs_of(samples, name)) for name in ACTIVE},
         **({"knee": knee} if knee else {}),
+    }
+
+
+def _proof(stage: Mapping[str, Any], events: Sequence[Record]) -> str | None:
+    """Return what proved that a connection lives: what the swarm decided, or what was asked for; None = undecided."""
+    decided = [str(event["proof"]) for event in events if event.get("event") == "proof"]
+    asked = stage.get("proof", "echo")
+    return decided[-1] if decided else None if asked == "auto" else str(asked)
+
+
+def _broadcasts(events: Sequence[Record]) -> dict[str, float | None]:
+    """Return how many broadcasts were sent, how many reached every connection, and how long those took."""
+    told = [event for event in events if event.get("event") == "broadcast" and not event.get("cut")]
+    known = [{"bucket_seconds": event["seconds"], "count": 1} for event in told if event.get("seconds") is not None]
+    return {
+        "broadcasts": len(told) or None,
+        "broadcasts_complete": len(known) if told else None,
+        "fanout_seconds_p50": quantile_seconds(known, 0.5),
+        "fanout_seconds_p99": quantile_seconds(known, 0.99),
+        "fanout_seconds_max": quantile_seconds(known, 1.0),
     }
 
 

@@ -18,6 +18,7 @@ from wslab.core.plan import refusal
 from wslab.core.quantities import BadInput, format_count
 from wslab.core.records import ABORTED, HELD
 from wslab.core.stage import Stage
+from wslab.lab.compiled import ensure_compiled
 from wslab.lab.experiment import run_stage
 from wslab.lab.tables import Table, seconds_text
 from wslab.machine.procfs import read_host
@@ -121,6 +122,7 @@ def bench(
     for count in counts:
         if too_large := refusal(Stage(connections=count), host):
             raise BadInput(too_large)
+    ensure_compiled(say)
     figures: dict[tuple[str, int], list[dict[str, Any]]] = {}
     broken: list[str] = []
     outcomes: list[str] = []

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import socket
@@ -29,14 +30,16 @@ from wslab.core.knee import AUTO, held_rate
 from wslab.core.plan import Plan, before_start, refusal, resolve
 from wslab.core.quantities import BadInput
 from wslab.core.records import BROKE, CRASHED, RUNNING
-from wslab.core.servers import SERVER_KINDS, is_command, is_url
-from wslab.core.stage import Stage
+from wslab.core.servers import SERVER_KINDS, is_command, is_foreign, is_url
+from wslab.core.stage import BROADCAST, ECHO, PING, Stage
 from wslab.core.summary import summarize
 from wslab.core.target import check_target, is_loopback, parse_url
 from wslab.core.timeline import timeline
 from wslab.lab import registry, store
+from wslab.lab.compiled import ensure_compiled
 from wslab.lab.fleet import Fleet, FleetEnded
 from wslab.lab.place import MakePlace, Place, this_machine
+from wslab.lab.protocol_file import read_protocol
 from wslab.lab.running import Running, as_it_runs, check_server, look_at_running
 from wslab.lab.verdict import judge
 from wslab.machine.process import start_ticks
@@ -58,6 +61,8 @@ SAY_WHY = {"error", "memory_reserve_reached", "server_failed"}
 
 Event = dict[str, Any]
 
+_log = logging.getLogger(__name__)
+
 
 def run_stage(
     stage: Stage | None = None,
@@ -74,7 +79,8 @@ def run_stage(
 
     Args:
         stage: what is asked for; or give the parameters themselves.
-        on_event: called with every event and sample as it comes, for a live view.
+        on_event: called with every event and sample as it comes, for a live view; before the run is created, with
+            `compiling` events when the event loops have to be compiled first.
         target: another name for a `server` that is the URL of one that runs already.
         operate_target: whether the caller says that a target outside loopback is theirs to load.
         commands: programs to start instead of the built-in ones, by role (`server`, `swarm`, `recorder`).
@@ -86,11 +92,12 @@ def run_stage(
         The run, saved, with one of the outcomes `held`, `broke`, `aborted` and `crashed`.
 
     Raises:
-        BadInput: a parameter, the data folder or the enclosure cannot be used, or the stage is out of reach of this
-            machine's memory.
+        BadInput: a parameter, the data folder or the enclosure cannot be used, the stage is out of reach of this
+            machine's memory, or the event loops cannot be compiled.
     """
     parameters |= {"server": target} if target else {}
     stage = Stage.of(**{**(stage.as_dict() if stage else {}), **parameters})
+    read_protocol(stage.protocol)
     if is_url(stage.server):
         check_dialable(stage.server, operate_target)
     check_server(stage)
@@ -101,6 +108,10 @@ def run_stage(
     beside = check_alone(stage)
     data_dir = store.data_folder(stage.data_dir)
     store.check_writable(data_dir)
+    if "swarm" not in (commands or {}):
+        ensure_compiled(
+            lambda line: on_event({"event": "compiling", "message": line}) if on_event else _log.warning(line)
+        )
     with place(stage, host, resolve(stage, host)) as here:
         own = {role: {"command": list(command)} for role, command in (commands or {}).items()}
         own |= {role: {**own.get(role, {}), **spec} for role, spec in (specs or {}).items()}
@@ -265,7 +276,7 @@ class Experiment:
         events = store.read_events(self.run_dir)
         phases = [phase.as_dict() for phase in timeline(events)]
         self._manifest |= {"ended_at": store.utc_now(), "phases": phases}
-        asked = self.stage.as_dict()
+        asked = self.stage.as_recorded()
         evidence = Evidence(stage=asked, plan=self.plan, host=self.host, events=events, aborted=bool(aborted))
         self._close(evidence, crashed, aborted)
         try:
@@ -319,6 +330,8 @@ def start_command(
         server["environment"] = {"PYTHONPATH": os.environ.get("PYTHONPATH")}
     else:
         server["kind"] = stage.server
+        if stage.workload == BROADCAST:
+            server["fan_out"] = True
     swarm = {
         "connections": stage.connections,
         "workers": plan.swarm_workers,
@@ -326,6 +339,12 @@ def start_command(
         "message_rate": held_rate(stage.message_rate),
         "latency_bound": stage.latency_bound,
         "message_bytes": stage.message_bytes,
+        "proof": proof_to_ask_for(stage),
+        "broadcast": stage.workload == BROADCAST,
+        "protocol": read_protocol(stage.protocol).as_dict(),
+        "path": stage.path,
+        "headers": list(stage.headers),
+        "subprotocol": stage.subprotocol,
         # Other machines cannot reply to loopback addresses.
         "source_addresses": plan.source_addresses if not url or is_loopback(parse_url(url)[0]) else (),
         "pending_max": plan.pending_max if not backlog else max(1, min(plan.pending_max, backlog // 2)),
@@ -340,6 +359,14 @@ def start_command(
         "memory_cap_bytes": None if stage.memory_cap == "none" else stage.memory_cap,
         **own.get("supervisor", {}),
     }
+
+
+def proof_to_ask_for(stage: Stage) -> str:
+    """Return the proof of life that the swarm is asked for; `auto` where the swarm has to find out."""
+    if stage.workload == BROADCAST:
+        return PING  # Whoever fans out does not echo; and a message to prove one connection would reach them all.
+    # Servers of ours echo, so that no connection is spent on finding out.
+    return ECHO if stage.proof == AUTO and not is_foreign(stage.server) else stage.proof
 
 
 def as_dialled(plan: Plan, swarm: Mapping[str, Any]) -> Plan:
@@ -411,7 +438,7 @@ def run_lifted(run: Run, *, on_event: Callable[[Event], None] | None = None) -> 
 
 def new_manifest(stage: Stage, plan: Plan, host: Host, run_dir: Path) -> dict[str, Any]:
     """Return the manifest of a run that is about to start."""
-    effective = stage.as_dict() | {
+    effective = stage.as_recorded() | {
         "server_shards": plan.server_shards,
         "swarm_workers": plan.swarm_workers,
         "source_addresses": len(plan.source_addresses),
@@ -437,7 +464,7 @@ def new_manifest(stage: Stage, plan: Plan, host: Host, run_dir: Path) -> dict[st
         "ended_at": None,
         "wslab_version": _version("wslab"),
         "caller": {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())},
-        "stage": {"asked": stage.as_dict(), "effective": effective},
+        "stage": {"asked": stage.as_recorded(), "effective": effective},
         "host": machine | {"python": platform.python_version(), "websockets": _version("websockets")},
         "plan": plan.as_dict(),
         "limits": host.as_dict(),

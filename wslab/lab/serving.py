@@ -21,10 +21,11 @@ from wslab.core.json_lines import JsonLines
 from wslab.core.quantities import BadInput, parse_count, refuse
 from wslab.core.servers import SERVER_KINDS, is_foreign
 from wslab.lab import registry
+from wslab.lab.compiled import ensure_compiled
 from wslab.lab.fleet import child_environment
 from wslab.lab.running import check_needs
 
-# The first start on a machine compiles the event loops, where that was not done at installation.
+# Where no folder can keep the event loops, each server compiles its own.
 START_SECONDS = 120.0
 STOP_SECONDS = 5.0
 # Far more than there are cores; each takes megabytes, and a typo must not use up the machine's memory.
@@ -43,6 +44,7 @@ class Serving:
         host: address to listen on.
         port: port as a number or as text; 0 is any free one.
         shards: server processes, or `auto` for one a core.
+        say: called with a line when the event loops have to be compiled first.
 
     Attributes:
         url: where it serves, once it does.
@@ -53,7 +55,15 @@ class Serving:
         ServerDied: it did not start.
     """
 
-    def __init__(self, kind: str, *, host: str = "127.0.0.1", port: int | str = 0, shards: int | str = "auto") -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        host: str = "127.0.0.1",
+        port: int | str = 0,
+        shards: int | str = "auto",
+        say: Callable[[str], object] = lambda line: None,
+    ) -> None:
         if kind not in SERVER_KINDS:
             raise refuse("server", kind, "one of " + ", ".join(SERVER_KINDS))
         if not str(port).isdecimal() or int(port) > 65535:
@@ -68,6 +78,7 @@ class Serving:
         self._foreign = is_foreign(kind)
         self._module, own = SERVER_KINDS[kind].start
         self._spec = {**own, "host": host, "port": int(port), "shards": count, "board_fd": None, "restart": True}
+        self._say = say
         self._process: subprocess.Popen[bytes] | None = None
         self._registration: registry.Registration | None = None
         self._lines = JsonLines()
@@ -75,6 +86,7 @@ class Serving:
         self.pids: list[int] = []
 
     def __enter__(self) -> Serving:
+        ensure_compiled(self._say)
         try:
             self._start()
         except BaseException:

@@ -243,6 +243,7 @@ class Phases:
             "messages_received": sum(row[words.RECEIVED] for row in rows),
             "messages_failed": sum(row[words.MESSAGES_FAILED] for row in rows),
             "messages_unasked": sum(row[words.MESSAGES_UNASKED] for row in rows),
+            "messages_repeated": sum(row[words.MESSAGES_REPEATED] for row in rows),
         }
 
     def _elapsed(self, monotonic_ns: int | None) -> float | None:

@@ -47,13 +47,20 @@ HEADER_WORDS = 8
     RECEIVED,  # messages received, each checked
     MESSAGES_FAILED,  # messages that were lost, late or came back changed
     MESSAGES_UNASKED,  # messages from the server that answer nothing: a second echo, a greeting
+    MESSAGES_REPEATED,  # those of them that are the echo of a message that was answered, or given up, already
     LAG_US,  # largest lag behind the schedule since the recorder last took it
     AT_LIMIT,  # 1 while a shard does not accept because its descriptors are used up
     PHASE_DONE,  # the last command that this worker has completed, as an index of PHASES
+    BROADCAST,  # hash of the last unasked message that was heard, where they are broadcasts
+    BROADCAST_COUNT,  # connections that have it
+    BROADCAST_FIRST_NS,  # when the first of them had it, CLOCK_MONOTONIC
+    BROADCAST_LAST_NS,  # when the last of them so far had it
+    BROADCAST_SENT,  # hash of the last broadcast that this worker has sent, as it comes back
+    BROADCAST_SENT_NS,  # when
     MESSAGE_RATE,  # messages that a connection is sent in 1e9 seconds while the worker talks; set by the master
     TALK_NS,  # how long it talks, 0 = until the next command; set by the master
-) = range(19)
-FAILURES = 19  # how many, by phase and errno
+) = range(26)
+FAILURES = 26  # how many, by phase and errno
 FIRST_FAILURES = FAILURES + len(FAILURE_PHASES) * ERRNOS  # CLOCK_MONOTONIC of the first of each in ns, 0 = none yet
 HANDSHAKE = FIRST_FAILURES + len(FAILURE_PHASES) * ERRNOS
 ROUNDTRIP = HANDSHAKE + BUCKETS

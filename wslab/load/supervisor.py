@@ -39,7 +39,7 @@ from wslab.machine.line_file import why_not_written
 from wslab.machine.process import adopt_orphans, raise_fd_limit
 
 TICK_SECONDS = 0.1
-# The first start on a machine compiles the event loops, where that was not done at installation.
+# Where no folder can keep the event loops, each end compiles its own.
 START_SECONDS = 120.0
 START_SECONDS_PER_PROCESS = 0.2
 STOP_SECONDS = 3.0  # from closing the lifelines to SIGKILL
@@ -253,6 +253,8 @@ class Supervisor:
             self._stop()
         elif name == "phase_ended":
             self._phases.swarm_says_done(fields["phase"])
+        elif name in ("proof", "broadcast"):
+            self._reports.event(name, **fields)
         elif name == "counters":
             self._reports.event("counters", **fields)
         elif name == "firewall":

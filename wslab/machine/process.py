@@ -17,7 +17,12 @@ _USER_TICKS, _SYSTEM_TICKS = 11, 12
 _START_TICKS = 19
 # BITS_PER_LONG: the kernel's table of descriptors grows by so many, and never beyond fs.nr_open (fs/file.c).
 _TABLE_STEP = 64
-_MADV_DONTNEED, _MADV_PAGEOUT = 4, 21  # asm-generic/mman-common.h
+# Lines of /proc/cpuinfo that say which instructions a CPU has: x86 first, then Arm, then RISC-V and others.
+_CPU_FIELDS = {
+    *("vendor_id", "cpu family", "model", "flags"),
+    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features"),
+    *("isa", "mvendorid", "marchid", "mimpid", "cpu", "processor 0", "features"),
+}
 _DEAD_STATES = (b"Z", b"X", b"x")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
@@ -142,22 +147,12 @@ def _nr_open() -> int:
         return 0
 
 
-def release_text(library: str) -> None:
-    """Give back the pages of a library's code and constants; what is still used comes back from its file.
-
-    A compiler takes some 80 MB of them while it starts and is not needed again. Pages that were written to stay: code
-    is never written to, and of the rest the kernel reclaims only what is as in the file. A refusal is ignored.
-
-    Args:
-        library: part of the library's file name.
-    """
-    import ctypes  # Whoever has such a library has loaded this as well.
-
-    libc = ctypes.CDLL(None)
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
-        lines = [line.split(None, 5) for line in file]
-    for span, mode, *rest in lines:
-        if mode[1] == "-" and library in os.path.basename(rest[-1].strip()):
-            start, end = (int(part, 16) for part in span.split("-"))
-            advice = _MADV_DONTNEED if mode[2] == "x" else _MADV_PAGEOUT
-            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
+def cpu_features() -> str:
+    """Return what /proc/cpuinfo says of the make and the features of the first CPU, one line each; "" if nothing."""
+    try:
+        with open("/proc/cpuinfo", "rb", buffering=0) as file:
+            text = file.read(1 << 14).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    lines = (line.split(":", 1) for line in text.partition("\n\n")[0].splitlines() if ":" in line)
+    return "\n".join(f"{name.strip()}: {value.strip()}" for name, value in lines if name.strip() in _CPU_FIELDS)

@@ -46,6 +46,7 @@ class Progress:
         watched: whether it belongs to another process, so that an interrupt here does not stop it.
         phase: the phase it is in: `start`, one of `PHASES`, `saving`, or its outcome once it has ended.
         reason: why it ended as it did, one sentence.
+        note: what has to be done before the run begins, empty once it has begun.
         target: connections asked for, 0 while not known.
         open: connections open; in the drain as many as there were at its begin.
         still_open: connections open, in the drain too.
@@ -60,7 +61,7 @@ class Progress:
     def __init__(self) -> None:
         self.run_dir = ""
         self.watched = False
-        self.phase, self.reason = "start", ""
+        self.phase, self.reason, self.note = "start", "", ""
         self.ended = False
         self.target = 0
         self.hold_seconds: float | None = None
@@ -79,6 +80,7 @@ class Progress:
     def take(self, event: Mapping[str, Any]) -> bool:
         """Process one event and return whether it must be shown at once."""
         name = event.get("event")
+        self.note = str(event.get("message", "")) if name == "compiling" else ""
         if name == "run_created":
             self.run_dir = str(event.get("run_dir") or self.run_dir)
             self.target = int(event.get("connections") or self.target)
@@ -101,7 +103,7 @@ class Progress:
             self.phase = "saving"
         if name == "run_ended" and event.get("outcome") != RUNNING:
             self.ended, self.phase, self.reason = True, str(event.get("outcome")), str(event.get("reason") or "")
-        return name in ("run_created", "phase_started", "phase_ended", "stopped", "error", "run_ended")
+        return name in ("compiling", "run_created", "phase_started", "phase_ended", "stopped", "error", "run_ended")
 
     def take_latencies(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take the rows that the latency table has gained; those of its last interval count."""
@@ -242,11 +244,15 @@ class Progress:
     @property
     def line(self) -> str:
         """The whole state in one line."""
+        if self.note:
+            return self.note
         return " · ".join([f"{self.phase:<6} {self.count_words}", *self.details])
 
     @property
     def count_words(self) -> str:
         """Connections, and the time that is left; once it has ended the reason."""
+        if self.note:
+            return self.note
         of = f" of {format_count(self.target)}" if self.target else ""
         parts = [f"{whole_text(self.open)}{of} open"]
         if self.phase == "verify":

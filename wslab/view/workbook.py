@@ -56,6 +56,8 @@ SWEEP_FIGURES = (
     ("a connection", "total_bytes_per_connection"),
 )
 
+SECRETS_KEPT = "headers with secrets would be written into the executed notebook: use `wslab stage` for them"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Executed:
@@ -166,6 +168,8 @@ def sweep(
     check_parameters(template, Stage().as_dict())
     host = read_host()
     for stage in asked:
+        if stage.as_recorded() != stage.as_dict():
+            raise BadInput(SECRETS_KEPT)
         check_server(stage)
         if too_large := refusal(stage, host):
             raise BadInput(too_large)
@@ -225,6 +229,8 @@ def run_notebook(stage: Stage, template: Path | None = None, view: Callable[[str
         BadInput: the template lacks a parameter, or the data folder cannot be written.
     """
     template = template or notebook_template()
+    if stage.as_recorded() != stage.as_dict():
+        raise BadInput(SECRETS_KEPT)
     data_dir = store.data_folder(stage.data_dir)
     parameters = stage.as_dict() | {"data_dir": str(data_dir)}
     check_parameters(template, parameters)

@@ -6,10 +6,11 @@ by name, not by address, so that code which calls them can be kept on disk.
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
-from numba import carray, njit, types
+from numba import types
+
+from wslab.load.engine.compiling import njit
+from wslab.load.engine.state import EVENT_1, EVENT_FD, EVENT_WORDS, EVENTS, NEXT, ROOM_1
 
 i32, word = types.int32, types.intp
 
@@ -33,8 +34,6 @@ write = types.ExternalFunction("write", word(i32, word, word))
 
 EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLEXCLUSIVE = 0x1, 0x4, 0x8, 0x10, 1 << 28
 EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD = 1, 2, 3
-# struct epoll_event in 32-bit words: packed on x86-64, with a hole behind `events` elsewhere.
-EVENT_WORDS, EVENT_FD = (3, 1) if os.uname().machine == "x86_64" else (4, 2)
 SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC = 1, 0o4000, 0o2000000
 SOL_SOCKET, SO_ERROR, SO_LINGER, IP_BIND_ADDRESS_NO_PORT = 1, 4, 13, 24
 CLOCK_MONOTONIC = 1
@@ -45,9 +44,15 @@ NS = 1_000_000_000
 
 
 @njit
+def rooms(w):
+    """Return room for one event, and room for two words, within the control words."""
+    return w[EVENT_1 : EVENT_1 + 2].view(np.int32), w[ROOM_1 : ROOM_1 + 2]
+
+
+@njit
 def errno():
     """Return the number of the last error."""
-    return np.int64(carray(_errno_location(), 1)[0])
+    return np.int64(_errno_location()[0])
 
 
 @njit
@@ -74,3 +79,11 @@ def socket_error(fd, two_words):
     two_words[1] = 4
     getsockopt(fd, SOL_SOCKET, SO_ERROR, two_words.ctypes.data, two_words.ctypes.data + 8)
     return two_words[0] if two_words[0] else ECONNRESET
+
+
+@njit
+def untell(fd, w, events):
+    """Forget what the kernel has told of a descriptor already: it may be another connection by the next look."""
+    for n in range(w[NEXT], w[EVENTS]):
+        if events[n * EVENT_WORDS + EVENT_FD] == fd:
+            events[n * EVENT_WORDS + EVENT_FD] = -1

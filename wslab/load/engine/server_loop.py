@@ -11,27 +11,51 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
-from numba import from_dtype, njit, types
+from numba import types
 
 from wslab.load import scoreboard as board
 from wslab.load.engine import libc
+from wslab.load.engine.compiling import njit, records
+from wslab.load.engine.server_words import (
+    ACCEPT_AT,
+    ACCEPTED,
+    ACCEPTING,
+    ACCEPTS_PER_EVENT,
+    AT_THE_DOOR,
+    CAPACITY,
+    FANS_OUT,
+    FREE,
+    FULL,
+    HELD,
+    INDEX,
+    KNOWN,
+    LEAVING_COUNT,
+    LETTER_BOX,
+    LISTENER,
+    LOOK_AGAIN,
+    OUT_OF_TURN,
+    ROOM,
+    TOP,
+    TURNS,
+    WAKER,
+)
 from wslab.load.engine.state import (
     ACCEPT_FAILED,
-    BOTH,
     BYTES,
     COMMAND,
     COMMANDS,
     EPOLL,
     ERROR,
+    EVENT_FD,
+    EVENT_WORDS,
     EVENTS,
     EVENTS_PER_WAIT,
     FD,
     GONE,
     KEPT,
     LEAVING,
+    MAIL,
     NEXT,
     NONE,
     OPEN,
@@ -50,33 +74,11 @@ from wslab.load.engine.state import (
     WAIT_MS,
     WRITABLE,
 )
-from wslab.load.engine.wire import ACCEPT_BYTES, BINARY, KEY_BYTES, TEXT, accept_value, is_key, is_text, unmask
+from wslab.load.engine.wire import accept_value, is_key, is_text, unmask
+from wslab.load.engine.wire_format import BINARY, KEY_BYTES, PING, PONG, TEXT
 
-# Control words of this loop.
-(
-    LISTENER,
-    WAKER,  # eventfd of all shards, written to when somebody else has to accept
-    INDEX,  # number of this shard
-    HELD,  # descriptors of connections, in whatever state
-    CAPACITY,  # how many there may be
-    ACCEPTING,  # 1 while the listener is in the epoll
-    LOOK_AGAIN,  # 1 when it may be possible to accept again
-    OUT_OF_TURN,  # 1 to accept although others are before this shard: they have come to a standstill
-    LEAVING_COUNT,
-    KNOWN,  # requests that are remembered
-    WORDS,
-) = range(BOTH, BOTH + 11)
-
-ACCEPTS_PER_EVENT = 64
-ROOM, ACCEPTED, AT_THE_DOOR = range(3)  # rows of the door
-FREE, FULL, DEAD = range(3)  # values of its row ROOM
-TURNS = max(2, os.cpu_count() or 2)
-
-KNOWN_REQUESTS, KNOWN_BYTES = 64, 4096
-ANSWER_HEAD = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-ANSWER = np.frombuffer(ANSWER_HEAD + bytes(ACCEPT_BYTES) + b"\r\n\r\n", np.uint8).copy()
-ACCEPT_AT = len(ANSWER_HEAD)
-EVENT_WORDS, EVENT_FD = libc.EVENT_WORDS, libc.EVENT_FD
+_words, _board_row, _table = types.int64[::1], types.int64[::1], records(SERVER_CONNECTION)
+_door = types.int64[:, ::1]
 
 
 @njit
@@ -99,7 +101,7 @@ def accept_if_in_turn(w, row, event, door):
     elif room and door[ROOM, w[INDEX]] == FULL:
         door[ROOM, w[INDEX]] = FREE
     row[board.AT_LIMIT] = 0 if room else 1
-    wanted = room and (w[OUT_OF_TURN] == 1 or before_me(w, door) < TURNS)
+    wanted = room and (w[OUT_OF_TURN] == 1 or before_me(w, door) < w[TURNS])
     if wanted and not w[ACCEPTING]:
         mask = libc.EPOLLIN | libc.EPOLLEXCLUSIVE
         # It fails when another process took the last epoll watch of this user; the next tick tries again.
@@ -127,13 +129,13 @@ def stop_accepting(w, row, event, door):
                 there += 1
             else:
                 elsewhere += 1
-    if there < TURNS and elsewhere:
+    if there < w[TURNS] and elsewhere:
         event[0] = 1
         event[1] = 0
         libc.write(w[WAKER], event.ctypes.data, 8)
 
 
-@njit
+@njit(types.int64(types.int64, _words, _board_row, types.int32[::1], _door))
 def accept_failed(error, w, row, event, door):
     """Step back from the listener after accept or epoll_ctl has failed; return the reason to leave the loop, or -1.
 
@@ -232,9 +234,13 @@ def opened(fd, row, conn):
 
 @njit
 def talk(fd, size, w, row, conn, buffer):
-    """Echo a message that is one whole frame."""
+    """Echo a message that is one whole frame, and answer such a ping."""
     first, second = buffer[0], buffer[1]
-    if first < TEXT or first > BINARY or second < 0x80 or size < 6:
+    if first == PING and 0x80 <= second < 0xFE and size == 6 + (second & 0x7F):
+        unmask(buffer, 6, size - 6, 2)
+        buffer[4], buffer[5] = PONG, second & 0x7F
+        return send(fd, buffer, 4, size - 4, w, row, conn)
+    if first < TEXT or first > BINARY or second < 0x80 or size < 6 or w[FANS_OUT]:
         return to_python(fd, size, w)
     payload = np.int64(second & 0x7F)
     header = 2
@@ -307,6 +313,7 @@ def take(websocket, now, w, row, conn, event, buffer, known, known_sizes, answer
             row[board.FAILED] += 1
             return accept_failed(error, w, row, event, door)
         w[HELD] += 1
+        w[TOP] = max(w[TOP], fd + 1)
         door[ACCEPTED, w[INDEX]] += 1
         row[board.PENDING] += 1
         conn[fd].state = UPGRADING
@@ -326,7 +333,7 @@ def take(websocket, now, w, row, conn, event, buffer, known, known_sizes, answer
 @njit(forceinline=True)
 def serve(websocket, w, row, conn, events, buffer, known, known_sizes, answer, scratch, door):
     """Serve until something is for Python; return the reason."""
-    event, pair = np.zeros(4, np.int32), np.zeros(2, np.int64)
+    event, pair = libc.rooms(w)
     while True:
         if w[NEXT] >= w[EVENTS]:
             if w[LOOK_AGAIN]:
@@ -348,6 +355,8 @@ def serve(websocket, w, row, conn, events, buffer, known, known_sizes, answer, s
                 return COMMAND
             elif fd == w[WAKER]:
                 w[LOOK_AGAIN] = 1
+            elif fd == w[LETTER_BOX]:
+                return MAIL
             elif mask & libc.EPOLLERR:
                 reason = gone(fd, libc.socket_error(fd, pair), w, row, conn)
             elif mask & libc.EPOLLOUT:
@@ -368,47 +377,87 @@ def serve(websocket, w, row, conn, events, buffer, known, known_sizes, answer, s
             return TICK
 
 
-_words, _board_row = types.int64[::1], types.int64[::1]
 _arguments = (
     _words,
     _board_row,
-    from_dtype(SERVER_CONNECTION)[::1],
+    _table,
     types.int32[::1],  # events
     types.uint8[::1],  # buffer
     types.uint8[:, ::1],  # known
     types.int64[:, ::1],  # known_sizes
     types.uint8[::1],  # answer
     types.uint32[::1],  # scratch
-    types.int64[:, ::1],  # door
+    _door,
 )
 
 
-@njit(types.int64(*_arguments), cache=True, nogil=True)
+@njit(types.int64(*_arguments), nogil=True)
 def lean_loop(w, row, conn, events, buffer, known, known_sizes, answer, scratch, door):
     """Serve WebSocket; see `serve`."""
     return serve(True, w, row, conn, events, buffer, known, known_sizes, answer, scratch, door)
 
 
-@njit(types.int64(*_arguments), cache=True, nogil=True)
+@njit(types.int64(*_arguments), nogil=True)
 def floor_loop(w, row, conn, events, buffer, known, known_sizes, answer, scratch, door):
     """Echo bytes; see `serve`."""
     return serve(False, w, row, conn, events, buffer, known, known_sizes, answer, scratch, door)
 
 
-@njit(types.void(types.int64, _words, _board_row, from_dtype(SERVER_CONNECTION)[::1]), cache=True)
-def close_counted(fd, w, row, conn):
+@njit(types.void(types.int64, _words, _board_row, _table, types.int32[::1]))
+def close_counted(fd, w, row, conn, events):
     """Close a connection from Python; see `close_connection`."""
+    libc.untell(fd, w, events)
     close_connection(fd, w, row, conn)
 
 
-@njit(types.void(types.int64, _board_row, from_dtype(SERVER_CONNECTION)[::1]), cache=True)
+@njit(types.void(types.int64, _board_row, _table))
 def open_counted(fd, row, conn):
     """Count a connection as open from Python; see `opened`."""
     opened(fd, row, conn)
 
 
-@njit(types.void(types.int64), cache=True)
+@njit(types.int64(types.int64, _words, _board_row, _table, types.uint8[::1]))
+def fan_out(start, w, row, conn, frame):
+    """Send a frame to all open connections from descriptor `start` on, until one of them does not take all of it.
+
+    Returns its descriptor, with what it took in START (below 0: an error, which is in ERROR); -1 = there is none.
+    """
+    for fd in range(start, w[TOP]):
+        state = conn[fd].state
+        if (state & STATE) != OPEN:
+            continue
+        row[board.SENT] += 1
+        sent = 0
+        if not state & KEPT:
+            sent = libc.write(fd, frame.ctypes.data, frame.size)
+            if sent == frame.size:
+                continue
+            if sent < 0:
+                w[ERROR] = libc.errno()
+                if w[ERROR] == libc.EAGAIN:
+                    sent = 0
+        w[START] = sent
+        return fd
+    return -1
+
+
+@njit(types.void(types.int64))
 def return_memory(threshold):
     """Give freed memory back to the machine, and have blocks of `threshold` bytes or more given back at once."""
     libc.mallopt(libc.M_MMAP_THRESHOLD, threshold)
     libc.malloc_trim(0)
+
+
+@njit(types.int64(types.int64, types.int64, _words, _board_row, _table, *_arguments[4:9]))
+def greet_again(fd, size, w, row, conn, buffer, known, known_sizes, answer, scratch):
+    """Answer the request in the buffer if it is known by now; see `greet`."""
+    return greet(fd, size, w, row, conn, buffer, known, known_sizes, answer, scratch)
+
+
+@njit(types.int64(types.int64, types.int64, types.int64, _words, _table))
+def next_since(start, what, since, w, conn):
+    """Return the first descriptor from `start` on that has been `what` since `since` (ns) or earlier; -1 = none."""
+    for fd in range(start, w[TOP]):
+        if (conn[fd].state & STATE) == what and conn[fd].since <= since:
+            return fd
+    return -1

@@ -5,20 +5,24 @@
    unanswered waits for it, and its latency counts from when it was due.
 2. The answer to an upgrade is plain when it differs from one that the library has judged good in its accept value only.
 3. An echo is plain when its bytes, in whatever parts they come, are those that the number of its message gives. A
-   message that its peer does not take at once is made again from there on. So nothing is kept of either.
-4. Failures are counted in Python, in one place: the loop says what happened to which descriptor.
+   message that its peer does not take at once is made again from there on. So nothing is kept of either. Where life is
+   proved by ping, the message is a ping and its echo the pong; `SAYS` and `HEARS` are the first bytes of the two.
+4. Whole data frames that answer nothing are counted in here where they cannot be an echo that comes late: behind the
+   answer to an upgrade, and everywhere where life is proved by ping.
+5. A request has fields of its own (`slots`) where the path or a header asks for them; it is then put together anew.
+6. Failures are counted in Python, in one place: the loop says what happened to which descriptor.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import from_dtype, njit, types
+from numba import types
 
 from wslab.core import histogram, pacer
 from wslab.load import scoreboard as board
 from wslab.load.engine import libc
+from wslab.load.engine.compiling import njit, records
 from wslab.load.engine.state import (
-    BOTH,
     BYTES,
     COMMAND,
     COMMANDS,
@@ -26,6 +30,8 @@ from wslab.load.engine.state import (
     DIAL_FAILED,
     EPOLL,
     ERROR,
+    EVENT_FD,
+    EVENT_WORDS,
     EVENTS,
     EVENTS_PER_WAIT,
     FD,
@@ -41,6 +47,7 @@ from wslab.load.engine.state import (
     PROVED,
     SIZE,
     SLOW,
+    SPEAK,
     START,
     STATE,
     SWARM_CONNECTION,
@@ -52,60 +59,61 @@ from wslab.load.engine.state import (
     WAITING,
     WRITABLE,
 )
-from wslab.load.engine.wire import (
-    ACCEPT_BYTES,
-    CONNECTION_STEP,
-    accept_value,
-    header_size,
-    seed_of,
-    serial_of,
-    write_frame,
-    write_key,
-)
-
-# Control words of this loop.
-(
-    FAMILY,
-    ADDRESS_BYTES,  # of a socket address
-    PORTS_AT_BIND,  # 1: bind chooses the port, not connect
-    CONNECTIONS,  # to open
+from wslab.load.engine.swarm_words import (
+    ACCEPT_AT,
+    ADDRESS_BYTES,
+    ANSWER_BYTES,
+    BEGAN,
+    BURST,
+    CHECK_AT,
+    CHECK_NS,
+    CHECKED,
+    CLIMB_DONE,
+    CONNECTIONS,
+    COUNTS_UNASKED,
+    CURSOR,
     DIALLED,
-    DIALLING,  # 1 while there is more to dial
-    BEGAN,  # when dialling began, ns
-    PENDING_MAX,
-    FAILURES_IN_A_ROW,
-    TIMEOUT_NS,
+    DIALLING,
+    DUE,
     ECHO_TIMEOUT_NS,
-    CHECK_AT,  # when to look for what is overdue, ns
-    CHECKED,  # descriptors that this look is through with
-    TOP,  # one more than the largest descriptor of a connection so far
+    FAILURES_IN_A_ROW,
+    FAMILY,
+    FANS_OUT,
+    FIRST_NUMBER,
+    HEARS,
+    HEX_BYTES,
+    HEX_SEED,
+    KEY_AT,
     KEY_SEED,
-    MESSAGE_SEED,
-    HELLO_BYTES,
-    KEY_AT,  # where in the request its key stands
-    ANSWER_BYTES,  # of the known answer; 0 = none is known
-    ACCEPT_AT,  # where in it the accept value stands
     MESSAGE_BYTES,
-    SERIAL,  # number of the last message
-    DUE,  # messages whose echo is due
+    MESSAGE_RATE,
+    MESSAGE_SEED,
+    NEVER,
+    NEXT_AT,
+    OWED_MAX,
+    PASSES,
+    PENDING_MAX,
+    PORTS_AT_BIND,
+    RAMP_DONE,
+    RATE,
+    SAYS,
+    SERIAL,
+    SLOT_HEX,
+    SOUGHT,
+    START_AFTER,
+    TALK_UNTIL,
     TALKING,
+    TELLS,
+    TIMEOUT_NS,
+    TOP,
+    VERIFY_DONE,
     VERIFYING,
-    PASSES,  # of the verify phase that are left
-    SOUGHT,  # 0 or PROVED: what a connection must be to be next in this pass
     WINDOW,
-    CURSOR,  # descriptor from which the next connection to talk on is sought
-    TALK_UNTIL,  # nothing is due from then on, ns
-    WORDS,
-) = range(BOTH, BOTH + 31)
-# Words in 64-bit floating point.
-RATE, START_AFTER, MESSAGE_RATE, NEXT_AT, REALS = range(5)
+)
+from wslab.load.engine.wire import accept_value, drawn, header_size, seed_of, write_frame, write_key
+from wslab.load.engine.wire_format import ACCEPT_BYTES, BINARY, TEXT
 
-BURST = 16  # dials or messages in one go before replies are looked at
-CHECK_NS = libc.NS // 4  # a worker that waits for answers looks this often for those that are overdue
-OWED_MAX = 65535
-NEVER = (1 << 63) - 1
-RAMP_DONE, CLIMB_DONE, VERIFY_DONE = (board.PHASES.index(name) for name in ("ramp", "climb", "verify"))
-EVENT_WORDS, EVENT_FD = libc.EVENT_WORDS, libc.EVENT_FD
+HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8).copy()
 
 due = njit(pacer.due)
 bucket_of = njit(histogram.bucket_of)
@@ -152,22 +160,55 @@ def dial_failed(fd, error, by_epoll, w):
 
 
 @njit
-def say_hello(websocket, fd, serial, w, hello, buffer):
+def write_hello(serial, w, hello, slots, out):
+    """Write the request of a connection with its own fields to `out`; return its bytes.
+
+    A number has as many digits as it needs, so that the request is put together from the pieces between its fields.
+    """
+    at, taken = 0, 0
+    for n in range(0, slots.size, 2):
+        size = slots[n] - taken
+        libc.memcpy(out.ctypes.data + at, hello.ctypes.data + taken, size)
+        at, taken = at + size, slots[n]
+        if slots[n + 1] == SLOT_HEX:
+            bits = drawn(w[KEY_SEED] ^ HEX_SEED, serial)
+            for k in range(HEX_BYTES):
+                out[at + k] = HEX_DIGITS[(bits >> np.uint64(4 * k)) & np.uint64(15)]
+            at += HEX_BYTES
+        else:
+            number, digits = w[FIRST_NUMBER] + serial, 1
+            power = np.int64(10)
+            while power <= number:
+                power, digits = power * 10, digits + 1
+            for k in range(digits):
+                out[at + digits - 1 - k] = 48 + number % 10
+                number //= 10
+            at += digits
+    libc.memcpy(out.ctypes.data + at, hello.ctypes.data + taken, hello.size - taken)
+    return at + hello.size - taken
+
+
+@njit
+def say_hello(websocket, fd, serial, w, hello, slots, buffer):
     """Write the request of a connection; 0, or an errno; EINPROGRESS when a part of it is left for Python to send."""
     if websocket:
         write_key(w[KEY_SEED], serial, hello, w[KEY_AT])
-    sent = libc.write(fd, hello.ctypes.data, w[HELLO_BYTES])
-    if sent == w[HELLO_BYTES]:
+    request, size = hello.ctypes.data, hello.size
+    if slots.size:
+        request, size = buffer.ctypes.data, write_hello(serial, w, hello, slots, buffer)
+    sent = libc.write(fd, request, size)
+    if sent == size:
         return 0
     if sent < 0:
         return libc.errno()
-    libc.memcpy(buffer.ctypes.data, hello.ctypes.data, w[HELLO_BYTES])
-    w[FD], w[START], w[SIZE] = fd, sent, w[HELLO_BYTES] - sent
+    if not slots.size:
+        libc.memcpy(buffer.ctypes.data, request, size)
+    w[FD], w[START], w[SIZE] = fd, sent, size - sent
     return libc.EINPROGRESS
 
 
 @njit(forceinline=True)
-def dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, hello, buffer):
+def dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, hello, slots, buffer):
     """Begin one connection that was due `at`; return the reason to leave the loop, or -1.
 
     It is a socket, a bind without a port, a connect that does not block, and the request written behind it at once:
@@ -182,21 +223,22 @@ def dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, h
         return dial_failed(fd, libc.EMFILE, 0, w)
     pair[0] = 1  # struct linger: on, 0 seconds: the drain resets, and no TIME_WAIT is left behind.
     libc.setsockopt(fd, libc.SOL_SOCKET, libc.SO_LINGER, pair.ctypes.data, 8)
-    count = sources.shape[0]
+    size = w[ADDRESS_BYTES]
+    count = sources.size // size
     if count:
         if not w[PORTS_AT_BIND]:
             libc.setsockopt(fd, 0, libc.IP_BIND_ADDRESS_NO_PORT, pair.ctypes.data, 4)
-        if libc.bind(fd, sources[number % count].ctypes.data, w[ADDRESS_BYTES]) < 0:
+        if libc.bind(fd, sources.ctypes.data + number % count * size, size) < 0:
             return dial_failed(fd, libc.errno(), 0, w)
-    there = destinations[number // max(1, count) % destinations.shape[0]]
-    if libc.connect(fd, there.ctypes.data, w[ADDRESS_BYTES]) < 0:
+    place = number // max(1, count) % (destinations.size // size)
+    if libc.connect(fd, destinations.ctypes.data + place * size, size) < 0:
         error = libc.errno()
         if error != libc.EINPROGRESS:
             return dial_failed(fd, error, 0, w)
     error = libc.watch(w[EPOLL], libc.EPOLL_CTL_ADD, fd, libc.EPOLLIN, event)
     if error:
         return dial_failed(fd, error, 1, w)
-    error = say_hello(websocket, fd, number, w, hello, buffer)
+    error = say_hello(websocket, fd, number, w, hello, slots, buffer)
     state = UPGRADING
     if error == libc.EAGAIN:
         state = CONNECTING
@@ -213,7 +255,7 @@ def dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, h
 
 
 @njit(forceinline=True)
-def dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, destinations, hello, buffer):
+def dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, destinations, hello, slots, buffer):
     """Dial up to a burst of connections; return the reason to leave the loop, or -1 - ns until more are due."""
     now = libc.clock(pair)
     room = w[PENDING_MAX] - row[board.PENDING]
@@ -227,7 +269,7 @@ def dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, desti
         if rate > 0:
             at = w[BEGAN] + np.int64((offset + w[DIALLED] / rate) * 1e9)
             note_lag(now - at, row)
-        reason = dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, hello, buffer)
+        reason = dial(websocket, at, now, w, row, conn, event, pair, sources, destinations, hello, slots, buffer)
         if reason >= 0:
             return reason
     if w[DIALLED] >= w[CONNECTIONS]:
@@ -244,11 +286,11 @@ def dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, desti
 
 
 @njit
-def connected(websocket, fd, w, row, conn, event, hello, buffer):
+def connected(websocket, fd, w, row, conn, event, hello, slots, buffer):
     """Send the request on a connection that was still under way when it was dialled."""
     conn[fd].state = UPGRADING
     libc.watch(w[EPOLL], libc.EPOLL_CTL_MOD, fd, libc.EPOLLIN, event)
-    error = say_hello(websocket, fd, conn[fd].serial, w, hello, buffer)
+    error = say_hello(websocket, fd, conn[fd].serial, w, hello, slots, buffer)
     if error == libc.EINPROGRESS:
         return PARTLY_SENT
     if error:
@@ -268,14 +310,12 @@ def opened(fd, w, row, conn, pair):
 
 
 @njit
-def is_answer(fd, size, w, conn, buffer, answer, hello, accept, scratch):
-    """Tell whether the bytes in the buffer are the known answer with the accept value of this connection's key."""
+def is_answer(fd, w, conn, buffer, answer, hello, accept, scratch):
+    """Tell whether the buffer begins with the known answer, with the accept value of this connection's key."""
     at = w[ACCEPT_AT]
     tail = at + ACCEPT_BYTES
-    if size != w[ANSWER_BYTES]:
-        return False
     there, here = answer.ctypes.data, buffer.ctypes.data
-    if libc.memcmp(there, here, at) or libc.memcmp(there + tail, here + tail, size - tail):
+    if libc.memcmp(there, here, at) or libc.memcmp(there + tail, here + tail, w[ANSWER_BYTES] - tail):
         return False
     write_key(w[KEY_SEED], conn[fd].serial, hello, w[KEY_AT])
     accept_value(hello, w[KEY_AT], accept, 0, scratch)
@@ -295,6 +335,9 @@ def say(websocket, fd, at, now, w, row, conn, event, frame):
     c.serial, c.sent, c.got = w[SERIAL], 0, 0
     c.scheduled, c.started = at, now
     c.state = (c.state & ~STATE) | WAITING
+    if w[TELLS]:
+        w[FD] = fd
+        return SPEAK
     if c.state & KEPT:
         c.state |= HALF  # Behind what Python still has to send.
         return -1
@@ -306,9 +349,9 @@ def send_more(websocket, fd, w, conn, event, frame):
     """Send what the peer takes of the message under way; return the reason to leave the loop, or -1."""
     c = conn[fd]
     size = w[MESSAGE_BYTES]
-    total = header_size(size, websocket) + size + (4 if websocket else 0)
+    total = header_size(size, w[SAYS]) + size + (4 if websocket else 0)
     while c.sent < total:
-        count = write_frame(seed_of(w[MESSAGE_SEED], fd), c.serial, size, True, websocket, c.sent, frame.size, frame)
+        count = write_frame(seed_of(w[MESSAGE_SEED], fd), c.serial, size, True, w[SAYS], c.sent, frame.size, frame)
         sent = libc.write(fd, frame.ctypes.data, count)
         if sent < 0:
             error = libc.errno()
@@ -427,6 +470,97 @@ def echoed(fd, w, row, conn, pair):
         row[board.VERIFIED] += 1
 
 
+@njit
+def frame_end(start, size, buffer):
+    """Return where the short unmasked frame at `start` ends; 0 when it is long or not whole."""
+    if size - start < 2:
+        return 0
+    payload, header = np.int64(buffer[start + 1]), 2
+    if payload == 126:
+        if size - start < 4:
+            return 0
+        payload, header = (np.int64(buffer[start + 2]) << 8) | np.int64(buffer[start + 3]), 4
+    elif payload > 126:
+        return 0
+    end = start + header + payload
+    return end if end <= size else 0
+
+
+@njit
+def only_counts(start, size, echo, w, buffer, frame):
+    """Tell whether all from `start` on are whole data frames, and once the echo that is due.
+
+    Args:
+        start, size: the part of the buffer.
+        echo: bytes of the echo that is due, as it stands in `frame`; 0 = none is due.
+        w, buffer, frame: those of the loop.
+    """
+    missing = echo
+    while start < size:
+        end = frame_end(start, size, buffer)
+        if end == 0:
+            return False
+        first = buffer[start]
+        if first != TEXT and first != BINARY:
+            here = buffer.ctypes.data + start
+            if end - start != missing or libc.memcmp(here, frame.ctypes.data, missing):
+                return False
+            missing = 0
+        start = end
+    return True
+
+
+@njit
+def hash_of(data, start, end):
+    """Return a hash of 63 bits of the bytes from `start` to `end` (FNV-1a)."""
+    value = np.uint64(0xCBF29CE484222325)
+    for n in range(start, end):
+        value = np.uint64((value ^ np.uint64(data[n])) * np.uint64(0x100000001B3))
+    return np.int64(value >> np.uint64(1))
+
+
+@njit
+def note_broadcast(message, now, row):
+    """Count one more connection that has a broadcast."""
+    if row[board.BROADCAST] != message:
+        row[board.BROADCAST_COUNT] = 0
+        row[board.BROADCAST], row[board.BROADCAST_FIRST_NS] = message, now
+    row[board.BROADCAST_LAST_NS] = now
+    row[board.BROADCAST_COUNT] += 1
+
+
+@njit
+def count_unasked(start, size, w, row, pair, buffer):
+    """Count the data frames from `start` on, which answer nothing; tell whether there is another one among them."""
+    other = False
+    while start < size:
+        end = frame_end(start, size, buffer)
+        if buffer[start] == TEXT or buffer[start] == BINARY:
+            row[board.MESSAGES_UNASKED] += 1
+            if w[FANS_OUT]:
+                payload = start + (2 if buffer[start + 1] < 126 else 4)
+                note_broadcast(hash_of(buffer, payload, end), libc.clock(pair), row)
+        else:
+            other = True
+        start = end
+    return other
+
+
+@njit
+def answered(fd, size, w, row, conn, pair, buffer, frame, answer, hello, accept, scratch):
+    """Count a connection as open if the buffer has the known answer, and behind it only whole data frames."""
+    behind = w[ANSWER_BYTES]
+    if behind == 0 or size < behind:
+        return False
+    if size > behind and not only_counts(behind, size, 0, w, buffer, frame):
+        return False
+    if not is_answer(fd, w, conn, buffer, answer, hello, accept, scratch):
+        return False
+    opened(fd, w, row, conn, pair)
+    count_unasked(behind, size, w, row, pair, buffer)
+    return True
+
+
 @njit(forceinline=True)
 def receive(websocket, fd, size, w, reals, row, conn, event, pair, buffer, frame, answer, hello, accept, scratch):
     """Take what was read from a connection; return the reason to leave the loop, or -1."""
@@ -434,25 +568,34 @@ def receive(websocket, fd, size, w, reals, row, conn, event, pair, buffer, frame
     what = state & STATE
     if w[PLAIN] and not state & SLOW:
         if what == WAITING:
-            total = header_size(w[MESSAGE_BYTES], websocket) + w[MESSAGE_BYTES]
+            total = header_size(w[MESSAGE_BYTES], w[HEARS]) + w[MESSAGE_BYTES]
             got = conn[fd].got
+            seed = seed_of(w[MESSAGE_SEED], fd)
             if size <= total - got:
-                seed = seed_of(w[MESSAGE_SEED], fd)
-                write_frame(seed, conn[fd].serial, w[MESSAGE_BYTES], False, websocket, got, size, frame)
+                write_frame(seed, conn[fd].serial, w[MESSAGE_BYTES], False, w[HEARS], got, size, frame)
                 if libc.memcmp(frame.ctypes.data, buffer.ctypes.data, size) == 0:
                     conn[fd].got = np.uint32(got + size)
                     if got + size < total:
                         return -1
                     echoed(fd, w, row, conn, pair)
                     return say_what_is_owed(websocket, fd, w, reals, row, conn, event, pair, frame)
+            if w[COUNTS_UNASKED] and got == 0:
+                write_frame(seed, conn[fd].serial, w[MESSAGE_BYTES], False, w[HEARS], 0, total, frame)
+                if only_counts(0, size, total, w, buffer, frame):
+                    if count_unasked(0, size, w, row, pair, buffer):
+                        echoed(fd, w, row, conn, pair)
+                        return say_what_is_owed(websocket, fd, w, reals, row, conn, event, pair, frame)
+                    return -1
         elif what == UPGRADING:
-            if websocket:
-                right = is_answer(fd, size, w, conn, buffer, answer, hello, accept, scratch)
-            else:
-                right = size == 1 and buffer[0] == hello[0]
-            if right:
-                opened(fd, w, row, conn, pair)
+            if not websocket:
+                if size == 1 and buffer[0] == hello[0]:
+                    opened(fd, w, row, conn, pair)
+                    return -1
+            elif answered(fd, size, w, row, conn, pair, buffer, frame, answer, hello, accept, scratch):
                 return -1
+        elif what == OPEN and w[COUNTS_UNASKED] and only_counts(0, size, 0, w, buffer, frame):
+            count_unasked(0, size, w, row, pair, buffer)
+            return -1
     w[FD], w[SIZE] = fd, size
     return BYTES
 
@@ -478,11 +621,13 @@ def overdue(now, w, row, conn):
 
 
 @njit(forceinline=True)
-def do_what_is_due(websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello):
+def do_what_is_due(websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello, slots):
     """Dial, talk, verify and give up as the schedules say; return the reason to leave, or -1 - ms until more is due."""
     wait = -1
     if w[DIALLING]:
-        reason = dial_what_is_due(websocket, w, reals, row, conn, event, pair, sources, destinations, hello, buffer)
+        reason = dial_what_is_due(
+            websocket, w, reals, row, conn, event, pair, sources, destinations, hello, slots, buffer
+        )
         if reason >= 0:
             return reason
         wait = -1 - reason
@@ -506,13 +651,15 @@ def do_what_is_due(websocket, w, reals, row, conn, event, pair, buffer, frame, s
 
 
 @njit(forceinline=True)
-def work(websocket, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch):
+def work(
+    websocket, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, slots, answer, accept, scratch
+):
     """Do what is due and take what comes until something is for Python; return the reason."""
-    event, pair = np.zeros(4, np.int32), np.zeros(2, np.int64)
+    event, pair = libc.rooms(w)
     while True:
         if w[NEXT] >= w[EVENTS]:
             reason = do_what_is_due(
-                websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello
+                websocket, w, reals, row, conn, event, pair, buffer, frame, sources, destinations, hello, slots
             )
             if reason >= 0:
                 return reason
@@ -533,7 +680,7 @@ def work(websocket, w, reals, row, conn, events, buffer, frame, sources, destina
                 return gone(fd, libc.socket_error(fd, pair), w)
             if mask & libc.EPOLLOUT:
                 if (state & STATE) == CONNECTING:
-                    reason = connected(websocket, fd, w, row, conn, event, hello, buffer)
+                    reason = connected(websocket, fd, w, row, conn, event, hello, slots, buffer)
                 elif state & HALF and (conn[fd].sent > 0 or not state & KEPT):
                     reason = send_more(websocket, fd, w, conn, event, frame)
                     if reason < 0:
@@ -563,8 +710,8 @@ def work(websocket, w, reals, row, conn, events, buffer, frame, sources, destina
             return TICK
 
 
-_bytes, _addresses, _words = types.uint8[::1], types.uint8[:, ::1], types.int64[::1]
-_table = from_dtype(SWARM_CONNECTION)[::1]
+_bytes, _words = types.uint8[::1], types.int64[::1]
+_table = records(SWARM_CONNECTION)
 _arguments = (
     _words,
     types.float64[::1],  # reals
@@ -573,72 +720,109 @@ _arguments = (
     types.int32[::1],  # events
     _bytes,  # buffer
     _bytes,  # frame
-    _addresses,  # sources
-    _addresses,  # destinations
+    _bytes,  # sources
+    _bytes,  # destinations
     _bytes,  # hello
+    _words,  # slots
     _bytes,  # answer
     _bytes,  # accept
     types.uint32[::1],  # scratch
 )
 
 
-@njit(types.int64(*_arguments), cache=True, nogil=True)
-def websocket_loop(w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch):
+@njit(types.int64(*_arguments), nogil=True)
+def websocket_loop(
+    w, reals, row, conn, events, buffer, frame, sources, destinations, hello, slots, answer, accept, scratch
+):
     """Speak WebSocket; see `work`."""
-    return work(True, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch)
+    return work(
+        True, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, slots, answer, accept, scratch
+    )
 
 
-@njit(types.int64(*_arguments), cache=True, nogil=True)
-def floor_loop(w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch):
+@njit(types.int64(*_arguments), nogil=True)
+def floor_loop(
+    w, reals, row, conn, events, buffer, frame, sources, destinations, hello, slots, answer, accept, scratch
+):
     """Speak the bytes of the floor; see `work`."""
     return work(
-        False, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, answer, accept, scratch
+        False, w, reals, row, conn, events, buffer, frame, sources, destinations, hello, slots, answer, accept, scratch
     )
 
 
 # What the slow path does with a connection the same way as the loop does.
 
 
-@njit(types.void(types.int64, _words, _words, _table), cache=True)
+@njit(types.void(types.int64, _words, _words, _table))
 def open_counted(fd, w, row, conn):
     """Count a connection as open; see `opened`."""
-    opened(fd, w, row, conn, np.zeros(2, np.int64))
+    opened(fd, w, row, conn, libc.rooms(w)[1])
 
 
-@njit(types.void(types.int64, _words, _words, _table), cache=True)
+@njit(types.int64(types.int64, types.int64, _words, _words, _table, *5 * (_bytes,), types.uint32[::1]))
+def open_if_known(fd, size, w, row, conn, buffer, frame, answer, hello, accept, scratch):
+    """Count a connection as open if its answer is the known one; 1 if it is so. See `answered`."""
+    return 1 if answered(fd, size, w, row, conn, libc.rooms(w)[1], buffer, frame, answer, hello, accept, scratch) else 0
+
+
+@njit(types.void(types.int64, _words, _words, _table))
 def echo_counted(fd, w, row, conn):
     """Count a right echo; see `echoed`."""
-    echoed(fd, w, row, conn, np.zeros(2, np.int64))
+    echoed(fd, w, row, conn, libc.rooms(w)[1])
 
 
-@njit(types.int64(types.boolean, types.int64, _words, types.float64[::1], _words, _table, _bytes), cache=True)
+@njit(types.int64(types.boolean, types.int64, _words, types.float64[::1], _words, _table, _bytes))
 def next_message(websocket, fd, w, reals, row, conn, frame):
     """Send the message that had to wait; see `say_what_is_owed`."""
-    event, pair = np.zeros(4, np.int32), np.zeros(2, np.int64)
+    event, pair = libc.rooms(w)
     return say_what_is_owed(websocket, fd, w, reals, row, conn, event, pair, frame)
 
 
-@njit(types.void(types.int64, _words, _table), cache=True)
+@njit(types.void(types.int64, _words, _table))
 def wait_again(fd, w, conn):
     """Ask for what a connection waits for; see `wait_for`."""
-    wait_for(fd, w, conn, np.zeros(4, np.int32))
+    wait_for(fd, w, conn, libc.rooms(w)[0])
 
 
-@njit(types.int64(_words, types.int64, types.int64, types.boolean, types.int64, types.int64, _bytes), cache=True)
-def echo_part(w, fd, serial, websocket, offset, limit, out):
+@njit(types.int64(types.int64, types.int64, types.int64, types.int64, _words, _bytes))
+def echo_part(fd, serial, offset, limit, w, out):
     """Write a part of the echo of a message; see `write_frame`."""
-    return write_frame(seed_of(w[MESSAGE_SEED], fd), serial, w[MESSAGE_BYTES], False, websocket, offset, limit, out)
+    return write_frame(seed_of(w[MESSAGE_SEED], fd), serial, w[MESSAGE_BYTES], False, w[HEARS], offset, limit, out)
 
 
-def serial_on(w, fd, payload):
-    """Return the number of the message of this connection that a payload looks like; None = none, or it is short."""
-    if len(payload) < 8:
-        return None
-    seed = (int(w[MESSAGE_SEED]) + fd * int(CONNECTION_STEP)) % (1 << 64)
-    return serial_of(seed, int.from_bytes(payload[:8], "little"))
+@njit(types.int64(_words, _table))
+def first_open(w, conn):
+    """Return the descriptor of an open connection; -1 = there is none."""
+    return next_open(0, -1, w, conn)
 
 
-@njit(types.void(types.int64, types.int64, _bytes, types.int64), cache=True)
-def key_of(seed, serial, out, at):
+@njit(types.void(_bytes, _words, _words))
+def broadcast_counted(message, w, row):
+    """Count one more connection that has a broadcast; see `note_broadcast`."""
+    note_broadcast(hash_of(message, 0, message.size), libc.clock(libc.rooms(w)[1]), row)
+
+
+@njit(types.int64(_bytes))
+def hash_of_message(message):
+    """Return the hash of a whole message; see `hash_of`."""
+    return hash_of(message, 0, message.size)
+
+
+@njit(types.void(types.int64, types.int64, _bytes))
+def key_of(seed, serial, out):
     """Write the key of a dial; see `write_key`."""
-    write_key(seed, serial, out, at)
+    write_key(seed, serial, out, 0)
+
+
+@njit(types.void(types.int64, _words, types.int32[::1]))
+def untell(fd, w, events):
+    """Forget what the kernel has told of a descriptor; see `wslab.load.engine.libc`."""
+    libc.untell(fd, w, events)
+
+
+@njit(types.void(types.int64, _words, _table))
+def begin_anew(flag, w, conn):
+    """Forget what messages are owed, and a flag of every connection."""
+    for fd in range(w[TOP]):
+        conn[fd].owed = 0
+        conn[fd].state &= ~flag

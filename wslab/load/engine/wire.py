@@ -1,30 +1,28 @@
 """What goes over the wire, compiled: accept values, keys, masks, payloads, frames and UTF-8.
 
-Keys, masks and payloads come from a counter-based generator (SplitMix64: Steele, Lea and Flood, "Fast splittable
-pseudorandom number generators", 2014): the value of a counter under a seed. It is a bijection of the counter, so no
-two blocks of a worker are alike, and any part of any payload can be made again from its number.
+Keys, masks and payloads come from the generator that `wire_format` describes.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from wslab.load.engine import wire_format
+from wslab.load.engine.compiling import njit
+from wslab.load.engine.wire_format import KEY_BYTES
 
 GUID = np.frombuffer(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", np.uint8).copy()
 ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8).copy()
 IN_ALPHABET = np.isin(np.arange(256, dtype=np.uint8), ALPHABET)
-KEY_BYTES, ACCEPT_BYTES = 24, 28
 # 60 bytes are hashed, key and GUID; SHA-1 pads them to two blocks of 64.
 PADDING = np.zeros(128 - KEY_BYTES - 36, np.uint8)
 PADDING[0] = 0x80
 PADDING[-2], PADDING[-1] = divmod(60 * 8, 256)
-TEXT, BINARY = 0x81, 0x82
-HEADER_BYTES_MAX = 14
-# Payload blocks a message may have; a message and its block together are one counter.
-BLOCK_BITS = np.uint64(24)
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-CONNECTION_STEP = np.uint64(0xD1B54A32D192ED03)
-MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+BLOCK_BITS, GOLDEN = np.uint64(wire_format.BLOCK_BITS), np.uint64(wire_format.GOLDEN)
+CONNECTION_STEP = np.uint64(wire_format.CONNECTION_STEP)
+MIX_1, MIX_2 = np.uint64(wire_format.MIX_1), np.uint64(wire_format.MIX_2)
+
+header_size = njit(wire_format.header_size)
 
 
 @njit(forceinline=True)
@@ -106,24 +104,6 @@ def seed_of(seed, fd):
     return np.int64(np.uint64(seed) + np.uint64(fd) * CONNECTION_STEP)
 
 
-def serial_of(seed: int, block: int) -> int | None:
-    """Return the number of the message whose first block this is, under the seed of its connection; None = of none."""
-    z = block
-    z = _unshift(z, 31) * pow(int(MIX_2), -1, 1 << 64) % (1 << 64)
-    z = _unshift(z, 27) * pow(int(MIX_1), -1, 1 << 64) % (1 << 64)
-    counter = (_unshift(z, 30) - seed) * pow(int(GOLDEN), -1, 1 << 64) % (1 << 64)
-    serial, rest = divmod(counter, 1 << int(BLOCK_BITS))
-    return None if rest else serial
-
-
-def _unshift(value: int, bits: int) -> int:
-    """Solve `value == x ^ (x >> bits)` for x, of 64 bits."""
-    x = value
-    for _ in range(64 // bits):
-        x = value ^ (x >> bits)
-    return x
-
-
 @njit
 def write_key(seed, serial, out, at):
     """Write the Sec-WebSocket-Key of a dial to `out[at:]`: 16 bytes in Base64."""
@@ -144,58 +124,38 @@ def write_key(seed, serial, out, at):
     out[at + 23] = 61
 
 
-@njit
-def header_size(size, websocket):
-    """Return the bytes of an unmasked frame's header; bare bytes have none."""
-    if not websocket:
-        return 0
-    return 2 if size < 126 else 4 if size < 65536 else 10
+@njit(forceinline=True)
+def header_byte(n, header, first, size, masked):
+    """Return byte `n` of the `header` bytes before the mask and payload of a frame with this first byte."""
+    if n == 0:
+        return np.uint8(first)
+    if n == 1:
+        return np.uint8((0x80 if masked else 0) | (size if header == 2 else 126 if header == 4 else 127))
+    return np.uint8((size >> (8 * (header - 1 - n))) & 255)
 
 
 @njit
-def write_header(size, masked, out):
-    """Write the header of a binary frame without its mask to `out`, and return its bytes."""
-    flag = 0x80 if masked else 0
-    out[0] = BINARY
-    if size < 126:
-        out[1] = flag | size
-        return 2
-    if size < 65536:
-        out[1] = flag | 126
-        out[2] = size >> 8
-        out[3] = size & 255
-        return 4
-    out[1] = flag | 127
-    for n in range(8):
-        out[2 + n] = (size >> (56 - 8 * n)) & 255
-    return 10
-
-
-@njit
-def write_frame(seed, serial, size, masked, websocket, offset, limit, out):
+def write_frame(seed, serial, size, masked, first, offset, limit, out):
     """Write up to `limit` bytes of the frame of a message to `out`, from byte `offset` of the frame on.
 
-    Returns how many were written. Without `websocket` the frame is the bare payload.
+    Returns how many were written. `first` is the first byte of the frame; where it is 0, the frame is the bare payload.
     """
-    header = header_size(size, websocket)
-    start = header + (4 if masked and websocket else 0)
+    header = header_size(size, first)
+    start = header + (4 if masked and first else 0)
     total = start + size
     count = min(limit, total - offset)
     mask = np.uint64(0)
-    if masked and websocket:
+    if masked and first:
         mask = drawn(seed, ~np.uint64(serial)) & np.uint64(0xFFFFFFFF)
         mask |= mask << np.uint64(32)
     written = 0
-    if offset < start:
-        head = np.empty(HEADER_BYTES_MAX, np.uint8)
-        if websocket:
-            write_header(size, masked, head)
-            if masked:
-                for n in range(4):
-                    head[header + n] = (mask >> np.uint64(8 * n)) & np.uint64(255)
-        while written < count and offset + written < start:
-            out[written] = head[offset + written]
-            written += 1
+    while written < count and offset + written < start:
+        n = offset + written
+        if n < header:
+            out[written] = header_byte(n, header, first, size, masked)
+        else:
+            out[written] = (mask >> np.uint64(8 * (n - header))) & np.uint64(255)
+        written += 1
     base = np.uint64(serial) << BLOCK_BITS
     while written < count:
         position = offset + written - start

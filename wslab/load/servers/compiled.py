@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from wslab.load.servers.shard import Door, Shard, memory_for
 from wslab.load.servers.sharded import Shards
-from wslab.machine.process import release_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
     from typing import Any
 
 # What a SPEC may say to each shard.
@@ -19,7 +19,8 @@ class FloorShards(Shards):
     """Shards that echo bytes.
 
     The SPEC may have `greeting_seconds`, `send_seconds`, `memory_bytes` (a shard's budget for what its peers make it
-    keep) and `plain` (false: the slow path for everything).
+    keep), `plain` (false: the slow path for everything) and `fan_out` (a message goes to every connection instead of
+    back).
     """
 
     websocket = False
@@ -28,14 +29,18 @@ class FloorShards(Shards):
         super().__init__(listener, spec)
         shards = spec.get("shards", 1)
         self.options = {"memory_bytes": memory_for(shards), **{name: spec[name] for name in OPTIONS if name in spec}}
-        self.door = Door(shards)
-        Shard.rehearse(listener, websocket=self.websocket)
-        release_text("llvmlite")
+        self.door = Door(shards, fan_out=bool(spec.get("fan_out")))
+        self.shards: list[Shard] = []
+
+    def prepare(self, rows: Sequence[memoryview[int]]) -> None:
+        """Make the shards: a forked process gets its own copy of what it writes to only."""
+        options: dict[str, Any] = {"websocket": self.websocket, "door": self.door, **self.options}
+        self.shards = [Shard(self.listener, row, index=index, **options) for index, row in enumerate(rows)]
 
     def run(self, index: int, lifeline: int, row: memoryview[int]) -> None:
         """Serve until the lifeline ends."""
-        options: dict[str, Any] = {"websocket": self.websocket, "index": index, "door": self.door, **self.options}
-        Shard(self.listener, lifeline, row, **options).run()
+        self.shards[index].begin(lifeline)
+        self.shards[index].run()
 
     def died(self, index: int) -> None:
         """Let the others take the turn of a dead shard."""

@@ -38,9 +38,12 @@ class Conversation:
 
     Args:
         greeting: True when the upgrade request is still to come, False for a connection that is open.
+        echoes: False leaves whole messages in `posts`, as frames to be sent to everybody.
     """
 
-    def __init__(self, *, greeting: bool) -> None:
+    def __init__(self, *, greeting: bool, echoes: bool = True) -> None:
+        self.echoes = echoes
+        self.posts: list[bytes] = []
         state = State.CONNECTING if greeting else State.OPEN
         self.protocol = ServerProtocol(state=state, max_size=MESSAGE_BYTES_MAX)
         self.tail = b""  # of an incomplete request: its last three bytes
@@ -149,13 +152,16 @@ class Conversation:
             return
         opcode, message = self.opcode, bytes(self.message)
         self.opcode, self.message = None, bytearray()
-        if opcode is Opcode.BINARY:
-            self.protocol.send_binary(message)
-        else:
+        if opcode is Opcode.TEXT:
             try:
                 message.decode()
             except UnicodeDecodeError as error:
                 self.protocol.fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
                 return
+        if not self.echoes:
+            self.posts.append(Frame(opcode or Opcode.BINARY, message).serialize(mask=False))
+        elif opcode is Opcode.BINARY:
+            self.protocol.send_binary(message)
+        else:
             self.protocol.send_text(message)
         self.messages += 1

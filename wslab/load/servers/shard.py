@@ -20,13 +20,15 @@ import os
 import resource
 import select
 import socket
+from collections import deque
 from time import monotonic_ns
 
-import numpy as np
-
 from wslab.load.engine import cache, state
+from wslab.load.engine import server_words as loop
 from wslab.load.engine.state import KEPT, LEAVING, SLOW, STATE, UPGRADING
+from wslab.load.engine.wire_format import KEY_BYTES
 from wslab.load.kept import Kept
+from wslab.load.precedent import Precedent
 from wslab.load.scoreboard import (
     CAPACITY,
     CLOSED,
@@ -37,7 +39,6 @@ from wslab.load.scoreboard import (
     RECEIVED,
     ROLE,
     ROLE_SERVER,
-    ROW_WORDS,
     SENT,
     count_failure,
 )
@@ -47,11 +48,11 @@ from wslab.load.scoreboard import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from wslab.load.servers.conversation import Conversation
 
-loop = cache.load("server_loop")
+compiled = cache.load("server_loop")
 
 GREETING_SECONDS = 10.0
 SEND_SECONDS = 60.0
@@ -68,6 +69,8 @@ MMAP_BYTES = 1 << 17
 FDS_KEPT_FREE = 16
 # Records for so many descriptors at most: address space, and pages only for those that are used.
 TABLE_MAX = 1 << 22
+# A message of the largest size that a conversation takes, and its header.
+MAIL_BYTES_MAX = (1 << 20) + 10
 NS = 1_000_000_000
 CONNECT = FAILURE_PHASES.index("connect")
 
@@ -76,15 +79,20 @@ TIMEOUT_ANSWER = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-
 
 
 class Door:
-    """What the shards of one server share besides the scoreboard: who accepts, and how to wake the others.
+    """What the shards of one server share besides the scoreboard: who accepts, how to wake the others, a good request.
 
     Args:
         shards: how many there are.
+        fan_out: a message goes to every connection of every shard; `boxes` then has a pair of sockets for each.
     """
 
-    def __init__(self, shards: int) -> None:
-        self.words = np.frombuffer(mmap.mmap(-1, 8 * 3 * shards), np.int64).reshape(3, shards)
+    def __init__(self, shards: int, *, fan_out: bool = False) -> None:
+        kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
+        self.boxes = [socket.socketpair(socket.AF_UNIX, kind) for _ in range(shards)] if fan_out else []
+        self.shards = shards
+        self.words = memoryview(mmap.mmap(-1, 8 * 3 * shards)).cast("q", (3, shards))
         self.waker = os.eventfd(0, os.EFD_NONBLOCK)
+        self.request = Precedent(loop.KNOWN_BYTES)
 
     def lock(self, index: int) -> None:
         """Note that a shard is dead, and let all others look whether it is their turn."""
@@ -98,12 +106,14 @@ class Door:
 
 
 class Shard:
-    """The event loop of one server process.
+    """The event loop of one server process, made by the master: `begin` is called in the process itself.
+
+    What is made before the fork is shared by all; a forked process gets its own copy of each page that it writes to,
+    and Python writes to every object that it looks at.
 
     Args:
         listener: the listening socket that all shards share, non-blocking.
-        lifeline: descriptor whose end means that the master is gone.
-        row: this process's row of the scoreboard.
+        row: the process's row of the scoreboard.
         websocket: speak WebSocket; else echo bytes, of which the first opens a connection.
         index, door: number of this shard, and what it shares with the others.
         greeting_seconds: how long a connection may take to be upgraded.
@@ -115,7 +125,6 @@ class Shard:
     def __init__(
         self,
         listener: socket.socket,
-        lifeline: int,
         row: memoryview[int],
         *,
         websocket: bool = True,
@@ -126,7 +135,7 @@ class Shard:
         memory_bytes: int = MEMORY_BYTES,
         plain: bool = True,
     ) -> None:
-        self.listener, self.lifeline, self.row = listener, lifeline, row
+        self.listener, self.row = listener, row
         self.greeting_ns, self.send_ns = int(greeting_seconds * NS), int(send_seconds * NS)
         self.memory_bytes = memory_bytes
         self.door = door or Door(1)
@@ -140,40 +149,65 @@ class Shard:
         self.conversation_bytes = 0
         self.most_bytes = 0  # kept at any time since memory was last given back
         self.accepted_before = -1  # by the others, at the last tick
-        self.epoll = select.epoll()
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.words = words = state.words(loop.WORDS)
-        words[state.EPOLL], words[state.COMMANDS] = self.epoll.fileno(), lifeline
-        words[loop.LISTENER], words[loop.WAKER] = listener.fileno(), self.door.waker
-        words[loop.INDEX], words[loop.CAPACITY] = index, soft - self.epoll.fileno() - 1 - FDS_KEPT_FREE
-        words[loop.LOOK_AGAIN] = 1
-        words[state.WAIT_MS], words[state.TICK_NS] = int(TICK_SECONDS * 1000), int(TICK_SECONDS * NS)
-        words[state.PLAIN] = plain
-        self.table = np.zeros(min(soft, TABLE_MAX), state.SERVER_CONNECTION)
-        self.states = self.table["state"]
-        self.events = np.zeros(state.EVENTS_PER_WAIT * loop.EVENT_WORDS, np.int32)
-        self.buffer = np.zeros(state.READ_BYTES, np.uint8)
-        self.view = self.buffer.data
-        self.known = np.zeros((loop.KNOWN_REQUESTS, loop.KNOWN_BYTES), np.uint8)
-        self.known_sizes = np.zeros((loop.KNOWN_REQUESTS, 2), np.int64)
-        self.answer = loop.ANSWER.copy()
-        self.shared = (words, np.frombuffer(row, np.int64), self.table)
-        self.arguments = (
-            *(*self.shared, self.events, self.buffer, self.known, self.known_sizes, self.answer),
-            *(np.zeros(80, np.uint32), self.door.words),
+        record = state.offsets(state.SERVER_CONNECTION)[1]
+        memory = state.allocate(
+            *(("q", loop.WORDS), ("I", 80), ("B", len(loop.ANSWER)), ("i", state.EVENTS_PER_WAIT * state.EVENT_WORDS)),
+            *(("q", 2 * loop.KNOWN_REQUESTS), ("B", state.READ_BYTES), ("B", loop.KNOWN_REQUESTS * loop.KNOWN_BYTES)),
+            ("B", record * min(soft, TABLE_MAX)),
         )
-        self.loop = loop.lean_loop if websocket else loop.floor_loop
+        self.words, scratch, answer, self.events, self.known_sizes, self.view, self.known, self.table = memory
+        self.fields = state.fields(self.table, state.SERVER_CONNECTION)
+        self.states = self.fields["state"]
+        answer[:] = loop.ANSWER
+        words = self.words
+        words[loop.LISTENER], words[loop.WAKER] = listener.fileno(), self.door.waker
+        words[loop.INDEX], words[loop.LOOK_AGAIN] = index, 1
+        words[state.WAIT_MS], words[state.TICK_NS] = int(TICK_SECONDS * 1000), int(TICK_SECONDS * NS)
+        words[state.PLAIN], words[loop.TURNS] = plain, max(2, os.cpu_count() or 2)
+        self.fans_out = bool(self.door.boxes)
+        words[loop.FANS_OUT] = self.fans_out
+        words[loop.LETTER_BOX] = self.door.boxes[index][0].fileno() if self.fans_out else -1
+        self.posts: list[bytes] = []  # frames that came in and are for everybody
+        self.unposted: deque[tuple[int, bytes]] = deque()  # messages for other shards that their boxes had no room for
+        known = self.known.cast("B", (loop.KNOWN_REQUESTS, loop.KNOWN_BYTES))
+        known_sizes = self.known_sizes.cast("B").cast("q", (loop.KNOWN_REQUESTS, 2))
+        self.websocket = websocket
+        self.loop = (compiled.lean_loop if websocket else compiled.floor_loop).bind(
+            *(words, row, self.table, self.events, self.view, known, known_sizes, answer, scratch, self.door.words)
+        )
+        self.open = compiled.open_counted.bind(row, self.table)
+        self.greet_again = compiled.greet_again.bind(
+            *(words, row, self.table, self.view, known, known_sizes, answer, scratch)
+        )
+        self.close_counted = compiled.close_counted.bind(words, row, self.table, self.events)
+        self.next_since = compiled.next_since.bind(words, self.table)
         self.actions: dict[int, Callable[[], object]] = {
-            state.BYTES: self.receive_bytes,
+            state.BYTES: self.receive_and_post if self.fans_out else self.receive_bytes,
             state.WRITABLE: self.flush,
             state.PARTLY_SENT: self.keep_the_rest,
-            state.GONE: lambda: self.close(int(words[state.FD])),
+            state.GONE: lambda: self.close(words[state.FD]),
             state.TICK: self.tick,
-            state.ACCEPT_FAILED: lambda: count_failure(row, CONNECT, int(words[state.ERROR])),
+            state.MAIL: self.take_mail,
+            state.ACCEPT_FAILED: lambda: count_failure(row, CONNECT, words[state.ERROR]),
         }
+
+    def begin(self, lifeline: int) -> None:
+        """Be the shard of this process.
+
+        Args:
+            lifeline: descriptor whose end means that the master is gone.
+        """
+        self.lifeline, self.epoll = lifeline, select.epoll()
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        words, row = self.words, self.row
+        words[state.EPOLL], words[state.COMMANDS] = self.epoll.fileno(), lifeline
+        words[loop.CAPACITY] = soft - self.epoll.fileno() - 1 - FDS_KEPT_FREE
         self.epoll.register(lifeline, select.EPOLLIN)
+        if self.fans_out:
+            self.epoll.register(words[loop.LETTER_BOX], select.EPOLLIN)
         self.epoll.register(self.door.waker, select.EPOLLIN | select.EPOLLET)  # Each write wakes all, and nobody reads.
-        row[PID], row[ROLE], row[CAPACITY] = os.getpid(), ROLE_SERVER, int(words[loop.CAPACITY])
+        row[PID], row[ROLE], row[CAPACITY] = os.getpid(), ROLE_SERVER, words[loop.CAPACITY]
 
     def run(self) -> None:
         """Serve until the lifeline ends."""
@@ -184,23 +218,9 @@ class Shard:
         while os.read(self.lifeline, 1):
             pass
 
-    @classmethod
-    def rehearse(cls, listener: socket.socket, *, websocket: bool) -> None:
-        """Call the loop once, before shards are forked.
-
-        The first call with arrays of a new type makes Numba look into its types, which would cost each shard 7 MB of
-        pages that it shares otherwise.
-        """
-        row = memoryview(bytearray(8 * ROW_WORDS)).cast("Q")
-        shard = cls(listener, listener.fileno(), row, websocket=websocket)
-        shard.words[loop.CAPACITY] = shard.words[state.TICK_AT] = shard.words[state.WAIT_MS] = 0
-        shard.step()
-        shard.epoll.close()
-        os.close(shard.door.waker)
-
     def step(self) -> int:
         """Let the loop run until something is for Python, see to it, and return what it was."""
-        reason: int = self.loop(*self.arguments)
+        reason: int = self.loop()
         if reason != state.COMMAND:
             self.actions[reason]()
         return reason
@@ -209,12 +229,19 @@ class Shard:
 
     def receive_bytes(self) -> None:
         """Let the library handle whatever is not a known request or a single plain message."""
-        fd, data = int(self.words[state.FD]), bytes(self.view[: self.words[state.SIZE]])
+        fd, size = self.words[state.FD], self.words[state.SIZE]
+        if self.states[fd] == UPGRADING and self.follow_precedent():
+            reason = self.greet_again(fd, size)
+            if reason != state.BYTES:
+                if reason >= 0:
+                    self.actions[reason]()
+                return
+        data = bytes(self.view[:size])
         conversation = self.conversations.get(fd)
         known_before = conversation is not None
         greeting = self.states[fd] & STATE == UPGRADING
         if conversation is None:
-            conversation = self.conversations[fd] = self.converse(greeting=bool(greeting))
+            conversation = self.conversations[fd] = self.converse(greeting=bool(greeting), echoes=not self.fans_out)
             self.states[fd] |= SLOW
         else:
             self.conversation_bytes -= conversation.size
@@ -225,8 +252,12 @@ class Shard:
             if not known_before:
                 self.remember(data)  # Only a request that came whole: the last part of one proves nothing by itself.
         messages = conversation.take_messages()
-        self.row[SENT] += messages
         self.row[RECEIVED] += messages
+        if self.fans_out:
+            self.posts += conversation.posts
+            conversation.posts.clear()
+        else:
+            self.row[SENT] += messages
         if reply:
             self.send(fd, reply)
         if fd not in self.conversations:
@@ -238,21 +269,84 @@ class Shard:
             self.drop_conversation(fd)
         self.shed()
 
-    def open(self, fd: int) -> None:
-        """Count a connection as open."""
-        loop.open_counted(fd, *self.shared[1:])
+    # Broadcasts.
+
+    def receive_and_post(self) -> None:
+        """Take what has come, and then send the messages that were in it to everybody."""
+        self.receive_bytes()
+        posts, self.posts = self.posts, []
+        for frame in posts:
+            self.post(frame)
+
+    def post(self, frame: bytes) -> None:
+        """Send a frame to every connection of every shard."""
+        for index in range(len(self.door.boxes)):
+            if index != self.words[loop.INDEX]:
+                self.unposted.append((index, frame))
+        self.empty_out_tray()
+        self.fan_out(frame)
+
+    def empty_out_tray(self) -> None:
+        """Hand frames to other shards as far as their boxes have room; a dead shard's has none, and needs none."""
+        for _ in range(len(self.unposted)):
+            index, frame = self.unposted.popleft()
+            try:
+                self.door.boxes[index][1].send(frame)
+            except BlockingIOError:
+                if self.door.words[loop.ROOM, index] != loop.DEAD:
+                    self.unposted.append((index, frame))
+            except OSError:
+                pass  # More than a box takes (some 200 KB): it reaches the connections of this shard only.
+
+    def take_mail(self) -> None:
+        """Send what other shards have posted."""
+        try:
+            frame = self.door.boxes[self.words[loop.INDEX]][0].recv(MAIL_BYTES_MAX)
+        except BlockingIOError:
+            return
+        self.fan_out(frame)
+
+    def fan_out(self, frame: bytes) -> None:
+        """Send a frame to every connection of this shard; what one does not take at once is kept for it."""
+        send_from, fd = compiled.fan_out.bind(self.words, self.row, self.table, bytearray(frame)), -1
+        while (fd := send_from(fd + 1)) >= 0:
+            sent = self.words[state.START]
+            if sent < 0:
+                self.close(fd)
+            else:
+                self.keep(fd, frame[sent:])
+        self.shed()
+
+    # What is judged once.
+
+    def follow_precedent(self) -> bool:
+        """Remember what the first shard has judged good, when this one knows nothing; False if that is nothing."""
+        if self.words[loop.KNOWN] or not self.words[state.PLAIN]:
+            return False
+        known = self.door.request.known()
+        if known is not None:
+            self.remember_at(*known)
+        return known is not None
 
     def remember(self, request: bytes) -> None:
         """Keep a request that has been judged good, its key cut out, if it is of the plain form."""
         head, found, rest = request.partition(KEY_HEADER)
         whole = request.startswith(b"GET ") and request.find(b"\r\n\r\n") == len(request) - 4
-        if not found or not whole or len(request) > loop.KNOWN_BYTES or not rest[loop.KEY_BYTES :].startswith(b"\r\n"):
+        if not found or not whole or len(request) > loop.KNOWN_BYTES or not rest[KEY_BYTES:].startswith(b"\r\n"):
             return
-        number = int(self.words[loop.KNOWN])
+        at = len(head) + len(KEY_HEADER)
+        if self.words[loop.INDEX] == 0:
+            self.door.request.publish(request, at)
+        self.remember_at(request, at)
+
+    def remember_at(self, request: bytes, at: int) -> None:
+        """Keep a request whose key stands at `at`."""
+        number = self.words[loop.KNOWN]
         if number >= loop.KNOWN_REQUESTS:  # For clients that vary their requests; programs have one each.
             number = 0
-        self.known[number, : len(request)] = np.frombuffer(request, np.uint8)
-        self.known_sizes[number] = len(head) + len(KEY_HEADER), len(request)
+        place = number * loop.KNOWN_BYTES
+        self.known[place : place + len(request)] = request
+        self.known_sizes[2 * number], self.known_sizes[2 * number + 1] = at, len(request)
         self.words[loop.KNOWN] = number + 1
 
     def send(self, fd: int, data: bytes) -> None:
@@ -281,13 +375,13 @@ class Shard:
     def keep_the_rest(self) -> None:
         """Keep what the loop could not send."""
         words = self.words
-        start, size = int(words[state.START]), int(words[state.SIZE])
-        self.keep(int(words[state.FD]), self.view[start : start + size])
+        start, size = words[state.START], words[state.SIZE]
+        self.keep(words[state.FD], self.view[start : start + size])
         self.shed()
 
     def flush(self) -> None:
         """Send more of what a slow peer has not taken yet, and read from it again once all is gone."""
-        fd = int(self.words[state.FD])
+        fd = self.words[state.FD]
         try:
             taken = self.kept.flush(fd)
         except OSError:
@@ -317,7 +411,7 @@ class Shard:
             self.row[OPEN_COUNT] -= 1
             self.row[CLOSED] += 1
         self.states[fd] = LEAVING | (self.states[fd] & KEPT)
-        self.table[fd]["since"] = monotonic_ns()
+        self.fields["since"][fd] = monotonic_ns()
         self.words[loop.LEAVING_COUNT] += 1
         if fd not in self.kept:
             self.half_close(fd)
@@ -343,10 +437,7 @@ class Shard:
         self.drop_conversation(fd)
         self.kept.drop(fd)
         self.taken_at.pop(fd, None)
-        # The kernel may have told of it already, and the descriptor may be another connection by then.
-        told = self.events[loop.EVENT_FD :: loop.EVENT_WORDS][self.words[state.NEXT] : self.words[state.EVENTS]]
-        told[told == fd] = -1
-        loop.close_counted(fd, *self.shared)
+        self.close_counted(fd)
 
     # Memory.
 
@@ -382,28 +473,35 @@ class Shard:
         """Once a second: end what took too long, see that somebody accepts, give memory back."""
         now = monotonic_ns()
         if self.row[PENDING] or self.words[loop.LEAVING_COUNT]:
-            what, age = self.states & STATE, now - self.table["since"]
-            for fd in np.flatnonzero((what == UPGRADING) & (age >= self.greeting_ns)).tolist():
-                if self.loop is loop.lean_loop:
+            for fd in self.those(UPGRADING, now - self.greeting_ns):
+                if self.websocket:
                     self.send(fd, TIMEOUT_ANSWER)
                 if self.states[fd] & STATE == UPGRADING:
                     self.drop_conversation(fd)
                     self.leave(fd)
-            for fd in np.flatnonzero((what == LEAVING) & (age >= int(LEAVING_SECONDS * NS))).tolist():
+            for fd in self.those(LEAVING, now - int(LEAVING_SECONDS * NS)):
                 self.close(fd)
         for fd, taken_at in list(self.taken_at.items()):
             if now - taken_at >= self.send_ns:
                 self.close(fd)
         self.look_after_the_door()
+        self.empty_out_tray()
         if self.most_bytes >= RETURN_BYTES and self.held_bytes() < self.most_bytes // 2:
-            loop.return_memory(MMAP_BYTES)
+            compiled.return_memory(MMAP_BYTES)
             self.most_bytes = self.held_bytes()
+
+    def those(self, what: int, since: int) -> Iterator[int]:
+        """Yield the connections that have been `what` since that moment (ns) or longer."""
+        fd = -1
+        while (fd := self.next_since(fd + 1, what, since)) >= 0:
+            yield fd
 
     def look_after_the_door(self) -> None:
         """Accept out of turn while connections wait and those before this shard have accepted none for a tick."""
-        words, accepted = self.words, self.door.words[loop.ACCEPTED]
+        words = self.words
         words[loop.LOOK_AGAIN] = 1
-        others = int(accepted.sum() - accepted[words[loop.INDEX]])
+        accepted = [self.door.words[loop.ACCEPTED, index] for index in range(self.door.shards)]
+        others = sum(accepted) - accepted[words[loop.INDEX]]
         stands_still, self.accepted_before = others == self.accepted_before, others
         if words[loop.ACCEPTING] and not words[loop.OUT_OF_TURN]:
             return

@@ -12,7 +12,7 @@ from wslab.load.scoreboard import ROLE_SERVER, Scoreboard, vacate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 BACKLOG = 4096
@@ -43,6 +43,9 @@ class Shards:
 
     def __init__(self, listener: socket.socket, spec: dict[str, Any]) -> None:
         self.listener, self.spec = listener, spec
+
+    def prepare(self, rows: Sequence[memoryview[int]]) -> None:
+        """Make, before the fork, what all processes then share; `rows` are those of the shards on the scoreboard."""
 
     def run(self, index: int, lifeline: int, row: memoryview[int]) -> None:
         """Serve, in the process of shard `index`, until the lifeline ends; count in `row` of the scoreboard."""
@@ -91,6 +94,7 @@ def serve(
     fd, first = spec.get("board_fd"), spec.get("board_row", 0)
     board = Scoreboard.create(first + count + 1) if fd is None else Scoreboard.attach(fd)
     shards = kind(listener, spec)
+    shards.prepare([board.row(first + index) for index in range(count)])
 
     def work(index: int, lifeline: int) -> None:
         shards.run(index, lifeline, board.enter(first + index, ROLE_SERVER))

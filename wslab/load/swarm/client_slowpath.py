@@ -13,9 +13,14 @@ from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import SEND_EOF, State
+from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
 from wslab.load.rfc6455 import FrameBuffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wslab.load.swarm.talk import Talk
 
 MESSAGE_BYTES_MAX = 1 << 24
 ANSWER_BYTES_MAX = 1 << 16
@@ -28,11 +33,16 @@ class Exchange:
 
     Args:
         key: the Sec-WebSocket-Key that was sent when the answer to the upgrade is still to come, else None.
+        subprotocol: that was asked for; empty for none.
+        talk: the application protocol; its replies are sent here, and what it is answered is no message.
     """
 
-    def __init__(self, key: bytes | None) -> None:
+    def __init__(self, key: bytes | None, subprotocol: str = "", talk: Talk | None = None) -> None:
         state = State.OPEN if key is None else State.CONNECTING
-        self.protocol = ClientProtocol(NOWHERE, state=state, max_size=MESSAGE_BYTES_MAX)
+        subprotocols = [Subprotocol(subprotocol)] if subprotocol else None
+        self.protocol = ClientProtocol(NOWHERE, state=state, max_size=MESSAGE_BYTES_MAX, subprotocols=subprotocols)
+        self.talk = talk
+        self.ready = key is None or talk is None or not talk.protocol.ready
         if key is not None:
             self.protocol.key = key.decode()
         self.answer = bytearray()
@@ -40,12 +50,18 @@ class Exchange:
         self.message = bytearray()
         self.fragmented = False
         self.messages: list[bytes] = []
+        self.pongs: list[bytes] = []
         self.refusal = ""
 
     @property
     def upgraded(self) -> bool:
         """Whether the upgrade was granted and checked; the connection may be closing already."""
         return self.protocol.state is not State.CONNECTING
+
+    @property
+    def entered(self) -> bool:
+        """Whether the upgrade was granted, and the application protocol has let the connection in."""
+        return self.upgraded and self.ready and not self.refusal
 
     @property
     def open(self) -> bool:
@@ -88,6 +104,9 @@ class Exchange:
             data = bytes(self.answer[end + 4 :])
             del self.answer[end + 4 :]
             self._judge_answer()
+            if self.open and self.talk is not None:
+                for text in self.talk.protocol.opens_with:
+                    self.protocol.send_text(text.encode())
         if self.open:
             for whole in self.frames.feed(data):
                 self.protocol.receive_data(whole)
@@ -106,10 +125,25 @@ class Exchange:
             self.refusal = f"no upgrade: {status.decode('ascii', 'backslashreplace')}"
 
     def _receive_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.PONG:
+            self.pongs.append(bytes(frame.data))
         if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
             return
         self.message += frame.data
         self.fragmented = not frame.fin
         if frame.fin:
-            self.messages.append(bytes(self.message))
-            self.message = bytearray()
+            message, self.message = bytes(self.message), bytearray()
+            if self.talk is None or not self._belongs_to(self.talk, message.decode(errors="replace")):
+                self.messages.append(message)
+
+    def _belongs_to(self, talk: Talk, text: str) -> bool:
+        """Answer a message of the application protocol; tell whether it was one."""
+        reply = talk.reply_to(text)
+        if reply:
+            self.protocol.send_text(reply.encode())
+        if not self.ready and talk.ready.fullmatch(text):
+            self.ready = True
+            return True
+        if not self.ready and talk.protocol.refused and talk.refused.fullmatch(text):
+            self.refusal = f"refused: {text}"
+        return reply is not None

@@ -18,16 +18,18 @@ from wslab.core.pacer import split
 from wslab.core.target import parse_url
 from wslab.load.prefork import Crew, emit, read_spec, settle
 from wslab.load.scoreboard import MESSAGE_RATE, PHASE_DONE, PHASES, ROLE_SWARM, TALK_NS, Scoreboard, vacate
+from wslab.load.swarm.broadcasts import Broadcasts
 from wslab.load.swarm.dialects import dialect_of
-from wslab.load.swarm.task import Task
-from wslab.machine.process import release_text
+from wslab.load.swarm.task import ECHO, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from wslab.load.swarm.worker import Worker
+
 # Commands of a worker, one byte each; a digit means: verify in so many passes.
-RAMP, HALT, HOLD, QUIET, DRAIN = b"R", b"H", b"T", b"Q", b"D"
+RAMP, HALT, HOLD, QUIET, SEND, DRAIN = b"R", b"H", b"T", b"Q", b"B", b"D"
 IP_BIND_ADDRESS_NO_PORT = 24
 NS = 1_000_000_000
 LANES = 4
@@ -48,19 +50,32 @@ class Master:
         self.spec, self.board = spec, board
         self.first_row = spec.get("board_row", 0)
         self.tasks = tasks_of(spec)
+        self.workers: list[Worker] = []
         self.crew = Crew(self.work, lambda index: vacate(self.row(index)))
+        rows = [self.row(index) for index in range(len(self.tasks))]
+        self.broadcasts = Broadcasts(rows, lambda index: self.crew.tell(SEND, [index]))
         self.phase = ""
         self.order = b""
         self.queue: list[int] = []
         self.active: list[int] = []
         self.done = 0
 
+    def make_workers(self) -> None:
+        """Make the workers, before the fork, so that all processes share them."""
+        from wslab.load.precedent import Precedent
+        from wslab.load.swarm.worker import ANSWER_BYTES, Worker
+
+        dialect, plain = dialect_of(self.spec["url"], self.spec), self.spec.get("plain", True)
+        precedent = Precedent(ANSWER_BYTES)
+        self.workers = [
+            Worker(task, index, self.row(index), dialect, precedent, plain=plain)
+            for index, task in enumerate(self.tasks)
+        ]
+
     def work(self, index: int, commands: int) -> None:
         """Be worker `index`."""
-        from wslab.load.swarm.worker import Worker
-
-        dialect, plain = dialect_of(self.spec["url"]), self.spec.get("plain", True)
-        Worker(self.tasks[index], index, commands, self.row(index), dialect, plain=plain).run()
+        self.workers[index].begin(commands)
+        self.workers[index].run()
 
     def row(self, index: int) -> memoryview[int]:
         """Return worker `index`'s row of the board."""
@@ -69,6 +84,7 @@ class Master:
     def on_command(self, command: dict[str, Any]) -> None:
         """Begin what the owner asks for."""
         name = command["cmd"]
+        self.broadcasts.end()
         if name == "ramp":
             self.begin("ramp", RAMP, RAMP_DONE, lanes=LANES if self.spec.get("ramp_rate") is None else len(self.tasks))
         elif name == "halt" and self.phase == "ramp":
@@ -76,6 +92,8 @@ class Master:
             self.crew.tell(HALT)
         elif name == "hold":
             self.crew.tell(HOLD)
+            if self.spec.get("broadcast"):
+                self.broadcasts.begin()
         elif name == "step":
             self.step(command["messages_per_second"], command["seconds"])
         elif name == "quiet":
@@ -106,7 +124,7 @@ class Master:
     def on_tick(self) -> float | None:
         """Let the next workers begin as others get done; return the seconds until the next look."""
         if self.phase not in ("ramp", "verify"):
-            return None
+            return self.broadcasts.tick()
         self.active = [index for index in self.active if not self.is_done(index)]
         free = self.lanes - len(self.active)
         if free > 0 and self.queue:
@@ -128,9 +146,11 @@ def tasks_of(spec: dict[str, Any]) -> list[Task]:
     """Cut the load of a SPEC into one task a worker.
 
     Keys used: `url`, `connections`, `workers`, `ramp_rate` (connections/s or None), `message_rate`, `message_bytes`,
-    `source_addresses`, `pending_max`, `handshake_timeout_seconds` and `echo_timeout_seconds`. To break limits on
-    purpose also `destination_addresses` (of the server, instead of the URL's), `bind_without_no_port`, and
-    `connections_before` (opened and closed before the workers are forked, each leaves its port in TIME_WAIT).
+    `source_addresses`, `pending_max`, `handshake_timeout_seconds`, `echo_timeout_seconds`, `broadcast` (send broadcasts
+    in the hold phase) and `proof` (`echo`, `ping`, or `auto` until `settle_proof` has decided); `dialect_of` uses
+    others. To break limits on purpose also `destination_addresses` (of the server, instead of the URL's),
+    `bind_without_no_port`, and `connections_before` (opened and closed before the workers are forked, each leaves its
+    port in TIME_WAIT).
     """
     host, port, _, _ = parse_url(spec["url"])
     try:
@@ -149,6 +169,7 @@ def tasks_of(spec: dict[str, Any]) -> list[Task]:
                 family=family,
                 address=address,
                 connections=share,
+                first=sum(shares[:index]),
                 sources=sources,
                 destinations=tuple((there, port) for there in spec.get("destination_addresses") or ()),
                 ports_at_bind=bool(spec.get("bind_without_no_port")),
@@ -158,11 +179,27 @@ def tasks_of(spec: dict[str, Any]) -> list[Task]:
                 start_after=(before + (index % lanes) / lanes) / (rate / lanes) if rate else 0.0,
                 message_rate=spec.get("message_rate", 0.0),
                 message_bytes=spec.get("message_bytes", 32),
+                proof=spec.get("proof", ECHO),
+                broadcast=bool(spec.get("broadcast")),
                 timeout=spec.get("handshake_timeout_seconds", Task.timeout),
                 echo_timeout=spec.get("echo_timeout_seconds", Task.echo_timeout),
             )
         )
     return tasks
+
+
+def settle_proof(spec: dict[str, Any], tasks: list[Task]) -> None:
+    """Decide what proves that a connection lives, for all workers alike, and report it."""
+    asked = spec.get("proof", ECHO)
+    proof, why = (ECHO, "the floor has nothing else") if spec["url"].startswith("tcp:") else (asked, "asked for")
+    if proof == "auto":
+        from wslab.load.swarm.probe import choose_proof
+
+        proof, why = choose_proof(tasks[0], dialect_of(spec["url"], spec))  # type: ignore[arg-type]
+    for task in tasks:
+        task.proof = proof
+    if "proof" in spec:
+        emit("proof", proof=proof, asked=asked, why=why)
 
 
 def leave_time_wait(task: Task, count: int) -> None:
@@ -190,7 +227,7 @@ def main() -> int:
         import wslab.load.swarm.worker
 
         if spec["url"].startswith("ws:"):
-            import wslab.load.swarm.client_slowpath
+            import wslab.load.swarm.client_slowpath  # noqa: F401
     except ImportError as error:
         emit("error", message=f"the swarm cannot start: {error}")
         return 1
@@ -199,9 +236,9 @@ def main() -> int:
     board = Scoreboard.create(spec["workers"] + 1) if fd is None else Scoreboard.attach(fd)
     try:
         master = Master(spec, board)
+        settle_proof(spec, master.tasks)
         leave_time_wait(master.tasks[0], spec.get("connections_before", 0))
-        wslab.load.swarm.worker.Worker.rehearse(master.tasks[0], dialect_of(spec["url"]))
-        release_text("llvmlite")
+        master.make_workers()
     except (OSError, ValueError) as error:
         emit("error", message=f"the swarm cannot start: {error}")
         return 1
