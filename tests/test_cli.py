@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -98,9 +99,9 @@ def test_each_command_has_help_with_an_example_that_parses(wslab: Callable[..., 
     said = wslab(name, "--help")
     assert said.status == 0
     assert "--json" in said.out
-    example = " ".join(said.out.partition("example: ")[2].split())
-    assert example.split()[1] == name
-    with commands.make_context("wslab", example.split()[1:]) as context:
+    typed = shlex.split(said.out.partition("example: ")[2])
+    assert typed[1] == name
+    with commands.make_context("wslab", typed[1:]) as context:
         found, command, rest = commands.resolve_command(context, [*context._protected_args, *context.args])
         assert found == name
         assert command is not None
@@ -190,6 +191,14 @@ def test_a_completion_script_is_printed_for_each_shell(wslab: Callable[..., Said
         *(["sweep", "--stages", value] for value in ("10k,,x", "", "5,-1", "0")),
         *(["bench", "--connections", value] for value in ("10k,,x", "", f"10k,{PLENTY}")),
         ["bench", "--repetitions", "0"],
+        ["compare"],
+        ["compare", "--servers", "lean,asynico"],
+        ["compare", "--servers", "lean", "--server", ""],
+        ["compare", "--servers", "lean", "--connections", "10k,,x"],
+        ["compare", "--servers", "lean", "--repetitions", "0"],
+        ["compare", "--servers", "lean", "--memory", "16GiB"],
+        ["compare", "--servers", "lean", "--latency-bound", "0"],
+        ["compare", "--recorded", "/nowhere"],
         ["bench", "--repetitions", "1.5"],
         ["stage", "--server", "apache"],
         ["stage", "--server", "apache", "--json"],

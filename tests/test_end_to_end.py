@@ -183,6 +183,42 @@ def test_papermill_executes_the_template_from_any_folder(
     assert not [output for output in outputs if output.output_type == "error"]
 
 
+def test_papermill_executes_the_notebook_of_servers_and_a_climb_says_what_it_found(
+    tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUPYTER_PATH", str(kernel_of_this_interpreter(tmp_path)))
+    papermill.execute_notebook(
+        str(project_root / "notebooks" / "30-servers.ipynb"),
+        str(tmp_path / "out.ipynb"),
+        # No server answers in a microsecond, so the climb goes down, and is over soon.
+        parameters={"servers": "tcp_floor", "connections": "40", "message_rate": "auto", "latency_bound": 1e-6}
+        | {"hold_seconds": 0, "data_dir": str(tmp_path / "data")},
+        kernel_name="wslab-test",
+        progress_bar=False,
+        start_timeout=180,
+        iopub_timeout=120,
+    )
+    (folder,) = (tmp_path / "data" / "comparisons").iterdir()
+    record = json.loads((folder / "compare.json").read_text("utf-8"))
+    (entry,) = record["order"]
+    (run,) = list_runs(folder)
+    assert (entry["run_id"], entry["outcome"], entry["reason"]) == (run.run_id, "held", "")
+    assert [phase["name"] for phase in run.phases] == ["ramp", "hold", "climb", "verify", "drain"]
+    knee = run.summary["knee"]
+    assert knee == entry["summary"]["knee"]
+    assert (knee["messages_per_second"], knee["latency_bound"]) == (None, 1e-6)
+    assert [step["messages_per_second"] for step in knee["steps"]] == [1000, 1000, 250, 250, 62.5, 62.5]
+    for step in knee["steps"]:
+        assert step["messages_unanswered"] == 0
+        assert step["roundtrip_seconds_p50"] <= step["roundtrip_seconds_p99"] <= step["roundtrip_seconds_p999"]
+        assert step["server_cpu_fraction_max"] is not None
+    assert run.summary["connections_verified"] == 40
+    outputs = [o for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in cell.get("outputs", [])]
+    assert len([output for output in outputs if "image/png" in output.get("data", {})]) == 3
+    assert {path.name for path in (folder / "figures").iterdir()} >= {"servers.svg", "knee.svg", "ends.png"}
+    assert (folder / "comparison.md").read_text("utf-8").count("tcp_floor") >= 2
+
+
 def kernel_of_this_interpreter(folder: Path) -> Path:
     """Register the interpreter of the tests as a kernel, whatever kernels are installed here."""
     spec = {

@@ -19,7 +19,7 @@ ROOMS = (("core",), ("machine",), ("load",), ("lab",), ("view",), ("breaks", "tu
 # The core computes; it may use no module that reads a clock, a file, a socket or a process.
 PURE = """
     __future__ abc bisect collections contextlib dataclasses decimal difflib enum errno fractions functools heapq
-    ipaddress itertools json math numbers operator re statistics string textwrap types typing
+    ipaddress itertools json math numbers operator re shlex statistics string textwrap types typing
 """
 # What is pure in a module that is not.
 PURE_PARTS = {"os.PathLike", "os.fspath"}
@@ -36,6 +36,8 @@ LIBRARIES = {
     "jupyter_client": ["view/kernel.py"],
     "IPython": ["view/live.py"],
     "click": ["cli.py", "cli_options.py"],
+    "picows": ["load/servers/picows_server.py"],
+    "socketify": ["load/servers/uwebsockets_server.py"],
     "pyroute2": ["machine/journal.py", "breaks/netns.py"],
 }
 

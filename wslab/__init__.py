@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wslab.lab.runs import runs_table as runs_table
     from wslab.tune.apply import run_stage as run_stage
     from wslab.view import plots as plots
+    from wslab.view.comparison import compare as compare
     from wslab.view.live import live_view as live_view
     from wslab.view.publish import report as report
     from wslab.view.workbook import sweep as sweep
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "STAGES": "wslab.core.stage",
     "Stage": "wslab.core.stage",
+    "compare": "wslab.view.comparison",
     "run_breaks": "wslab.breaks.run",
     "run_stage": "wslab.tune.apply",
     "run_lifted": "wslab.lab.experiment",

@@ -35,7 +35,8 @@ from wslab.cli_signals import ignore_signals, take_signals
 from wslab.core.explanations import EXPLANATIONS
 from wslab.core.quantities import BadInput, parse_count, refuse
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
-from wslab.core.stage import SERVER_KINDS, Stage
+from wslab.core.servers import SERVER_KINDS
+from wslab.core.stage import Stage
 from wslab.core.target import CONSENT_OPTION
 
 EXIT_STATUS = {HELD: 0, BROKE: 1, CRASHED: 3, ABORTED: 130}
@@ -43,9 +44,15 @@ BAD_INPUT = 2
 DEFAULT_STAGES = "10k,100k,700k,1M"
 DEFAULT_SCENARIOS = "200"
 # Parameters that make no sense where the server is somebody else's.
-SERVER_PARAMETERS = ("server", "server_shards", "memory_cap")
+SERVER_PARAMETERS = ("server", "server_dir", "server_port", "server_ready_seconds", "server_shards", "memory_cap")
 # Parameters that no kernel setting depends on; and `connections`, which has another default there.
-UNTUNED_PARAMETERS = ("connections", "server", "ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune")
+UNTUNED_PARAMETERS = (
+    *("connections", "server", "server_dir", "server_port", "server_pid", "server_ready_seconds"),
+    *("ramp_rate", "hold_seconds", "memory_cap", "data_dir", "label", "tune"),
+)
+
+# Parameters that are not the same for all servers of a comparison, or mean nothing there.
+UNCOMPARED_PARAMETERS = ("connections", "server", "server_port", "server_pid", "label", "tune")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,18 +106,20 @@ def run(arguments: Sequence[str]) -> int:
 
 @command(example="wslab preflight --connections 3M")
 @click.option("--connections", metavar="N", help="Say whether so many fit, such as 700k.")
-def preflight(connections: str | None, as_json: bool) -> int:
+@click.option("--server", metavar="SERVER", help="For this server: a kind, a command, or a ws:// address.")
+def preflight(connections: str | None, server: str | None, as_json: bool) -> int:
     """Show what this machine allows."""
     from wslab.lab.preflight import preflight as look
 
-    return show(look(connections), as_json)
+    return show(look(connections, **({"server": server} if server else {})), as_json)
 
 
-@command(example="wslab stage --connections 1M --hold-seconds 30")
+@command(example="wslab stage --connections 15k --server 'node my.js --port {port}'")
+@click.option(CONSENT_OPTION, "operate_target", is_flag=True, help="Dial a server that is not on loopback.")
 @stage_options()
-def stage(as_json: bool, **parameters: Any) -> int:
+def stage(operate_target: bool, as_json: bool, **parameters: Any) -> int:
     """Run one stage."""
-    return run_one(as_json, given(parameters))
+    return run_one(as_json, {"operate_target": operate_target, **given(parameters)})
 
 
 @command(example="wslab sweep --stages 10k,100k")
@@ -359,6 +368,51 @@ def bench(connections: str, repetitions: str, as_json: bool) -> int:
     return show(result, as_json, EXIT_STATUS[result.outcome])
 
 
+@command(example="wslab compare --servers lean,asyncio,node_ws --connections 15k --memory 16GiB --cpus 6")
+@click.option(
+    "--servers",
+    metavar="LIST",
+    default="",
+    help="Kinds, commands and addresses with commas between them, quotes around one with a comma in it.",
+)
+@click.option("--server", "more", metavar="X", multiple=True, help="One more, as it stands; may be repeated.")
+@click.option("--connections", metavar="LIST", default="15k", help="Compared at the largest; default 15k.")
+@click.option("--repetitions", metavar="N", default="3", help="Default 3.")
+@click.option("--check", metavar="N", help="Connections of a larger stage that the prediction is checked against.")
+@click.option("--memory", metavar="X", help="Size of another machine to predict for, such as 16GiB.")
+@click.option("--cpus", metavar="N", help="Its CPUs.")
+@click.option("--messages-each", metavar="X", default="0.1", help="Messages/s a connection to predict for.")
+@directory_option("--recorded", help="Show a comparison that was recorded in this folder.")
+@stage_options(without=UNCOMPARED_PARAMETERS)
+def compare(
+    servers: str,
+    more: tuple[str, ...],
+    connections: str,
+    repetitions: str,
+    check: str | None,
+    memory: str | None,
+    cpus: str | None,
+    messages_each: str,
+    recorded: str,
+    as_json: bool,
+    **parameters: Any,
+) -> int:
+    """Measure several servers side by side.
+
+    The floor is measured with them, so that every figure is a ratio as well. Messages climb to the knee unless
+    --message-rate says otherwise.
+    """
+    from wslab.core.comparison import split_servers
+
+    names = [] if recorded else split_servers(servers, more)
+    from wslab.view.comparison import compare as measure
+
+    sizes = {"check": check, "memory": memory, "cpus": cpus, "messages_each": messages_each}
+    counts = [] if recorded else [names, connections, repetitions]
+    result = measure(*counts, **sizes, recorded=absolute(recorded), say=say, **given(parameters))
+    return show(result, as_json, EXIT_STATUS[result.outcome], kept=str(result.folder))
+
+
 # What several commands do.
 
 
@@ -476,6 +530,8 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     parameters = {name: value for name, value in options.items() if value is not None}
     if "data_dir" in parameters:
         parameters["data_dir"] = absolute(parameters["data_dir"])
+    if "server" in parameters or "server_dir" in parameters:
+        parameters["server_dir"] = absolute(parameters.get("server_dir") or ".")
     return parameters
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wslab.core.quantities import BadInput, did_you_mean, format_bytes
-from wslab.core.stage import PARAMETERS, SERVER_KINDS, Parameter
+from wslab.core.servers import SERVER_KINDS
+from wslab.core.stage import PARAMETERS, Parameter
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

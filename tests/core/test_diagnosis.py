@@ -8,7 +8,7 @@ import pytest
 
 from core.hosts import GIB
 from core.made import ASKED, evidence, exited, failure, layout, rising
-from wslab.core.diagnosis import RULES, diagnose
+from wslab.core.diagnosis import RULES, SERVER_FAULTS, diagnose
 from wslab.core.evidence import Evidence
 from wslab.core.limits import LIMITS
 
@@ -308,6 +308,39 @@ BROKEN: list[tuple[str, str, dict[str, Any], list[str]]] = [
             "failures": [failure("connect", "ECONNREFUSED", 100)],
         },
         ["server pid 4711 by signal 11", "vmstat oom_kill 2 → 2"],
+    ),
+    (
+        "memory_reserve",
+        "machine",
+        {
+            "opened": 1_000,
+            "told": {"extra": [RESERVE]},
+            "limits": {"server_fd_limit": 20_000},
+            "columns": {"server_processes": 1, "server_rss_bytes": rising(10 << 20, 5 << 20)},
+        },
+        ["server processes 10 MiB → ", "KiB a connection"],
+    ),
+    *(
+        (
+            limit,
+            "server",
+            {"opened": 0, "told": {"extra": [{"event": "server_failed", "limit": limit, "message": "as it was seen"}]}},
+            ["as it was seen"],
+        )
+        for limit in ("server_unreachable", "server_refused", "server_closed")
+    ),
+    (
+        "fd_limit",
+        "server",
+        {
+            "opened": 1_002,
+            "told": {"extra": [{"event": "process_full", "pid": 815, "fds": 1_023, "limit": 1_024}]},
+            "failures": [failure("upgrade", "ECONNRESET", 100)],
+            "limits": {"server_fd_limit": 1_024, "server_processes": 1},
+            "columns": {"server_shards_at_limit": 1},
+            "plan": {"server_shards": 1},
+        },
+        ["pid 815 1,023 of 1,024", "upgrade ECONNRESET × 100"],
     ),
     (
         "generator",
@@ -667,7 +700,7 @@ def test_a_run_that_recorded_nothing_is_an_honest_unknown() -> None:
 
 
 def test_every_limit_that_can_be_found_is_one_of_the_vocabulary() -> None:
-    words = {limit.name for limit in LIMITS} | {"server_died", "server_silent", "server_protocol", "unknown"}
+    words = {limit.name for limit in LIMITS} | {"unknown", *SERVER_FAULTS}
     named = {name for rule in RULES for name in rule.limits}
     assert named == words
     assert {row[0] for row in BROKEN} == words

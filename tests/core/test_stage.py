@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from wslab.core.quantities import BadInput
-from wslab.core.stage import PARAMETERS, SERVER_KINDS, STAGES, Stage
+from wslab.core.servers import SERVER_KINDS
+from wslab.core.stage import PARAMETERS, STAGES, Stage
 
 
 def test_the_defaults_are_small_and_safe() -> None:

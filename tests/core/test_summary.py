@@ -140,6 +140,18 @@ def test_bytes_per_connection_come_from_the_plateau_with_pss_against_the_time_be
     assert found["total_bytes_per_connection"] == 8900.0
 
 
+def test_of_a_foreign_server_the_growth_since_the_beginning_of_the_ramp_counts() -> None:
+    rows = samples(server_processes=1)
+    rows[1] |= {"server_pss_bytes": 50_000_000, "server_processes": 1}
+    rows[2] |= {"server_pss_bytes": 49_000_000, "swarm_connections_open": 1_000}  # The swarm shares pages by now.
+    rows[7] |= {"server_pss_bytes": 544_000_000}
+    found = figures(samples=rows, stage={"server": "node my.js"})
+    assert found["server_user_bytes_per_connection"] == 5000.0
+    # That it shrank says nothing about a connection.
+    rows[7] |= {"server_pss_bytes": 48_000_000}
+    assert figures(samples=rows, stage={"server": "node my.js"})["server_user_bytes_per_connection"] is None
+
+
 def test_rss_stands_in_where_pss_was_not_read() -> None:
     found = memory(server_pss_bytes=None, swarm_pss_bytes=None)
     assert found["server_user_bytes_per_connection"] == 9000.0

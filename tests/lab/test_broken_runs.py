@@ -72,6 +72,25 @@ def test_every_limit_that_a_rule_can_name_was_met_for_real() -> None:
     assert named == {limit for rule in RULES for limit in rule.limits} - {"unknown"}
 
 
+@pytest.mark.parametrize(
+    ("name", "limit", "words"),
+    [
+        ("command_fd_limit", "fd_limit", "pid 10488 1,024 of 1,024"),
+        ("command_memory_cgroup", "memory_cgroup", "KiB a connection"),
+        ("command_stops_reading", "server_silent", "server_fds 5 → 105"),
+        ("unready_refused", "server_refused", "HTTP 500"),
+        ("unready_unreachable", "server_unreachable", "none of its processes listens"),
+        ("unready_closed", "server_closed", "during the handshake"),
+    ],
+)
+def test_a_server_of_the_users_is_named_from_what_was_seen_of_it_from_outside(
+    name: str, limit: str, words: str
+) -> None:
+    first = diagnose(recorded(name))[0]
+    assert first.limit == limit
+    assert words in first.evidence
+
+
 def test_where_the_next_limit_was_met_as_well_it_is_named_next() -> None:
     findings = diagnose(recorded("fd_limit_before_ports"))
     assert names(findings) == [("fd_limit", "server"), ("ephemeral_ports", "swarm")]

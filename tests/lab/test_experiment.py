@@ -291,9 +291,9 @@ def test_a_server_that_runs_already_is_loaded_without_starting_one(data_dir: Pat
 
 
 def test_a_target_outside_loopback_is_dialled_from_the_machines_own_address() -> None:
-    stage = Stage(connections=2)
+    stage = Stage(connections=2, server="ws://192.0.2.1/")
     host = Host(cpu_count=2)
-    command = experiment.start_command(stage, experiment.resolve(stage, host), target="ws://192.0.2.1/")
+    command = experiment.start_command(stage, experiment.resolve(stage, host))
     assert command["server"] is None
     assert command["swarm"]["source_addresses"] == ()
 

@@ -12,7 +12,7 @@ import pytest
 
 from eventually import eventually
 from wslab.core.quantities import BadInput
-from wslab.core.stage import SERVER_KINDS, ServerKind
+from wslab.core.servers import SERVER_KINDS, ServerKind
 from wslab.lab import registry, serving
 from wslab.lab.serving import SHARDS_MOST, ServerDied, Serving
 

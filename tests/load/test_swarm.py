@@ -526,6 +526,24 @@ def test_a_stall_of_the_server_shows_in_every_message_that_was_due_meanwhile() -
         assert 0.1 < slow < 1.0
 
 
+def test_a_step_is_a_schedule_of_its_length_and_what_waits_at_its_end_is_still_sent() -> None:
+    def reply(payload: bytes) -> bytes:
+        time.sleep(0.01)  # One connection cannot answer more than 100 messages a second.
+        return frame(2, payload, masked=False)
+
+    with scripted(replying(reply)) as url, swarming(url, 1) as swarm:
+        swarm.run("ramp")
+        row = swarm.board.row(1)
+        for rate, due in ((300.0, 60), (50.0, 70)):
+            swarm.tell("step", messages_per_second=rate, seconds=0.2)
+            until(lambda: row[words.PHASE_DONE] == words.PHASES.index("climb"))
+            until(lambda due=due: swarm.counts("SENT", "RECEIVED") == [due, due])
+        # The last of those that were due in 0.2 s had to wait for the ten milliseconds of each before it.
+        assert percentile(swarm.board.histogram(words.ROUNDTRIP), 0.8) > 0.2
+        swarm.run("verify")
+        assert swarm.counts("VERIFIED", "MESSAGES_FAILED") == [1, 0]
+
+
 def test_messages_go_on_at_the_rate_of_those_that_are_left_when_connections_are_lost() -> None:
     pairs = [socket.socketpair() for _ in range(2)]
     with Player("tcp://127.0.0.1:9", message_rate=100.0) as player:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -141,6 +142,22 @@ def test_descriptors_of_a_real_process_are_counted(sleeper: subprocess.Popen[byt
         pytest.skip("Linux before 6.2 does not tell")
     found = Group().read([sleeper.pid, os.getpid()], 0.0)
     assert found["fds"] > found["fds_max"] >= 3
+
+
+def test_a_process_without_a_free_descriptor_is_told_by_its_own_limit_as_it_is_now() -> None:
+    code = "import os, sys; [os.dup(0) for _ in range(9)]; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        group = Group()
+        group.read([process.pid], 0.0)
+        assert group.at_fd_limit() == []
+        fds = len(os.listdir(f"/proc/{process.pid}/fd"))
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (fds + 1, fds + 1))
+        group.read([process.pid], 1.0)
+        assert group.at_fd_limit() == [(process.pid, fds, fds + 1)]
+        process.stdin.close()
 
 
 def test_an_empty_group_is_all_zeros() -> None:

@@ -25,8 +25,9 @@ _KEYS = """
     tcp_mem_pages_high pid_max threads_max nproc_soft pids_cgroup_max pids_cgroup_used
     netdev_max_backlog time_wait cpu_count cpu_quota uid kernel cpu_model page_bytes
 """
-# Where the load runs is found out by who makes its place.
+# Where the load runs is found out by who makes its place, and what its server has once that runs.
 HOST_KEYS = {*_KEYS.split(), "conntrack_tracking", "memory_cgroup_of"}
+HOST_KEYS |= {"server_fd_limit", "server_fds_free", "server_processes", "server_backlog", "server_uid"}
 
 READERS: list[Callable[[Path], object]] = [
     procfs.read_meminfo,

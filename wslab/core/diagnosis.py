@@ -27,6 +27,16 @@ from wslab.core.records import Certainty, Finding
 from wslab.core.ruled_out import ruled_out
 from wslab.core.rules import Findings
 
+# What a server that cannot be tested is named by.
+SERVER_FAULTS = (
+    "server_died",
+    "server_unreachable",
+    "server_refused",
+    "server_closed",
+    "server_silent",
+    "server_protocol",
+)
+
 PROVED, COUNTED, BETWEEN, SILENT, GENERATOR, SERVER, MACHINE, UNKNOWN = range(8)
 
 _CERTAINTY_OF_RANK = {PROVED: Certainty.PROVED, COUNTED: Certainty.COUNTED}
@@ -60,6 +70,7 @@ class Rule:
 
 RULES: tuple[Rule, ...] = (
     Rule(rank=PROVED, limits=("memory_machine", "memory_cgroup"), test=rules.out_of_memory),
+    Rule(rank=PROVED, limits=SERVER_FAULTS, test=rules.server_failed),
     Rule(rank=PROVED, limits=("memory_reserve",), test=rules.memory_reserve),
     Rule(rank=PROVED, limits=("process_limit",), test=rules.process_limit),
     Rule(rank=PROVED, limits=("server_died", "generator"), test=rules.died),

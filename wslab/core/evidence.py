@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from wslab.core.host import Host
+from wslab.core.knee import RATE_KEPT, held_rate
 from wslab.core.plan import Plan, loopback_addresses
 from wslab.core.quantities import counted, parse_number
 from wslab.core.records import ABORTED, Span
@@ -28,8 +29,6 @@ from wslab.core.timeline import (
     timeline,
 )
 
-# A rate counts as missed below this share of what was asked.
-RATE_KEPT = 0.90
 # What a ramp may take beyond its schedule before its rate is judged: short ramps are mostly start and end.
 RAMP_GRACE_SECONDS = 1.0
 # What a ramp may take longer where a few of its SYNs were lost: TCP sends one again after 1 s, and after 2 s more.
@@ -287,7 +286,7 @@ class Evidence:
         elif verified is None and not self.aborted:
             yield "verify", "the connections were not verified"
         for phase in self.phases:
-            if phase.name not in ("hold", "verify"):
+            if phase.name not in ("hold", "climb", "verify"):
                 continue
             kept, cut = phase.end.get("connections_open"), phase.end.get("stopped_by")
             if kept is not None and kept < self.opened:
@@ -313,7 +312,7 @@ class Evidence:
         hold = last_phase(self.phases, "hold")
         if hold is None or not hold.seconds:
             return
-        due = parse_number(self.stage.get("message_rate") or 0, "message_rate", "") * self.opened * hold.seconds
+        due = held_rate(self.stage.get("message_rate")) * self.opened * hold.seconds
         answered = messages_between(self.phases, hold)
         if answered is None or due < MESSAGES_JUDGED:
             return
@@ -332,9 +331,18 @@ class Evidence:
             yield "hold", f"{self.unasked:,} unasked messages came from the server"
 
     def spoiled(self, key: str) -> bool:
-        """Return whether more messages failed, or came unasked, than `MESSAGES_SPOILED` allows."""
-        count = self.unasked if key == "messages_unasked" else self.counted(key)
+        """Return whether more messages failed, or came unasked, than `MESSAGES_SPOILED` allows.
+
+        A climb overloads the server on purpose: what fails in it belongs to its steps.
+        """
+        count = self.unasked if key == "messages_unasked" else self.counted(key) - self._failed_in_climb
         return count > MESSAGES_SPOILED * self.counted("messages_sent")
+
+    @property
+    def _failed_in_climb(self) -> int:
+        hold, climb = last_phase(self.phases, "hold"), last_phase(self.phases, "climb")
+        ends = [int(phase.end.get("messages_failed") or 0) for phase in (hold, climb) if phase and phase.end]
+        return ends[1] - ends[0] if len(ends) == 2 else 0
 
     @property
     def too_few(self) -> bool:

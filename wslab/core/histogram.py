@@ -32,3 +32,22 @@ def bucket_of(seconds: float) -> int:
 def bucket_seconds(index: int) -> float:
     """Return the geometric middle of a bucket, in seconds."""
     return float(MIN_SECONDS * GROWTH ** (index + 0.5))
+
+
+def quantile(counts: list[int], rank: float, beyond: int = 0) -> float | None:
+    """Return the latency below which the share `rank` (0 to 1) of what a histogram counted lies, in seconds.
+
+    Args:
+        counts: one count a bucket.
+        rank: 0.99 for p99.
+        beyond: how many more there were whose latency is larger than any that was counted, because it never ended.
+
+    Returns:
+        The latency, or None where it is among those beyond, or nothing was counted.
+    """
+    left = rank * (sum(counts) + beyond)
+    for index, count in enumerate(counts):
+        left -= count
+        if count and left <= 1e-6:
+            return bucket_seconds(index)
+    return None

@@ -56,6 +56,12 @@ class Host:
         memory_cgroup_of: `server` or `swarm` where only that end is in the group; None where both are.
         pids_cgroup_max: processes and threads that the tightest control group may have.
         pids_cgroup_used: processes and threads that it has.
+        server_fd_limit: soft RLIMIT_NOFILE of the processes of a server that is not ours: what it inherits or, once it
+            runs, the lowest of its serving processes; None where the server is ours.
+        server_fds_free: descriptors that its serving processes together have free.
+        server_processes: how many serving processes it has; None before it runs.
+        server_backlog: length of the accept queue that it asked for.
+        server_uid: user that it runs as.
     """
 
     fd_soft: int | None = None
@@ -97,6 +103,11 @@ class Host:
     memory_cgroup_of: str | None = None
     pids_cgroup_max: int | None = None
     pids_cgroup_used: int | None = None
+    server_fd_limit: int | None = None
+    server_fds_free: int | None = None
+    server_processes: int | None = None
+    server_backlog: int | None = None
+    server_uid: int | None = None
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Host:

@@ -29,6 +29,7 @@ from wslab.core.plan import (
     SERVER_GROUP_BYTES_V2,
     SWARM_GROUP_BYTES,
     Plan,
+    fd_limit,
     left,
     ports_per_address,
     process_capacity,
@@ -122,8 +123,17 @@ def group_memory(host: Host, plan: Plan) -> int | None:
     if room is None or not role:
         return room
     accepted = SERVER_GROUP_BYTES_V2 if host.cgroup_version == 2 else SERVER_GROUP_BYTES
+    if host.server_fd_limit is not None:  # What its processes take is in use already.
+        return room // accepted * BYTES_PER_CONNECTION
     processes, each = (plan.server_shards, accepted) if role == "server" else (plan.swarm_workers, SWARM_GROUP_BYTES)
     return max(0, room - MASTER_BYTES - processes * MEMBER_BYTES) // each * BYTES_PER_CONNECTION
+
+
+def foreign_memory(host: Host, plan: Plan) -> str:
+    """Explain that only the kernel's part of a connection is known of a server that is not ours."""
+    if host.memory_cgroup_of == "server" and host.server_fd_limit is not None:
+        return "without the memory that the server itself takes for a connection, which a run measures"
+    return ""
 
 
 def processes_hold(host: Host, plan: Plan) -> int | None:
@@ -166,9 +176,19 @@ def port_chosen_late(host: Host, plan: Plan) -> str:
     return "" if plan.ports_at_bind else "the swarm sets IP_BIND_ADDRESS_NO_PORT"
 
 
+def server_descriptors(host: Host, plan: Plan) -> int:
+    """Return the descriptors that the server has for connections."""
+    return plan.server_shards * process_capacity(host) if host.server_fds_free is None else host.server_fds_free
+
+
 def server_elsewhere(host: Host, plan: Plan) -> str:
-    """Explain that the processes of the server are not ours."""
-    return "" if plan.server_shards else "the server runs already; nothing is known of its processes"
+    """Explain that nothing is known of the server's processes, or that a server may raise the limit it inherits."""
+    if host.server_fd_limit is None:
+        return "" if plan.server_shards else "the server runs already; nothing is known of its processes"
+    most = fd_limit(host)
+    if host.server_processes is None and host.server_fd_limit < most:
+        return f"what the server inherits; it may raise its own limit to {most:,}"
+    return ""
 
 
 def single_process(host: Host, plan: Plan) -> str:
@@ -202,8 +222,8 @@ CAPACITIES: tuple[Limit, ...] = (
         scope=PLANNED,
         title="file descriptors of all server shards",
         reads="RLIMIT_NOFILE, /proc/self/limits",
-        value=lambda host: host.fd_hard,
-        supply=lambda host, plan: plan.server_shards * process_capacity(host),
+        value=lambda host: host.fd_hard if host.server_fd_limit is None else host.server_fd_limit,
+        supply=server_descriptors,
         exempt=server_elsewhere,
         remedy="more server shards, each has a limit of its own; or a higher hard limit",
         lifts=(_SHARDS, _nofile(need.fds_of_shard)),
@@ -416,6 +436,7 @@ CAPACITIES: tuple[Limit, ...] = (
         value=lambda host: host.memory_cgroup_limit_bytes,
         supply=group_memory,
         units_per_connection=BYTES_PER_CONNECTION,
+        exempt=foreign_memory,
         remedy="raise the memory limit of the container or control group",
         lifts=(
             Lift(

@@ -11,11 +11,12 @@ the stage with every `auto` replaced by a number.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from wslab.core.host import Host
 from wslab.core.quantities import about_count, format_bytes, format_count
+from wslab.core.servers import is_command, is_foreign, is_url, serves_in_one_process
 
 if TYPE_CHECKING:
     from wslab.core.stage import Stage
@@ -99,14 +100,16 @@ class Plan:
 def resolve(stage: Stage, host: Host) -> Plan:
     """Replace every `auto` of a stage by a number that fits this host; given numbers are kept.
 
-    Only processes that would have no connection are left out.
+    Only processes that would have no connection are left out. A server that serves in one process gets one shard, and
+    one that runs already none; a user's command is taken to be one process unless `server_shards` is given.
     """
     connections = stage.connections
     least = max(cores(host) // 2, 1, -(-connections // process_capacity(host)))
     least = min(least, processes_most(host) // 2)
-    shards = least if stage.server_shards == "auto" else int(stage.server_shards)
+    own = 1 if serves_in_one_process(stage.server) else least
+    shards = own if stage.server_shards == "auto" else int(stage.server_shards)
     workers = least if stage.swarm_workers == "auto" else int(stage.swarm_workers)
-    shards, workers = min(shards, connections), min(workers, connections)
+    shards, workers = 0 if is_url(stage.server) else min(shards, connections), min(workers, connections)
     addresses = (
         -(-connections // address_span(host)) if stage.source_addresses == "auto" else int(stage.source_addresses)
     )
@@ -116,14 +119,26 @@ def resolve(stage: Stage, host: Host) -> Plan:
         connections=connections,
         server_shards=shards,
         swarm_workers=workers,
-        connections_per_shard=-(-connections // shards),
+        connections_per_shard=-(-connections // max(1, shards)),
         connections_per_worker=-(-connections // workers),
         source_addresses=loopback_addresses(addresses),
         pending_max=max(1, min(PENDING_MOST, queue // 2)),
         memory_reserve_bytes=stage.memory_reserve,
         # The kernel gives a server that is started for the stage an ephemeral port, which connect then never chooses.
-        listener_ports=1,
+        listener_ports=1 if not is_url(stage.server) and stage.server_port == "auto" else 0,
     )
+
+
+def before_start(stage: Stage, host: Host) -> Host:
+    """Return the host with what a server that is not ours would inherit, as long as it does not run.
+
+    A user's command starts with the soft fd limit of the caller; a server kind starts with the hard one.
+    """
+    if is_url(stage.server) or not is_foreign(stage.server):
+        return host
+    limit = host.fd_soft if is_command(stage.server) and host.fd_soft is not None else fd_limit(host)
+    free = resolve(stage, host).server_shards * max(1, limit - FDS_RESERVED)
+    return replace(host, server_fd_limit=limit, server_fds_free=free)
 
 
 def left(limit: int | None, used: int | None) -> int | None:

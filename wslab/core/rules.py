@@ -13,6 +13,7 @@ from typing import Any
 
 from wslab.core.ceilings import remedy as remedy_for
 from wslab.core.evidence import Evidence
+from wslab.core.knee import most_rate
 from wslab.core.path import reached_server
 from wslab.core.plan import ports_in_range, ports_per_address
 from wslab.core.quantities import counted, format_bytes
@@ -26,7 +27,7 @@ from wslab.core.saturation import (
     server_idle,
     throttled,
 )
-from wslab.core.settings import CONNTRACK_CHAIN, Need
+from wslab.core.settings import CONNTRACK_CHAIN, Need, fds
 
 Findings = Iterator[Finding]
 
@@ -77,7 +78,7 @@ def finding(
         host=run.host,
         plan=run.plan,
         message_bytes=int(run.stage.get("message_bytes") or 32),
-        message_rate=float(run.stage.get("message_rate") or 0.0),
+        message_rate=most_rate(run.stage.get("message_rate")),
     )
     return Finding(
         limit=limit,
@@ -115,10 +116,12 @@ def file_max(run: Evidence) -> Findings:
 
 def descriptors(run: Evidence) -> Findings:
     """EMFILE in the swarm, or shards that stopped accepting: fd_limit, or nr_open where the fd limit equals it."""
+    yield from server_descriptors(run)
     hard, most = run.host.fd_hard, run.host.nr_open
     limit = "nr_open" if most is not None and (hard is None or hard < 0 or hard >= most) else "fd_limit"
     bound = f"fs.nr_open {most:,}" if limit == "nr_open" else f"RLIMIT_NOFILE {hard or 0:,}"
-    full = [sample for sample in run.active if sample.get("server_shards_at_limit")]
+    own = run.host.server_fd_limit is None
+    full = [sample for sample in run.active if own and sample.get("server_shards_at_limit")]
     shards = max((int(sample["server_shards_at_limit"]) for sample in full), default=0)
     # While one shard has room, it accepts what the full ones do not, so that their limit does not bind.
     bound_here = shards >= run.plan.server_shards - len(run.deaths("server"))
@@ -134,6 +137,40 @@ def descriptors(run: Evidence) -> Findings:
     if run.errors(names="EMFILE"):
         text = f"{run.quote_errors(names='EMFILE')}; {bound} a process, {counted(run.plan.swarm_workers, 'worker')}"
         yield finding(run, limit, "swarm", text, first=run.failed_within(names="EMFILE"))
+
+
+def server_descriptors(run: Evidence) -> Findings:
+    """A server that is not ours has a process whose descriptors are used up, as seen from outside."""
+    full = run.named("process_full")
+    if not full or run.errors(names="ENFILE"):
+        return
+    limit = int(full[0]["limit"])
+    name = "nr_open" if limit >= (run.host.nr_open or limit + 1) else "fd_limit"
+    shown = ", ".join(f"pid {event['pid']} {event['fds']:,} of {event['limit']:,}" for event in full[:3])
+    more = f" and {len(full) - 3:,} more" if len(full) > 3 else ""
+    text = f"open descriptors of server processes at their limit: {shown}{more}; {run.quote('server_fds')}"
+    failed = run.quote_errors("connect upgrade")
+    text += f"; {failed}" if failed else f"; {run.misses[0]}"
+    text += f"; {run.quote('listen_overflows_total')}" if run.delta("listen_overflows_total") > 0 else ""
+    wanted = fds(-(-run.asked // max(1, run.host.server_processes or 1)), run.host)
+    remedy = f"a higher limit where the server is started: ulimit -n {wanted}; or more processes of the server"
+    at = max(run.reached, 0)
+    yield finding(run, name, "server", text, first=_event_at(full[0]), remedy=remedy, at=at)
+
+
+def server_failed(run: Evidence) -> Findings:
+    """A server that could not be tested: it ended, did not listen, or gave a wrong answer before it was ready."""
+    for event in run.named("server_failed")[:1]:
+        said = f"; its last lines: {event['last_lines']}" if event.get("last_lines") else ""
+        pid = f" (pid {event['pid']})" if event.get("pid") else ""
+        yield finding(
+            run,
+            str(event["limit"]),
+            "server",
+            f"{event['message']}{pid}{said}",
+            remedy="read logs/server.log of this run, and start the command by hand",
+            first=_event_at(event),
+        )
 
 
 def ports(run: Evidence) -> Findings:
@@ -221,11 +258,13 @@ def memory_reserve(run: Evidence) -> Findings:
     for event in run.named("memory_reserve_reached")[:1]:
         left, reserve = format_bytes(event["headroom_bytes"]), format_bytes(event["reserve_bytes"])
         text = f"memory_reserve_reached: {left} left, reserve {reserve}; {run.quote('memory_headroom_bytes')}"
+        text += _server_growth(run)
         at = event.get("connections_open")
         yield finding(run, "memory_reserve", "machine", text, at=at, first=_event_at(event))
     for event in run.named("memory_cap_reached")[:1]:
         used, cap = format_bytes(event["used_bytes"]), format_bytes(event["cap_bytes"])
         text = f"memory_cap_reached: {used} used, memory_cap {cap}; {run.quote('memory_headroom_bytes')}"
+        text += _server_growth(run)
         remedy = "a larger memory_cap, or none"
         at = event.get("connections_open")
         yield finding(run, "memory_reserve", "machine", text, remedy=remedy, at=at, first=_event_at(event))
@@ -233,7 +272,7 @@ def memory_reserve(run: Evidence) -> Findings:
 
 def out_of_memory(run: Evidence) -> Findings:
     """A process killed by signal 9 while oom_kill rose: the machine's memory ran out, or that of a control group."""
-    killed = [event for event in run.deaths("server") + run.deaths("swarm") if event.get("signal") == SIGKILL]
+    killed = [event for event in run.deaths("server") + run.deaths("swarm") if _was_killed(event)]
     if not killed or run.delta("oom_kills_total") <= 0:
         return
     total = run.host.memory_total_bytes or 0
@@ -242,10 +281,27 @@ def out_of_memory(run: Evidence) -> Findings:
     text = f"{_killed(killed)}; {run.quote('oom_kills_total')}; least memory headroom {format_bytes(least)}"
     bound = run.host.memory_cgroup_limit_bytes
     text += f", control group limit {format_bytes(bound)}" if bound and limit == "memory_cgroup" else ""
-    text += _memory_pressure(run)
+    text += _server_growth(run) + _memory_pressure(run)
     # The counter is that of the whole machine, so that it takes as many kills as processes that were lost.
     certainty = Certainty.COUNTED if run.delta("oom_kills_total") >= len(killed) else Certainty.INFERRED
     yield finding(run, limit, "machine", text, first=_event_at(killed[0]), certainty=certainty)
+
+
+def _was_killed(event: Mapping[str, Any]) -> bool:
+    """Return whether a process ended by SIGKILL, or says as shells do that the one it started did."""
+    return event.get("signal") == SIGKILL or event.get("exit_code") == 128 + SIGKILL
+
+
+def _server_growth(run: Evidence) -> str:
+    """Quote how a server that is not ours grew with its connections; empty for one of ours, and without samples."""
+    read = [sample for sample in run.active if sample.get("server_rss_bytes") and sample.get("server_processes")]
+    if run.host.server_fd_limit is None or not read:
+        return ""
+    first, last = read[0], max(read, key=lambda sample: sample.get("swarm_connections_open") or 0)
+    count = (last.get("swarm_connections_open") or 0) - (first.get("swarm_connections_open") or 0)
+    grown = last["server_rss_bytes"] - first["server_rss_bytes"]
+    text = f"; server processes {format_bytes(first['server_rss_bytes'])} → {format_bytes(last['server_rss_bytes'])}"
+    return f"{text}, {format_bytes(grown / count)} a connection" if count > 0 and grown > 0 else text
 
 
 def _memory_pressure(run: Evidence) -> str:
@@ -290,6 +346,7 @@ def died(run: Evidence) -> Findings:
         if deaths := run.deaths(role):
             text = f"{_killed(deaths)}; {run.quote('oom_kills_total')}"
             text += "".join(f"; error: {event.get('message', '')}" for event in run.named("error")[:1])
+            text += f"; its last lines: {deaths[0]['last_lines']}" if deaths[0].get("last_lines") else ""
             remedy = f"read logs/{role}.log of this run: the process itself failed"
             yield finding(run, limit, role, text, remedy=remedy, first=_event_at(deaths[0]))
 
@@ -383,7 +440,8 @@ def server_silent(run: Evidence) -> Findings:
     if waiting or _stalled(run):
         text = run.quote_errors(names="ETIMEDOUT") or run.misses[0]
         shares = [sample.get("server_cpu_fraction_max") or 0.0 for sample in run.loaded]
-        text += f"; busiest server process at {shares[-1]:.0%} of a core, {run.quote('server_connections_opened')}"
+        text += f"; busiest server process at {shares[-1]:.0%} of a core, "
+        text += run.quote("server_connections_opened" if run.host.server_fd_limit is None else "server_fds")
         text += f"; {reached}" if reached else ""
         remedy = "look at the server itself: it is stopped, blocked, or never answers"
         certainty = Certainty.COUNTED if reached else Certainty.INFERRED
@@ -443,7 +501,9 @@ def _stalled(run: Evidence) -> bool:
     A queue that overflows drains again within a second when the server accepts; a server that is stopped never does.
     """
     tail = [sample for sample in run.active if sample.get("phase") == "ramp"][-SILENT_SAMPLES:]
-    opened = {sample.get("server_connections_opened") for sample in tail}
+    # Of a server that is not ours only its descriptors are known.
+    counts = "server_connections_opened" if run.host.server_fd_limit is None else "server_fds"
+    opened = {sample.get(counts) for sample in tail}
     return (
         len(tail) == SILENT_SAMPLES
         and run.timeouts > 0

@@ -60,14 +60,49 @@ def throttled(samples: Sequence[Record], side: str, phases: Sequence[str] = ACTI
 
 def cpu_pressure(samples: Sequence[Record], phases: Sequence[str] = ACTIVE) -> float | None:
     """Return the share of time in which something waited for a CPU, in the worst phase; None if not read."""
-    shares = []
-    for phase in phases:
-        pairs = pairs_of(samples, phase)
-        waited = [part for pair in pairs if (part := _spent(pair, "psi_cpu_some_seconds")) is not None]
-        seconds = sum(_spent(pair, "elapsed_seconds") or 0.0 for pair in pairs)
-        if waited and seconds:
-            shares.append(min(1.0, sum(waited) / seconds))
-    return max(shares, default=None)
+    shares = (pressure(pairs_of(samples, phase)) for phase in phases)
+    return max((share for share in shares if share is not None), default=None)
+
+
+def bottleneck(pairs: Sequence[Pair]) -> str | None:
+    """Return which side was at its limit over some intervals: `generator`, `server`, `machine`; None where none was.
+
+    Where both ends fill a core and the machine has cores to spare, the generator is blamed when it was late.
+    """
+    if _lasts(pairs, _swarm_only):
+        return "generator"
+    if _lasts(pairs, lambda pair: _is_busy(pair, "server") and not _is_busy(pair, "swarm")):
+        return "server"
+    if _lasts(pairs, lambda pair: _machine_full(pair) or _quota_full(pair)):
+        return "machine"
+    if _lasts(pairs, lambda pair: _is_busy(pair, "server")):
+        return "generator" if (swarm_lag_seconds(pairs) or 0.0) > LAG_SECONDS else "server"
+    return None
+
+
+def headroom(pairs: Sequence[Pair]) -> float | None:
+    """Return the share of a core that the busiest worker of the swarm had left, at the median; None if not read."""
+    shares = sorted(busiest(pair, "swarm") for pair in pairs if pair[1].get("swarm_cpu_fraction_max") is not None)
+    return max(0.0, 1.0 - shares[len(shares) // 2]) if shares else None
+
+
+def swarm_lag_seconds(pairs: Sequence[Pair]) -> float | None:
+    """Return the largest lag of the swarm behind its schedule, in seconds; None if not read."""
+    return max((lag for _, after in pairs if (lag := after.get("swarm_lag_seconds_max")) is not None), default=None)
+
+
+def cpu_seconds(pairs: Sequence[Pair], side: str) -> float | None:
+    """Return the CPU time of one end over some intervals, in seconds; None where its processes are not watched."""
+    known = [pair for pair in pairs if pair[1].get(f"{side}_cpu_user_seconds") is not None]
+    known = [pair for pair in known if pair[1].get(f"{side}_processes") != 0]
+    return sum(_cpu(pair, side) for pair in known) if known else None
+
+
+def pressure(pairs: Sequence[Pair]) -> float | None:
+    """Return the share of time in which something waited for a CPU; None if not read."""
+    waited = [part for pair in pairs if (part := _spent(pair, "psi_cpu_some_seconds")) is not None]
+    seconds = sum(_spent(pair, "elapsed_seconds") or 0.0 for pair in pairs)
+    return min(1.0, sum(waited) / seconds) if waited and seconds else None
 
 
 def server_idle(samples: Sequence[Record], phase: str) -> bool:

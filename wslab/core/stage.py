@@ -12,52 +12,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from wslab.core.knee import AUTO
 from wslab.core.plan import ADDRESSES_MOST
 from wslab.core.quantities import BadInput, did_you_mean, format_count, parse_bytes, parse_count, parse_number, refuse
+from wslab.core.servers import DEFAULT_SERVER, SERVER_KINDS, parse_server
 
 # The websockets library and most servers refuse a larger message unless they are told otherwise.
 MESSAGE_BYTES_MAX = 1 << 20
 LABEL_LENGTH_MAX = 100
+PORT_MAX = 65535
 FLAG_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerKind:
-    """A server that a stage can be run against.
-
-    Attributes:
-        name: the value of the parameter `server`.
-        module: what `python -m` starts.
-        summary: one line for the help text.
-    """
-
-    name: str
-    module: str
-    summary: str
-
-
-SERVER_KINDS: dict[str, ServerKind] = {
-    kind.name: kind
-    for kind in (
-        ServerKind(
-            name="lean",
-            module="wslab.load.servers.lean",
-            summary="epoll echo server that keeps no object for an idle connection",
-        ),
-        ServerKind(
-            name="tcp_floor",
-            module="wslab.load.servers.tcp_floor",
-            summary="the same processes on raw TCP, without WebSocket: the floor to compare with",
-        ),
-    )
-}
-DEFAULT_SERVER = "lean"
-
-
-def _server(value: object, name: str) -> str:
-    if not isinstance(value, str) or value.strip() not in SERVER_KINDS:
-        raise refuse(name, value, "one of " + ", ".join(SERVER_KINDS))
-    return value.strip()
 
 
 def _word_or(word: str, parse: Callable[[object, str], Any], accepted: str) -> Callable[[object, str], Any]:
@@ -89,6 +53,13 @@ def _addresses(value: object, name: str) -> int:
     return count
 
 
+def _port(value: object, name: str) -> int:
+    port = parse_count(value, name)
+    if port > PORT_MAX:
+        raise refuse(name, value, "")
+    return port
+
+
 def _memory_cap(value: object, name: str) -> int:
     return parse_bytes(value, name, minimum=1)
 
@@ -117,8 +88,16 @@ def _flag(value: object, name: str) -> bool:
     return FLAG_WORDS[word]
 
 
+def _message_rate(value: object, name: str) -> float | str:
+    """Parse messages per second and connection; null is refused, as it is no rate."""
+    if isinstance(value, str) and value.strip().lower() == AUTO:
+        return AUTO
+    return parse_number(value, name, 'messages per second, 0 or more, or "auto" to climb to the knee')
+
+
 _PROCESSES = _word_or("auto", parse_count, 'a whole number of at least 1, such as 4, or "auto"')
 _ADDRESSES = _word_or("auto", _addresses, f'a whole number from 1 to {ADDRESSES_MOST}, or "auto"')
+_PORT = _word_or("auto", _port, 'a port from 1 to 65535, or "auto" for any free one')
 _RATE = _word_or("max", _number("", above=True), 'connections per second above 0, such as 5000, or "max"')
 _CAP = _word_or("none", _memory_cap, 'a size in bytes, such as 16GiB, or "none"')
 
@@ -132,13 +111,27 @@ class Stage:
     """One stage as it was asked for; `Stage.of` builds it from whatever a person typed."""
 
     connections: int = _parameter(10_000, parse_count, "connections to open", "1M")
-    server: str = _parameter(DEFAULT_SERVER, _server, "server kind: " + ", ".join(SERVER_KINDS), "lean")
+    server: str = _parameter(
+        DEFAULT_SERVER,
+        parse_server,
+        f"server under test: a kind ({', '.join(SERVER_KINDS)}), a command line, or the ws:// address of one that runs",
+        "'node my.js --port {port}'",
+    )
+    server_dir: str = _parameter("", _path, "folder of a server command; empty is the current one", "/srv")
+    server_port: int | str = _parameter("auto", _PORT, "port that a server command listens on", "8080")
+    server_pid: int | str = _parameter("auto", _PROCESSES, "process to watch of a server that runs already", "4711")
+    server_ready_seconds: float = _parameter(
+        30.0, _number("seconds above 0", above=True), "how long a server command may take to start", "60"
+    )
     server_shards: int | str = _parameter("auto", _PROCESSES, "server processes", "4")
     swarm_workers: int | str = _parameter("auto", _PROCESSES, "client processes", "4")
     ramp_rate: float | str = _parameter("max", _RATE, "new connections per second", "5000")
     hold_seconds: float = _parameter(10.0, _number("seconds, 0 or more"), "how long all stay open", "60")
-    message_rate: float = _parameter(
-        0.01, _number("messages per second, 0 or more"), "messages per second and connection while they are held", "0.1"
+    message_rate: float | str = _parameter(
+        0.01, _message_rate, 'messages per second and connection while they are held; "auto" climbs to the knee', "0.1"
+    )
+    latency_bound: float = _parameter(
+        0.1, _number("seconds above 0", above=True), "seconds that 99 % of round trips may take up to the knee", "0.5"
     )
     message_bytes: int = _parameter(32, _message_bytes, "payload of a message in bytes", "1KiB")
     source_addresses: int | str = _parameter("auto", _ADDRESSES, "loopback addresses that the clients dial from", "16")

@@ -12,9 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from wslab.core.knee import held_rate, knee_of
 from wslab.core.plan import Plan
-from wslab.core.saturation import generator_limited
+from wslab.core.saturation import bottleneck, generator_limited, headroom, pairs_of
+from wslab.core.servers import DEFAULT_SERVER, is_foreign
 from wslab.core.timeline import (
+    ACTIVE,
     Phase,
     Record,
     active,
@@ -32,6 +35,8 @@ QUANTILES = {"p50": 0.50, "p99": 0.99, "p999": 0.999}
 HOLD_SECONDS_MIN = 1.0
 # With fewer connections, other processes change the kernel's memory more than the connections do.
 KERNEL_CONNECTIONS_MIN = 2000
+# What the memory of a server that is not ours is compared with: a reading with at most this share of the connections.
+FEW_CONNECTIONS = 0.1
 # A rank like 0.07 * 100 comes out just above 7; without this tolerance it would pick the next latency.
 ROUNDING = 1e-6
 
@@ -53,13 +58,15 @@ def summarize(
         events: everything that happened, in order.
 
     Returns:
-        A flat mapping; None where something was not measured.
+        A flat mapping but for `knee`, which is there after a climb; None where something was not measured. For each
+        phase it has the side that was at its limit, and what the busiest worker had left of a core.
     """
     phases = timeline(events)
     opened = open_at_plateau(phases, samples)
     ramp, verify = last_phase(phases, "ramp"), last_phase(phases, "verify")
     ramp_seconds = ramp.seconds if ramp else None
     rows = list(latency)
+    knee = knee_of(events, samples, float(stage.get("latency_bound") or 0.0))
     headrooms = [sample["memory_headroom_bytes"] for sample in active(samples) if sample.get("memory_headroom_bytes")]
     return {
         "connections": int(stage["connections"]),
@@ -73,13 +80,17 @@ def summarize(
         "messages_unasked": count_before_drain(phases, samples, "messages_unasked") or 0,
         **_percentiles("roundtrip", _roundtrips(rows, phases)),
         **_percentiles("handshake", [row for row in rows if row["kind"] == "handshake"]),
-        **_bytes_per_connection(samples, phases, opened),
+        **_bytes_per_connection(samples, phases, opened, is_foreign(str(stage.get("server") or DEFAULT_SERVER))),
+        **_plateau_bytes(samples, phases, opened),
         "memory_headroom_bytes_min": min(headrooms, default=None),
         **_cpu_per("connection", samples, ramp, opened),
         **_cpu_per("message", samples, verify, messages_between(phases, verify) if verify else None),
         "server_shards": plan.server_shards,
         "swarm_workers": plan.swarm_workers,
         "generator_limited": generator_limited(samples),
+        **{f"{name}_limited_by": bottleneck(pairs_of(samples, name)) for name in ACTIVE},
+        **{f"{name}_swarm_headroom_fraction": headroom(pairs_of(samples, name)) for name in ACTIVE},
+        **({"knee": knee} if knee else {}),
     }
 
 
@@ -117,13 +128,12 @@ def _messages(stage: Mapping[str, Any], phases: Sequence[Phase], opened: int) ->
     """
     verify_rate = _message_rate(phases, "verify")
     hold = last_phase(phases, "hold")
-    scheduled = (
-        hold is not None and (hold.seconds or 0.0) >= HOLD_SECONDS_MIN and float(stage.get("message_rate") or 0) > 0
-    )
+    rate = held_rate(stage.get("message_rate"))
+    scheduled = hold is not None and (hold.seconds or 0.0) >= HOLD_SECONDS_MIN and rate > 0
     hold_rate = _message_rate(phases, "hold") if scheduled else None
     return {
         "messages_per_second": verify_rate if hold_rate is None else hold_rate,
-        "messages_offered_per_second": float(stage["message_rate"]) * opened if scheduled else None,
+        "messages_offered_per_second": rate * opened if scheduled else None,
         "verify_messages_per_second": verify_rate,
     }
 
@@ -134,8 +144,13 @@ def _message_rate(phases: Sequence[Phase], name: str) -> float | None:
     return answered / phase.seconds if phase and phase.seconds and answered is not None else None
 
 
-def _bytes_per_connection(samples: Sequence[Record], phases: Sequence[Phase], opened: int) -> dict[str, float | None]:
-    """Return what a connection costs: memory of each end's processes, of the kernel, and the sum."""
+def _bytes_per_connection(
+    samples: Sequence[Record], phases: Sequence[Phase], opened: int, foreign: bool
+) -> dict[str, float | None]:
+    """Return what a connection costs: memory of each end's processes, of the kernel, and the sum.
+
+    Of a server that is not ours, what it took before the ramp is subtracted.
+    """
     plateau, baseline = _plateau(samples, opened), _baseline(samples, phases)
     count = (plateau or {}).get("swarm_connections_open") or opened
     ends: dict[str, float | None] = {"server_user": None, "swarm_user": None, "kernel": None}
@@ -145,12 +160,65 @@ def _bytes_per_connection(samples: Sequence[Record], phases: Sequence[Phase], op
             size = plateau.get(f"{side}_rss_bytes") if size is None else size
             # Where the target is somebody else's server, no process of this end is ours.
             ends[f"{side}_user"] = size / count if size and plateau.get(f"{side}_processes") != 0 else None
+        if foreign:
+            ends["server_user"] = _slope(samples, plateau)
         now, then = plateau.get("memory_kernel_bytes"), (baseline or {}).get("memory_kernel_bytes")
         if now is not None and then is not None and count >= KERNEL_CONNECTIONS_MIN:
             ends["kernel"] = (now - then) / count
     parts = [part for part in ends.values() if part is not None]
     ends["total"] = sum(parts) if len(parts) == len(ends) else None
     return {f"{name}_bytes_per_connection": size for name, size in ends.items()}
+
+
+def _plateau_bytes(samples: Sequence[Record], phases: Sequence[Phase], opened: int) -> dict[str, float | None]:
+    """Return the memory of both ends and of the kernel at the plateau, and at the first reading of all processes.
+
+    That reading may come a moment after the ramp has begun, so it has a number of connections of its own.
+    """
+    plateau = _plateau(samples, opened) or {}
+    kernel = (_baseline(samples, phases) or {}).get("memory_kernel_bytes")
+    columns = [f"{side}_pss_bytes" for side in ("server", "swarm")]
+    alive = [f"{side}_processes" for side in ("server", "swarm")]
+    first = next(
+        (
+            sample
+            for sample in samples
+            if all(sample.get(name) == plateau.get(name) for name in alive)
+            and all(sample.get(name) is not None for name in columns)
+        ),
+        {},
+    )
+    found: dict[str, float | None] = {}
+    for sample, at in ((plateau, ""), (first if first is not plateau else {}, "_at_start")):
+        found[f"plateau_connections{at}"] = sample.get("swarm_connections_open")
+        known = sample.get("memory_kernel_bytes")
+        found[f"kernel_bytes{at}"] = None if known is None or kernel is None else known - kernel
+        for column, number, side in zip(columns, alive, ("server", "swarm"), strict=True):
+            found[f"{side}_user_bytes{at}"] = sample.get(column) if sample.get(number) else None
+    return found
+
+
+def _slope(samples: Sequence[Record], plateau: Record) -> float | None:
+    """Return by how much the server's processes grew for a connection, from the beginning of the ramp to the plateau.
+
+    The last reading with few connections counts: the processes of the swarm are there by then, and a page that the
+    server shares with them counts less.
+    """
+    column = "server_rss_bytes" if plateau.get("server_pss_bytes") is None else "server_pss_bytes"
+    most = plateau.get("swarm_connections_open") or 0
+    few = [
+        sample
+        for sample in samples
+        if sample.get("phase") in ("start", "ramp")
+        and sample.get("server_processes")
+        and sample.get(column) is not None
+        and (sample.get("swarm_connections_open") or 0) <= FEW_CONNECTIONS * most
+    ]
+    if not few or plateau.get(column) is None or not most:
+        return None
+    grown = plateau[column] - few[-1][column]
+    # With few connections the server gives back more elsewhere than they take, and nothing can be said.
+    return grown / (most - (few[-1].get("swarm_connections_open") or 0)) if grown > 0 else None
 
 
 def _plateau(samples: Sequence[Record], opened: int) -> Record | None:

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from wslab.core.comparison import FLOOR, schedule, worst
 from wslab.core.plan import refusal
 from wslab.core.quantities import BadInput, format_count
-from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
+from wslab.core.records import ABORTED, HELD
 from wslab.core.stage import Stage
 from wslab.lab.experiment import run_stage
 from wslab.lab.tables import Table, seconds_text
 from wslab.machine.procfs import read_host
 
-LEAN, FLOOR = "lean", "tcp_floor"
+LEAN = "lean"
 # The figures compared: key of the summary, words.
 RATE = ("connections_per_second", "connections/s")
 ECHOES = ("verify_messages_per_second", "echo messages/s")
@@ -122,9 +123,9 @@ def bench(
             raise BadInput(too_large)
     figures: dict[tuple[str, int], list[dict[str, Any]]] = {}
     broken: list[str] = []
-    outcomes: set[str] = set()
+    outcomes: list[str] = []
     machine = ""
-    steps = schedule(counts, repetitions)
+    steps = [step[1:] for step in schedule((FLOOR, LEAN), counts, repetitions)]
     started = clock()
     with tempfile.TemporaryDirectory(prefix="wslab-bench-") as folder:
         for index, (kind, count) in enumerate(steps):
@@ -132,7 +133,7 @@ def bench(
             if run.outcome == ABORTED:
                 raise KeyboardInterrupt
             machine = machine_line(run)
-            outcomes.add(run.outcome)
+            outcomes.append(run.outcome)
             held = run.outcome == HELD
             if not held:
                 broken.append(f"{kind} at {format_count(count)}: {run.outcome}, {run.reason}")
@@ -144,16 +145,10 @@ def bench(
     return Bench(
         ratios=tuple(ratios_of(figures, counts)),
         broken=tuple(broken),
-        outcome=next((outcome for outcome in (CRASHED, BROKE) if outcome in outcomes), HELD),
+        outcome=worst(outcomes),
         machine=machine,
         repetitions=repetitions,
     )
-
-
-def schedule(counts: Sequence[int], repetitions: int) -> list[tuple[str, int]]:
-    """Return the stages in order, every second repetition reversed, so that neither server always runs second."""
-    once = [(kind, count) for count in counts for kind in (FLOOR, LEAN)]
-    return [step for repetition in range(repetitions) for step in (once[::-1] if repetition % 2 else once)]
 
 
 def seconds_left(elapsed_seconds: float, steps: Sequence[tuple[str, int]], done: int) -> str:

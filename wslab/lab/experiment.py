@@ -16,7 +16,7 @@ import platform
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING, Any
 from wslab.core.ceilings import ceilings, relaxed
 from wslab.core.evidence import Evidence
 from wslab.core.host import Host
-from wslab.core.plan import Plan, refusal, resolve
+from wslab.core.knee import AUTO, held_rate
+from wslab.core.plan import Plan, before_start, refusal, resolve
 from wslab.core.quantities import BadInput
 from wslab.core.records import BROKE, CRASHED, RUNNING
+from wslab.core.servers import SERVER_KINDS, is_command, is_url
 from wslab.core.stage import Stage
 from wslab.core.summary import summarize
 from wslab.core.target import check_target, is_loopback, parse_url
@@ -34,6 +36,7 @@ from wslab.core.timeline import timeline
 from wslab.lab import store
 from wslab.lab.fleet import Fleet, FleetEnded
 from wslab.lab.place import MakePlace, Place, this_machine
+from wslab.lab.running import Running, as_it_runs, check_server, look_at_running
 from wslab.lab.verdict import judge
 from wslab.machine.process import start_ticks
 from wslab.machine.procfs import read_host
@@ -44,11 +47,13 @@ if TYPE_CHECKING:
 # 2: the plan is stored whole, as `plan`, and the limits are those of `Host`. Folders of version 1 still load.
 SCHEMA_VERSION = 2
 
-BACKLOG = 4096
 # Three retransmitted SYNs fit into it (1, 2 and 4 s): a full accept queue slows a connection and does not end it.
 HANDSHAKE_TIMEOUT_SECONDS = 10.0
 # Samples come every second; a supervisor that sends nothing for so long hangs.
 SILENCE_SECONDS = 120.0
+
+# Events after which the supervisor stops by itself.
+SAY_WHY = {"error", "memory_reserve_reached", "server_failed"}
 
 Event = dict[str, Any]
 
@@ -69,7 +74,7 @@ def run_stage(
     Args:
         stage: what is asked for; or give the parameters themselves.
         on_event: called with every event and sample as it comes, for a live view.
-        target: URL of a server that runs already; empty to start one.
+        target: another name for a `server` that is the URL of one that runs already.
         operate_target: whether the caller says that a target outside loopback is theirs to load.
         commands: programs to start instead of the built-in ones, by role (`server`, `swarm`, `recorder`).
         place: makes the place to run in, for this run alone; the machine as it is unless given.
@@ -83,10 +88,12 @@ def run_stage(
         BadInput: a parameter, the data folder or the enclosure cannot be used, or the stage is out of reach of this
             machine's memory.
     """
+    parameters |= {"server": target} if target else {}
     stage = Stage.of(**{**(stage.as_dict() if stage else {}), **parameters})
+    if is_url(stage.server):
+        check_dialable(stage.server, operate_target)
+    check_server(stage)
     host = read_host()
-    if target:
-        check_dialable(target, operate_target)
     refused = refusal(stage, host)
     if refused:
         raise BadInput(refused)
@@ -95,8 +102,10 @@ def run_stage(
     with place(stage, host, resolve(stage, host)) as here:
         own = {role: {"command": list(command)} for role, command in (commands or {}).items()}
         own |= {role: {**own.get(role, {}), **spec} for role, spec in (specs or {}).items()}
-        here = replace(here, plan=as_dialled(here.plan, own.get("swarm", {}), target))
-        experiment = Experiment(stage, here, data_dir, on_event=on_event, target=target, own=own)
+        running = look_at_running(stage)
+        limits = as_it_runs(before_start(stage, here.host), running.limits)
+        here = replace(here, host=limits, plan=as_dialled(here.plan, own.get("swarm", {})))
+        experiment = Experiment(stage, here, data_dir, on_event=on_event, running=running, own=own)
         experiment.note("specs", specs or {})
         experiment.run()
 
@@ -117,7 +126,7 @@ class Experiment:
         place: where it runs, and the limits and the layout there.
         data_dir: the data folder.
         on_event: called with every event.
-        target: URL of a server that runs already, or empty.
+        running: what is known of a server that runs already.
         own: overrides for each process specification, by role; see `start_command`.
     """
 
@@ -128,17 +137,18 @@ class Experiment:
         data_dir: Path,
         *,
         on_event: Callable[[Event], None] | None,
-        target: str,
+        running: Running,
         own: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self.stage, self.place, self.host, self.plan = stage, place, place.host, place.plan
         self.run_dir = store.create_run(data_dir, stage.name)
-        self._on_event, self._target, self._own = on_event, target, own
+        self._on_event, self._running, self._own = on_event, running, own
         self._started = False
         self._seen: set[str] = set()
         self._unwritten = ""  # the first file of the run that could not be written, and why
         self.saved = True
-        self._manifest = new_manifest(stage, self.plan, self.host, self.run_dir, target)
+        self._manifest = new_manifest(stage, self.plan, self.host, self.run_dir)
+        self._manifest["server"] = {"command": server_command(stage), **asdict(running)}
         self._manifest |= {"enclosure": {}, "tuning": [], **place.notes}
 
     def note(self, key: str, value: Any) -> None:
@@ -167,7 +177,7 @@ class Experiment:
             aborted = "stopped by the user"
         except _Stopped:
             # After an error or at the memory reserve the events say why; else somebody stopped the supervisor.
-            aborted = aborted or ("" if self._seen & {"error", "memory_reserve_reached"} else "stopped from outside")
+            aborted = aborted or ("" if self._seen & SAY_WHY else "stopped from outside")
         except (FleetEnded, OSError) as problem:
             crashed = str(problem)
         except Exception as problem:
@@ -187,11 +197,12 @@ class Experiment:
             raise error
 
     def _conduct(self, fleet: Fleet) -> None:
-        start = start_command(self.stage, self.plan, target=self._target, own=self._own)
+        start = start_command(self.stage, self.plan, host=self.host, watch=self._running.pids, own=self._own)
         fleet.send("start", run_dir=str(self.run_dir), **self.place.put_into(start))
         self._wait(fleet, "started")
         self._started = True
-        for name in ("ramp", "hold", "verify"):
+        climb = ("climb",) if self.stage.message_rate == AUTO else ()
+        for name in ("ramp", "hold", *climb, "verify"):
             seconds = self.stage.hold_seconds if name == "hold" else None
             ended = self._phase(fleet, name, seconds)
             if (ended.get("stopped_by") or "").endswith("_died"):
@@ -227,8 +238,22 @@ class Experiment:
         self._seen.add(event["event"])
         if event["event"] == "error" and event.get("file"):
             self._unwritten = self._unwritten or str(event["message"])
+        if event["event"] == "processes_ready" and event.get("role") == "server":
+            self._server_is_ready(event)
         if self._on_event is not None:
             self._on_event(event)
+
+    def _server_is_ready(self, event: Event) -> None:
+        """Note the server's processes and, where it is not ours, their limits as they are now."""
+        limits = event.get("limits")
+        pids = event["pids"] if limits is None else event["pids"][1:]  # The first is that of its keeper, which is ours.
+        self._manifest["server"] |= {"url": event.get("url", ""), "pids": pids}
+        if limits:
+            self.host = as_it_runs(self.host, limits)
+            rows = [row.as_dict() for row in ceilings(self.host, self.plan)]
+            self._manifest["server"]["limits"] = limits
+            self._manifest |= {"limits": self.host.as_dict(), "preflight": rows}
+            store.write_manifest(self.run_dir, self._manifest)
 
     def _save(self, crashed: str, aborted: str) -> None:
         """Write the manifest: the outcome at once, and again with the figures and findings when they are computed."""
@@ -255,33 +280,54 @@ class Experiment:
 
 
 def start_command(
-    stage: Stage, plan: Plan, *, target: str = "", own: Mapping[str, Mapping[str, Any]] | None = None
+    stage: Stage,
+    plan: Plan,
+    *,
+    host: Host | None = None,
+    watch: Sequence[int] = (),
+    own: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return the start command for the supervisor, without the run folder.
 
     Args:
         stage: what is asked for.
         plan: its layout.
-        target: URL of a server that runs already, or empty.
+        host: the limits of the caller, which a user's command is to start with.
+        watch: processes of a server that runs already.
         own: overrides for the specification of `server`, `swarm` or `recorder`, such as a `command` to start instead
             of the built-in one; under `supervisor`, overrides for the start command itself.
     """
     own = own or {}
-    server = {"kind": stage.server, "host": "127.0.0.1", "port": 0, "shards": plan.server_shards, "backlog": BACKLOG}
+    backlog = host.server_backlog if host else None
+    url = stage.server if is_url(stage.server) else ""
+    server: dict[str, Any] = {"host": "127.0.0.1", "port": 0 if stage.server_port == "auto" else stage.server_port}
+    server |= {"shards": plan.server_shards, "ready_seconds": stage.server_ready_seconds}
+    if is_command(stage.server):
+        # It is started as the caller would start it: same folder, same packages, same limits.
+        server |= {
+            "command_line": stage.server,
+            "cwd": stage.server_dir or os.getcwd(),
+            "fd_limit": host.fd_soft if host else None,
+        }
+        server["environment"] = {"PYTHONPATH": os.environ.get("PYTHONPATH")}
+    else:
+        server["kind"] = stage.server
     swarm = {
         "connections": stage.connections,
         "workers": plan.swarm_workers,
         "ramp_rate": None if stage.ramp_rate == "max" else stage.ramp_rate,
-        "message_rate": stage.message_rate,
+        "message_rate": held_rate(stage.message_rate),
+        "latency_bound": stage.latency_bound,
         "message_bytes": stage.message_bytes,
         # Other machines cannot reply to loopback addresses.
-        "source_addresses": plan.source_addresses if not target or is_loopback(parse_url(target)[0]) else (),
-        "pending_max": plan.pending_max,
+        "source_addresses": plan.source_addresses if not url or is_loopback(parse_url(url)[0]) else (),
+        "pending_max": plan.pending_max if not backlog else max(1, min(plan.pending_max, backlog // 2)),
         "handshake_timeout_seconds": HANDSHAKE_TIMEOUT_SECONDS,
     }
     return {
-        "server": None if target else server | dict(own.get("server", {})),
-        "swarm": swarm | ({"url": target} if target else {}) | dict(own.get("swarm", {})),
+        "server": None if url else server | dict(own.get("server", {})),
+        "watch": list(watch),
+        "swarm": swarm | ({"url": url} if url else {}) | dict(own.get("swarm", {})),
         "recorder": dict(own.get("recorder", {})),
         "memory_reserve_bytes": stage.memory_reserve,
         "memory_cap_bytes": None if stage.memory_cap == "none" else stage.memory_cap,
@@ -289,11 +335,17 @@ def start_command(
     }
 
 
-def as_dialled(plan: Plan, swarm: Mapping[str, Any], target: str = "") -> Plan:
-    """Return the plan with the destinations and port choice of a swarm's specification, and no shards for a target."""
+def as_dialled(plan: Plan, swarm: Mapping[str, Any]) -> Plan:
+    """Return the plan with the destinations and the port choice of a swarm's specification."""
     destinations = len(swarm.get("destination_addresses") or ()) or plan.destinations
-    plan = replace(plan, destinations=destinations, ports_at_bind=bool(swarm.get("bind_without_no_port")))
-    return replace(plan, server_shards=0, listener_ports=0) if target else plan
+    return replace(plan, destinations=destinations, ports_at_bind=bool(swarm.get("bind_without_no_port")))
+
+
+def server_command(stage: Stage) -> str:
+    """Return the command line that starts the server of a stage; empty where it is a module of ours or runs already."""
+    if is_command(stage.server):
+        return stage.server
+    return SERVER_KINDS[stage.server].command if stage.server in SERVER_KINDS else ""
 
 
 def check_dialable(target: str, consent: bool) -> None:
@@ -335,7 +387,7 @@ def run_lifted(run: Run, *, on_event: Callable[[Event], None] | None = None) -> 
     return run_stage(on_event=on_event, **{**run.asked, **changes, "label": f"{run.run_id} lifted"})
 
 
-def new_manifest(stage: Stage, plan: Plan, host: Host, run_dir: Path, target: str = "") -> dict[str, Any]:
+def new_manifest(stage: Stage, plan: Plan, host: Host, run_dir: Path) -> dict[str, Any]:
     """Return the manifest of a run that is about to start."""
     effective = stage.as_dict() | {
         "server_shards": plan.server_shards,
@@ -346,8 +398,8 @@ def new_manifest(stage: Stage, plan: Plan, host: Host, run_dir: Path, target: st
         "pending_max": plan.pending_max,
         "data_dir": str(run_dir.parents[1]),
     }
-    if target:  # A server that runs already; nothing is known about its processes.
-        effective |= {"target": target, "server": target}
+    if is_url(stage.server):
+        effective["target"] = stage.server
     machine = {
         "kernel": host.kernel,
         "cpu_model": host.cpu_model,

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from wslab.core.ceilings import Ceiling, Fit, ceilings, fits
 from wslab.core.host import Host
-from wslab.core.plan import Plan, memory_holds, resolve
+from wslab.core.plan import Plan, before_start, memory_holds, resolve
 from wslab.core.stage import Stage
+from wslab.lab.running import as_it_runs, look_at_running
 from wslab.lab.tables import Machine, Table, card_html, count_text
 from wslab.machine.procfs import read_host
 
@@ -118,7 +119,7 @@ def preflight(connections: int | str | None = None, **parameters: Any) -> Prefli
     """
     host = read_host()
     stage = stage_for(host, connections, parameters)
-    plan = resolve(stage, host)
+    plan, host = resolve(stage, host), as_it_runs(before_start(stage, host), look_at_running(stage).limits)
     return Preflight(
         host=host,
         stage=stage,

@@ -30,6 +30,7 @@ from wslab.core.records import (
     Finding,
     Value,
 )
+from wslab.core.servers import DEFAULT_SERVER, short_name
 from wslab.core.timeline import timeline
 from wslab.lab import store
 from wslab.lab.tables import (
@@ -130,8 +131,8 @@ class Run:
 
     @property
     def server(self) -> str:
-        """Server kind."""
-        return str(self.stage.get("server") or "lean")
+        """The server, short enough for a title: a kind, the beginning of a command, or an address."""
+        return short_name(str(self.stage.get("server") or DEFAULT_SERVER))
 
     @property
     def name(self) -> str:
@@ -219,12 +220,21 @@ class Run:
     def as_dict(self) -> dict[str, Any]:
         """Return what `wslab stage --json` prints: outcome, all figures, findings and where the run is."""
         ends = {"run_id": self.run_id, "outcome": self.outcome, "reason": self.reason}
-        return {**ends, **self.summary, "findings": self.findings, "run_dir": str(self.run_dir)}
+        server = self.manifest.get("server") or {}
+        about = {
+            "server": self.stage.get("server"),
+            "server_command": server.get("command") or None,
+            "server_pids": list(server.get("pids") or ()),
+            "server_note": server.get("note") or None,
+        }
+        return {**ends, **self.summary, **about, "findings": self.findings, "run_dir": str(self.run_dir)}
 
     def text(self) -> str:
         """Return the run as a terminal shows it."""
         lines = [f"{self.outcome}: {self.name} connections, server {self.server}"]
         lines += [self.reason] if self.reason else []
+        note = (self.manifest.get("server") or {}).get("note")
+        lines += [note] if note else []
         remark = "remark: " if self.outcome == HELD else ""
         for finding in self.findings:
             lines += finding_lines(finding, remark)

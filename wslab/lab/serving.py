@@ -19,7 +19,7 @@ from typing import Any
 
 from wslab.core.json_lines import JsonLines
 from wslab.core.quantities import BadInput, parse_count, refuse
-from wslab.core.stage import SERVER_KINDS
+from wslab.core.servers import SERVER_KINDS
 from wslab.lab import registry
 from wslab.lab.fleet import child_environment
 

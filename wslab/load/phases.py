@@ -1,4 +1,4 @@
-"""The phases of a run as the supervisor runs them: ramp, hold, verify, drain.
+"""The phases of a run as the supervisor runs them: ramp, hold, climb (where the knee is asked for), verify, drain.
 
 1. A phase always ends: because the swarm says that it is done, by a bound of memory, by the death of a process, or
    because no counter has moved for too long. `stopped_by` in `phase_ended` says which; null is the swarm, or the caller
@@ -21,6 +21,7 @@ from typing import Any
 
 from wslab.load import scoreboard as words
 from wslab.load.children import Child
+from wslab.load.climb import MessageClimb
 from wslab.load.messages import Reports
 from wslab.load.scoreboard import ROLE_SWARM, Scoreboard
 from wslab.machine import procfs
@@ -32,7 +33,7 @@ HALT_SECONDS = 15.0  # longer than a handshake in flight may take
 EMERGENCY_FRACTION = 0.5  # of the reserve
 DRAIN_SECONDS = 30.0  # a million resets take seconds
 
-LOADED = ("ramp", "hold", "verify")
+LOADED = ("ramp", "hold", "climb", "verify")
 PHASES = (*LOADED, "drain")
 _NEVER = float("inf")
 
@@ -99,8 +100,8 @@ class Phases:
     Args:
         reports: where events go.
         scoreboard: the counters of the load.
-        start: the command that started the run: `swarm` for its `ramp_rate`, `memory_reserve_bytes`, `memory_cap_bytes`
-            and `no_progress_seconds`.
+        start: the command that started the run: `swarm` for its `ramp_rate` and `latency_bound`,
+            `memory_reserve_bytes`, `memory_cap_bytes` and `no_progress_seconds`.
     """
 
     def __init__(self, reports: Reports, scoreboard: Scoreboard, start: Mapping[str, Any]) -> None:
@@ -121,6 +122,8 @@ class Phases:
         self._broken: str | None = None  # why no load may be put on any more
         self._deadline = _NEVER
         self._next_guard = self._next_progress = 0.0
+        self._latency_bound = start["swarm"].get("latency_bound", 0.0)
+        self._climb: MessageClimb | None = None
 
     @property
     def started(self) -> bool:
@@ -144,6 +147,8 @@ class Phases:
         self._reports.event("phase_started", phase=name)
         if self.swarm is None or self.swarm.ended or (self._broken and name in LOADED):
             self.end(self._broken)
+        elif name == "climb":
+            self._climb = MessageClimb(self._reports, self._scoreboard, self._latency_bound, self.swarm.send, now)
         else:
             self.swarm.send({"cmd": name, **({"passes": 1} if name == "verify" else {})})
 
@@ -201,6 +206,8 @@ class Phases:
         safe = True
         if now >= self._deadline:
             self.end(self._stopped_by or "no_progress")
+        elif self.name == "climb" and self._climb and self._climb.is_over(now):
+            self.end(None)
         elif self.name in LOADED and now >= self._next_guard:
             self._next_guard = now + GUARD_SECONDS
             safe = self._watch(now)

@@ -14,12 +14,15 @@ writes `samples.csv` and `latency.csv` into the run folder, a row at a time, and
    to the disk also when the reader of stdout is slow or gone.
 5. A file that cannot be written, such as on a full disk, is reported once in an `error` event that names it. Recording
    goes on: the caller still gets the samples, and rows are kept again as soon as there is space.
-6. What lies between the ends is recorded with them, from outside: the queues of a sample of the connections, the
+6. A server that is not ours has no row on the scoreboard. The command `watch` on stdin names its processes; they and
+   all below them are looked for again for each sample, and one sample is taken at once. Its connections and messages
+   are not known from its side: those cells are empty.
+7. What lies between the ends is recorded with them, from outside: the queues of a sample of the connections, the
    queueing discipline towards the server, and, where they may be read, the rules of the firewall before and after (a
    `firewall` event each). The supervisor puts the server's port on the scoreboard when it is known.
-7. When failures of a new kind are counted, the counters that decide what bound first are read at once, and told in a
+8. When failures of a new kind are counted, the counters that decide what bound first are read at once, and told in a
    `counters` event: a second between two samples is long while 20,000 connections are opened in it.
-8. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
+9. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from wslab.core.histogram import BUCKETS, bucket_seconds
+from wslab.core.json_lines import JsonLines
 from wslab.core.records import DECISIVE_COLUMNS, LATENCY_COLUMNS, SAMPLE_COLUMNS, Column, header, to_cells
 from wslab.load import scoreboard as words
 from wslab.load.messages import Reports, unwritten_fields
@@ -44,6 +48,7 @@ from wslab.machine.firewall import read_rules
 from wslab.machine.line_file import LineFile
 from wslab.machine.process import raise_fd_limit
 from wslab.machine.processes import Group
+from wslab.machine.trees import descendants
 
 # How soon a change of phase is noticed; looking costs one word of shared memory.
 POLL_SECONDS = 0.05
@@ -108,8 +113,21 @@ class Recorder:
         self._pss_of: frozenset[int] = frozenset()
         self._pss_phase = ""
         self._pss_at = 0.0
+        self._roots: list[int] = []
+        self._keepers: list[int] = []
+        self.full: list[tuple[int, int, int]] = []  # of these: pid, descriptors and limit of those without a free one
         self._failures: list[bytes] = []
         self._kinds: set[tuple[str, int]] = set()
+
+    def watch(self, pids: list[int], below: int | None) -> None:
+        """Watch a server that is not ours.
+
+        Args:
+            pids: its processes; those below them are watched as well.
+            below: a process of ours below which all belong to the server.
+        """
+        self._roots = pids
+        self._keepers = [] if below is None else [below]
 
     def counters_at_new_failures(self) -> dict[str, Any] | None:
         """Return the decisive counters when failures of a new kind were counted since the last call, else None."""
@@ -163,9 +181,15 @@ class Recorder:
 
     def _side(self, side: str, role: int, now: float) -> dict[str, Any]:
         counts = [_take(row) for row in self._scoreboard.of(role)]
-        values: dict[str, Any] = {**self._groups[side].read([row[words.PID] for row in counts if row[words.PID]], now)}
-        values |= {name: sum(row[word] for row in counts) for name, word in _ROLE_WORDS.items()}
+        foreign = side == "server" and bool(self._roots or self._keepers)
+        pids = self._foreign() if foreign else [row[words.PID] for row in counts if row[words.PID]]
+        values: dict[str, Any] = {**self._groups[side].read(pids, now)}
+        values |= {name: None if foreign else sum(row[word] for row in counts) for name, word in _ROLE_WORDS.items()}
         values["pss_bytes"] = None
+        if foreign:
+            self.full = self._groups[side].at_fd_limit()
+            values["shards_at_limit"] = len(self.full)
+            return {f"server_{name}": value for name, value in values.items()}
         if side == "server":
             values["shards_at_limit"] = sum(row[words.AT_LIMIT] for row in counts)
             return {f"server_{name}": value for name, value in values.items()}
@@ -175,6 +199,11 @@ class Recorder:
         values["messages_unasked"] = sum(row[words.MESSAGES_UNASKED] for row in counts)
         values["lag_seconds_max"] = max((row[words.LAG_US] for row in counts), default=0) / 1e6
         return {f"swarm_{name}": value for name, value in values.items()}
+
+    def _foreign(self) -> list[int]:
+        """Return the processes of a server that is not ours, as they are now."""
+        tops = [*self._roots, *self._keepers]
+        return [*self._roots, *(pid for top in tops for pid in descendants(top))]
 
     def _pss_is_due(self, phase: str, now: float) -> bool:
         """Return whether this sample reads PSS, and note that it does."""
@@ -205,6 +234,7 @@ def main(argv: list[str]) -> int:
     recorder = Recorder(scoreboard, epoch, str(spec.get("destination") or "127.0.0.1"))
     reports = Reports(sys.stdout.fileno(), epoch)
     unwritten: set[str] = set()
+    told_full: set[int] = set()
 
     def report(problem: OSError) -> None:
         if problem.filename not in unwritten:
@@ -224,31 +254,41 @@ def main(argv: list[str]) -> int:
         except OSError as problem:
             report(problem)
 
-    def record() -> str:
+    def record() -> tuple[int, int]:
+        moment = scoreboard.moment
         sample = recorder.sample()
         keep(samples, [sample])
         reports.figure("sample", **sample)
+        for pid, fds, limit in recorder.full:
+            if pid not in told_full:
+                told_full.add(pid)
+                at = sample["elapsed_seconds"]
+                reports.event("process_full", pid=pid, fds=fds, limit=limit, elapsed_seconds=at)
         keep(latency, recorder.latencies(sample["elapsed_seconds"]))
-        return str(sample["phase"])
+        return moment
 
     def tell_rules() -> None:
         rules = read_rules()
         reports.event("firewall", rules=None if rules is None else [rule.as_dict() for rule in rules])
 
-    phase = record()
+    moment = record()
     tell_rules()
     due = next_due(time.monotonic(), epoch, interval)
+    lines = JsonLines()
     told, port = False, scoreboard.port
-    while not _ended(min(POLL_SECONDS, due - time.monotonic())):
+    while (data := _read(min(POLL_SECONDS, due - time.monotonic()))) != b"":
+        commands = [command for command in lines.feed(data or b"") if command.get("cmd") == "watch"]
+        for command in commands:
+            recorder.watch(command.get("pids") or [], command.get("below"))
         if time.monotonic() >= due:
-            phase = record()
+            moment = record()
             due = next_due(time.monotonic(), epoch, interval)
-        elif scoreboard.phase != phase or scoreboard.port != port:
+        elif commands or scoreboard.moment != moment or scoreboard.port != port:
             port = scoreboard.port
-            phase = record()
+            moment = record()
         if counters := recorder.counters_at_new_failures():
             reports.event("counters", **counters)
-        if phase in _UNLOADED and not told:
+        if scoreboard.phase in _UNLOADED and not told:
             told = True
             tell_rules()
     record()
@@ -270,10 +310,10 @@ def next_due(now: float, epoch: float, interval: float) -> float:
     return epoch + (int((now - epoch) / interval) + 1) * interval
 
 
-def _ended(seconds: float) -> bool:
-    """Wait at most `seconds` for stdin and return whether it has ended; input is ignored."""
+def _read(seconds: float) -> bytes | None:
+    """Wait at most `seconds` for stdin and return what came: None for nothing, no bytes at its end."""
     ready, _, _ = select.select([0], [], [], max(0.0, seconds))
-    return bool(ready) and not os.read(0, 65536)
+    return os.read(0, 65536) if ready else None
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 The supervisor creates it as a memfd, so that it has no name, needs no clean-up and vanishes with the last process
 that holds it. Server, swarm and recorder inherit its descriptor. Each process writes its own row only; a word is 64
-bits and aligned, so a reader sees the old value or the new one and never half of each. One exception: the row of a
-process that died is corrected by its master.
+bits and aligned, so a reader sees the old value or the new one and never half of each. Two exceptions: the row of a
+process that died is corrected by its master, and a master writes there what the next command is about.
 
 1. A row is `ROW_WORDS` words: the named counters, two tables of failures (phase x errno: how many, and when first),
    then two latency histograms.
@@ -19,7 +19,7 @@ from time import monotonic_ns
 
 from wslab.core.histogram import BUCKETS
 
-PHASES = ("start", "ramp", "hold", "verify", "drain", "done")
+PHASES = ("start", "ramp", "hold", "climb", "verify", "drain", "done")
 FAILURE_PHASES = ("connect", "upgrade", "echo", "hold")
 ERRNOS = 136  # Linux errno values end at 133.
 
@@ -27,7 +27,8 @@ ROLE_NONE, ROLE_SERVER, ROLE_SWARM = 0, 1, 2
 
 # Words of the header.
 PHASE = 0
-PORT = 1  # of the server, 0 before it is known
+STEP = 1  # counts the beginnings and ends of the steps of a climb
+PORT = 2  # of the server, 0 before it is known
 HEADER_WORDS = 8
 
 # Words of a row.
@@ -49,8 +50,10 @@ HEADER_WORDS = 8
     LAG_US,  # largest lag behind the schedule since the recorder last took it
     AT_LIMIT,  # 1 while a shard does not accept because its descriptors are used up
     PHASE_DONE,  # the last command that this worker has completed, as an index of PHASES
-) = range(17)
-FAILURES = 17  # how many, by phase and errno
+    MESSAGE_RATE,  # messages that a connection is sent in 1e9 seconds while the worker talks; set by the master
+    TALK_NS,  # how long it talks, 0 = until the next command; set by the master
+) = range(19)
+FAILURES = 19  # how many, by phase and errno
 FIRST_FAILURES = FAILURES + len(FAILURE_PHASES) * ERRNOS  # CLOCK_MONOTONIC of the first of each in ns, 0 = none yet
 HANDSHAKE = FIRST_FAILURES + len(FAILURE_PHASES) * ERRNOS
 ROUNDTRIP = HANDSHAKE + BUCKETS
@@ -95,6 +98,15 @@ class Scoreboard:
     @phase.setter
     def phase(self, name: str) -> None:
         self.words[PHASE] = PHASES.index(name)
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        """Return phase and step as numbers, which change when something else begins to be measured."""
+        return self.words[PHASE], self.words[STEP]
+
+    def next_step(self) -> None:
+        """Announce that a step of a climb begins or ends."""
+        self.words[STEP] += 1
 
     @property
     def port(self) -> int:

@@ -8,7 +8,10 @@ children's stdout and for the children's pidfds at once.
 2. The recorder starts first and the load only after its first sample, so every run has a baseline.
 3. Ctrl-C in a terminal or a notebook is the caller's to handle, so SIGINT is ignored here and in all children.
    SIGTERM and SIGHUP stop everything in good order.
-4. A child gets its specification as JSON in its first argument. A specification may bring a `command` of its own,
+4. A server that is not ours is found from outside: it runs below `wslab.load.servers.command`, or it runs already and
+   the start command names its processes in `watch`. The recorder is told what to watch. Such a server can fail to get
+   ready, which is a result (`server_failed`) and no error.
+5. A child gets its specification as JSON in its first argument. A specification may bring a `command` of its own,
    which is then started instead of the built-in module and speaks the same protocol.
 """
 
@@ -25,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from wslab.core.json_lines import JsonLines
-from wslab.core.stage import DEFAULT_SERVER, SERVER_KINDS
+from wslab.core.servers import DEFAULT_SERVER, SERVER_KINDS
 from wslab.core.target import parse_url
 from wslab.load.children import Child
 from wslab.load.messages import Reports
@@ -33,7 +36,7 @@ from wslab.load.phases import PHASES, Phases
 from wslab.load.scoreboard import PID, ROLE_SERVER, ROLE_SWARM, Scoreboard
 from wslab.machine.journal import undo_orphaned
 from wslab.machine.line_file import why_not_written
-from wslab.machine.process import raise_fd_limit
+from wslab.machine.process import adopt_orphans, raise_fd_limit
 
 TICK_SECONDS = 0.1
 # The first start on a machine compiles the event loops, where that was not done at installation.
@@ -42,6 +45,11 @@ START_SECONDS_PER_PROCESS = 0.2
 STOP_SECONDS = 3.0  # from closing the lifelines to SIGKILL
 MASTERS = 2  # of the server and of the swarm; each has the row behind those that it forked
 GIVE_UP_SECONDS = 30.0  # the kernel may need seconds to close the sockets of what was killed
+
+COMMAND_MODULE = "wslab.load.servers.command"
+
+# What the connections of the swarm ask with.
+ENTRY = ("path", "headers", "subprotocol")
 
 _SCOREBOARD_ROLES = {"server": ROLE_SERVER, "swarm": ROLE_SWARM}
 _NEVER = float("inf")
@@ -158,6 +166,7 @@ class Supervisor:
         self._phases = Phases(self._reports, self._scoreboard, start)
         self._start = start
         self._deadline = time.monotonic() + START_SECONDS + START_SECONDS_PER_PROCESS * processes
+        self._deadline += float((start.get("server") or {}).get("ready_seconds") or 0.0)
         recorder = {
             "run_dir": start["run_dir"],
             "interval_seconds": 1.0,
@@ -170,6 +179,8 @@ class Supervisor:
         command = spec.pop("command", None) or [sys.executable, "-m", module]
         spec |= {"board_fd": self._scoreboard.fd, "epoch_monotonic": self._reports.epoch}
         log = Path(self._start["run_dir"]) / "logs" / f"{role}.log"
+        if module == COMMAND_MODULE:
+            spec["log"] = str(log)
         try:
             fds, enclosure = (self._scoreboard.fd,), spec.pop("enclosure", None)
             child = Child(role, [*command, json.dumps(spec)], log=log, pass_fds=fds, enclosure=enclosure)
@@ -182,24 +193,43 @@ class Supervisor:
         self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._bury(child))
         self._reports.event("process_started", role=role, pid=child.pid)
 
-    def _child_ready(self, child: Child, pids: list[int], url: str | None) -> None:
+    def _child_ready(self, child: Child, pids: list[int], url: str | None, limits: Mapping[str, Any] | None) -> None:
         child.adopt(pids)
         self._ready.add(child.role)
-        self._reports.event("processes_ready", role=child.role, pids=pids, **({"url": url} if url else {}))
+        about = {**({"url": url} if url else {}), **({} if limits is None else {"limits": limits})}
+        self._reports.event("processes_ready", role=child.role, pids=pids, **about)
         if self._stopping:
             return
+        if child.role == "recorder" and self._start.get("watch"):
+            child.send({"cmd": "watch", "pids": self._start["watch"]})
+        if child.role == "server" and limits is not None:  # It is not ours, and the first pid is that of its keeper.
+            self._children["recorder"].send({"cmd": "watch", "below": pids[0], "pids": pids[1:]})
         if child.role == "recorder" and self._start.get("server"):
-            server = {**self._start["server"], "board_row": 0}
-            kind = SERVER_KINDS[server.pop("kind", DEFAULT_SERVER)]
-            self._start_child("server", kind.module, server)
+            self._start_server({**self._start["server"], "board_row": 0})
         elif child.role in ("recorder", "server"):
             swarm = {**self._start["swarm"], "board_row": self._shards + 1, **({"url": url} if url else {})}
             self._scoreboard.port = parse_url(str(swarm["url"]))[1] if swarm.get("url") else 0
+            if limits and limits.get("server_backlog") and swarm.get("pending_max"):
+                # Handshakes in flight are kept to half of the accept queue, as the plan does for our own servers.
+                swarm["pending_max"] = max(1, min(swarm["pending_max"], limits["server_backlog"] // 2))
             self._start_child("swarm", "wslab.load.swarm.master", swarm)
         else:
             self._deadline = _NEVER
             self._phases.swarm = child
             self._reports.event("started")
+
+    def _start_server(self, spec: dict[str, Any]) -> None:
+        kind = SERVER_KINDS[spec.pop("kind", DEFAULT_SERVER)] if not spec.get("command_line") else None
+        if kind is not None and kind.command:
+            spec |= {"command_line": kind.command, "folder": kind.folder}
+        module = COMMAND_MODULE if kind is None or kind.command else kind.module
+        if module == COMMAND_MODULE:  # It is ready when it lets in a connection like those of the swarm.
+            swarm = self._start["swarm"]
+            spec["entry"] = {
+                **(swarm.get("protocol") or {}),
+                **{name: swarm[name] for name in ENTRY if swarm.get(name)},
+            }
+        self._start_child("server", module, {**(kind.defaults if kind else {}), **spec})
 
     # Children
 
@@ -214,9 +244,17 @@ class Supervisor:
         if name == "sample":
             self._reports.figure("sample", **fields)
         if name == "ready" or (name == "sample" and child.role not in self._ready):
-            self._child_ready(child, fields.get("pids", [child.pid]), fields.get("url"))
+            self._child_ready(child, fields.get("pids", [child.pid]), fields.get("url"), fields.get("limits"))
+        elif name == "process_started":
+            child.adopt([fields["pid"]])
+            self._reports.event("process_started", role=child.role, pid=fields["pid"])
         elif name == "process_exited":
-            self._lost(child.role, fields["pid"], fields.get("exit_code"), fields.get("signal"))
+            self._lost(child.role, **fields)
+        elif name == "process_full":
+            self._reports.event("process_full", **fields)
+        elif name == "server_failed":
+            self._reports.event("server_failed", **fields)
+            self._stop()
         elif name == "phase_ended":
             self._phases.swarm_says_done(fields["phase"])
         elif name == "counters":
@@ -242,14 +280,17 @@ class Supervisor:
         if child.role == "swarm":
             self._phases.swarm_ended()
 
-    def _lost(self, role: str, pid: int, exit_code: int | None, ended_by: int | None) -> None:
+    def _lost(
+        self, role: str, pid: int, exit_code: int | None = None, signal: int | None = None, last_lines: str = ""
+    ) -> None:
         expected = self._stopping or (role == "swarm" and exit_code == 0 and self._phases.draining)
-        fields = {"role": role, "pid": pid, "exit_code": exit_code, "signal": ended_by}
+        fields = {"role": role, "pid": pid, "exit_code": exit_code, "signal": signal}
+        fields |= {"last_lines": last_lines} if last_lines else {}
         self._reports.event("process_exited", **fields, expected=expected)
         if not expected and self._phases.started:
             self._phases.lost(role, time.monotonic())
         elif not expected:
-            how = f"exit code {exit_code}" if ended_by is None else f"signal {ended_by}"
+            how = f"exit code {exit_code}" if signal is None else f"signal {signal}"
             self._fail(f"a process of the {role} ended before all were ready ({how}), see logs/{role}.log")
 
     # Stopping
@@ -285,4 +326,5 @@ def _destination(start: Mapping[str, Any]) -> str:
 
 if __name__ == "__main__":
     raise_fd_limit()  # It holds a pidfd of every process of the load.
+    adopt_orphans()  # What a server left behind whose keeper was killed stays below this process.
     sys.exit(Supervisor(sys.stdin.fileno(), sys.stdout.fileno()).run())

@@ -89,14 +89,15 @@ class CpuQuota:
     period_seconds: float
 
 
-def read_cgroup(proc: Path = Path("/proc"), cgroups: Path = CGROUPS) -> CgroupLimits:
-    """Read the limits of the current process.
+def read_cgroup(proc: Path = Path("/proc"), cgroups: Path = CGROUPS, pid: int | str = "self") -> CgroupLimits:
+    """Read the limits of a process.
 
     Args:
         proc: where /proc is.
         cgroups: where the cgroup tree or trees are mounted.
+        pid: the process; the current one unless given.
     """
-    groups = _groups("self", proc)
+    groups = _groups(pid, proc)
     memory = _tightest([_memory(group) for group in _upwards("memory", groups, cgroups)])
     pids = _tightest(
         [(_number(group / "pids.max"), _number(group / "pids.current")) for group in _upwards("pids", groups, cgroups)]

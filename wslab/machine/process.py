@@ -17,6 +17,7 @@ _START_TICKS = 19
 _TABLE_STEP = 64
 _MADV_DONTNEED, _MADV_PAGEOUT = 4, 21  # asm-generic/mman-common.h
 _DEAD_STATES = (b"Z", b"X", b"x")
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
 def raise_fd_limit() -> int:
@@ -56,6 +57,28 @@ def lower_priority(nice: int) -> None:
         os.nice(nice)
     except OSError:
         pass
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes below this one whose own parent ends, so that none of them can get away."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies, or at once when it has died already; for after a fork.
+
+    Args:
+        parent: pid of the parent.
+    """
+    _prctl(_PR_SET_PDEATHSIG, 9)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _prctl(option: int, value: int) -> None:
+    import ctypes  # Shards and workers do without it.
+
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def start_ticks(pid: int) -> int | None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from wslab.machine import formats
 from wslab.machine.cgroup import CGROUPS, CpuQuota, read_quotas
 from wslab.machine.files import OpenFile
-from wslab.machine.procfs import PROC, read_fd_count, read_pss
+from wslab.machine.procfs import PROC, read_fd_count, read_limits, read_pss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 FRACTION_WINDOW_SECONDS = 0.2
 # A shorter window has too few periods to judge by: by default a period takes 0.1 s.
 THROTTLE_WINDOW_SECONDS = 0.2
+
+# A server may keep a descriptor back for the moment in which it has none left, as libuv does, and one for a log.
+FDS_KEPT_BACK = 2
 
 _ENDED_STATES = frozenset("ZXx")
 _STOPPED_STATES = frozenset("Tt")
@@ -132,6 +135,23 @@ class Group:
         sizes = [read_pss(pid, self._root) for pid in self.living]
         told = [size for size in sizes if size is not None]
         return sum(told) if told or not sizes else None
+
+    def at_fd_limit(self) -> list[tuple[int, int, int]]:
+        """Return the processes that have no descriptor left within their own soft limit, or next to none.
+
+        The limit is read each time: a program may raise its own.
+
+        Returns:
+            For each its pid, its open descriptors and its limit.
+        """
+        full = []
+        for process in self._processes.values():
+            if not process.alive or process.fds is None:
+                continue
+            limit = ((read_limits(process.pid, self._root) or {}).get("Max open files") or (None, None))[0]
+            if limit is not None and process.fds >= limit - FDS_KEPT_BACK:
+                full.append((process.pid, process.fds, limit))
+        return full
 
     @property
     def living(self) -> frozenset[int]:

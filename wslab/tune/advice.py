@@ -14,6 +14,7 @@ from typing import Any
 from wslab.core.ceilings import fits
 from wslab.core.ceilings import settings_for as settings_needed
 from wslab.core.host import Host
+from wslab.core.knee import most_rate
 from wslab.core.plan import Plan, memory_holds, resolve
 from wslab.core.quantities import BadInput, about_count, counted
 from wslab.core.settings import NEEDED, RECOMMENDED, Need, Setting
@@ -227,7 +228,8 @@ def tune(connections: int | str | None = None, **parameters: Any) -> Tune:
 
 def settings_for(stage: Stage, host: Host, plan: Plan) -> list[Setting]:
     """Return the settings that a stage needs on a host, in the order in which they must be written."""
-    need = Need(host=host, plan=plan, message_bytes=stage.message_bytes, message_rate=stage.message_rate)
+    rate = most_rate(stage.message_rate)
+    need = Need(host=host, plan=plan, message_bytes=stage.message_bytes, message_rate=rate)
     return settings_needed(need)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from wslab.view.plots_breaks import expected_and_named, predicted_and_measured
+from wslab.view.plots_compare import latency_to_the_knee, servers_side_by_side, where_servers_end
 from wslab.view.plots_frame import Plot
 from wslab.view.plots_run import (
     connections_over_time,
@@ -24,10 +25,13 @@ __all__ = [
     "cpu_memory_over_time",
     "expected_and_named",
     "latency",
+    "latency_to_the_knee",
     "memory_over_connections",
     "predicted_and_measured",
     "run_figures",
+    "servers_side_by_side",
     "stages_overview",
+    "where_servers_end",
     "where_things_break",
 ]
 

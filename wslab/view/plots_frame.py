@@ -94,7 +94,7 @@ def new_plot(title: str, caption: str, *, rows: int = 1, columns: int = 1, size:
         size: width and height in inches.
     """
     plot = Plot(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08))
-    plot.subplots(rows, columns, sharex=rows > 1)
+    plot.subplots(rows, columns, sharex=rows > 1 and columns == 1)
     plot.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     plot.supxlabel(caption, x=0.01, ha="left", fontsize=8, color="#555555")
     return plot

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     from wslab.lab.runs import Run
 
 FLOOR_SERVER = "tcp_floor"
-PHASE_SHADES = {"start": "#ffffff", "ramp": "#f1f4f8", "hold": "#ffffff", "verify": "#f1f4f8", "drain": "#ffffff"}
+PHASE_SHADES = {
+    "start": "#ffffff",
+    "ramp": "#f1f4f8",
+    "hold": "#ffffff",
+    "climb": "#e9eef4",
+    "verify": "#f1f4f8",
+    "drain": "#ffffff",
+}
 # With fewer readings a line through the PSS would be a guess between two points.
 PSS_READINGS_NEEDED = 3
 # With fewer different numbers of connections a line shows nothing.

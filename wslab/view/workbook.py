@@ -27,6 +27,7 @@ from wslab.core.quantities import BadInput
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.stage import Stage
 from wslab.lab import store
+from wslab.lab.running import check_server
 from wslab.lab.runs import Run
 from wslab.lab.tables import MISSING, Table
 from wslab.machine.procfs import read_host
@@ -151,6 +152,7 @@ def sweep(
     check_parameters(template, Stage().as_dict())
     host = read_host()
     for stage in asked:
+        check_server(stage)
         if too_large := refusal(stage, host):
             raise BadInput(too_large)
     executed: list[Executed] = []

@@ -94,8 +94,9 @@ from wslab.load.engine.wire import (
     SOUGHT,  # 0 or PROVED: what a connection must be to be next in this pass
     WINDOW,
     CURSOR,  # descriptor from which the next connection to talk on is sought
+    TALK_UNTIL,  # nothing is due from then on, ns
     WORDS,
-) = range(BOTH, BOTH + 30)
+) = range(BOTH, BOTH + 31)
 # Words in 64-bit floating point.
 RATE, START_AFTER, MESSAGE_RATE, NEXT_AT, REALS = range(5)
 
@@ -103,7 +104,7 @@ BURST = 16  # dials or messages in one go before replies are looked at
 CHECK_NS = libc.NS // 4  # a worker that waits for answers looks this often for those that are overdue
 OWED_MAX = 65535
 NEVER = (1 << 63) - 1
-RAMP_DONE, VERIFY_DONE = board.PHASES.index("ramp"), board.PHASES.index("verify")
+RAMP_DONE, CLIMB_DONE, VERIFY_DONE = (board.PHASES.index(name) for name in ("ramp", "climb", "verify"))
 EVENT_WORDS, EVENT_FD = libc.EVENT_WORDS, libc.EVENT_FD
 
 due = njit(pacer.due)
@@ -346,11 +347,15 @@ def next_open(start, sought, w, conn):
 def talk_as_scheduled(websocket, w, reals, row, conn, event, pair, frame):
     """Send the messages that are due in the hold phase; return the reason to leave, or -1 - ns until the next one."""
     rate = reals[MESSAGE_RATE] * row[board.OPEN]
-    if rate <= 0:
-        return -1 - CHECK_NS
     now = libc.clock(pair)
+    if rate <= 0 and now < w[TALK_UNTIL]:
+        return -1 - CHECK_NS
     for _ in range(BURST):
         at = np.int64(reals[NEXT_AT])
+        if (at if rate > 0 else now) >= w[TALK_UNTIL]:
+            w[TALKING] = 0  # What is owed is still sent when its turn comes.
+            row[board.PHASE_DONE] = CLIMB_DONE
+            return -1 - CHECK_NS
         if at > now:
             return -1 - min(CHECK_NS, at - now)
         reals[NEXT_AT] += 1e9 / rate  # Step by step: the rate falls when connections are lost.

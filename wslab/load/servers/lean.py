@@ -7,7 +7,16 @@ of a new kind, in parts, or bad; fragments, several frames at once, control fram
 
 from __future__ import annotations
 
-from wslab.load.servers.sharded import main
+from wslab.load.servers.sharded import Shards, main
+
+
+def load() -> type[Shards]:
+    """Import what the shards share."""
+    import wslab.load.servers.conversation  # noqa: F401
+    from wslab.load.servers.compiled import LeanShards
+
+    return LeanShards
+
 
 if __name__ == "__main__":
-    main(websocket=True)
+    main(load)

@@ -9,18 +9,16 @@ from time import monotonic
 
 from wslab.load.prefork import Crew, emit, read_spec, settle
 from wslab.load.scoreboard import ROLE_SERVER, Scoreboard, vacate
-from wslab.machine.process import release_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 BACKLOG = 4096
 # A shard that died has a successor after this many seconds; twice as many each time that it dies again within CALM.
 RESTART_SECONDS, CALM_SECONDS = 0.1, 10.0
 RESTARTS_IN_A_ROW = 4
-# What a SPEC may say to each shard.
-OPTIONS = ("greeting_seconds", "send_seconds", "memory_bytes", "plain")
 
 
 def listen(host: str, port: int, backlog: int) -> socket.socket:
@@ -35,67 +33,91 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
     return listener
 
 
-def serve(*, websocket: bool) -> int:
+class Shards:
+    """What the shards of one kind of server do, and what their master does for them; kinds derive from it.
+
+    Args:
+        listener: the listening socket, which shards inherit, non-blocking.
+        spec: what the server was started with.
+    """
+
+    def __init__(self, listener: socket.socket, spec: dict[str, Any]) -> None:
+        self.listener, self.spec = listener, spec
+
+    def run(self, index: int, lifeline: int, row: memoryview[int]) -> None:
+        """Serve, in the process of shard `index`, until the lifeline ends; count in `row` of the scoreboard."""
+        raise NotImplementedError
+
+    def started(self) -> bool:
+        """Return, once all shards are forked, whether they can be connected to."""
+        return True
+
+    def died(self, index: int) -> None:
+        """Note that a shard is dead."""
+
+    def succeeded(self, index: int) -> None:
+        """Note that a dead shard is about to have a successor."""
+
+
+def serve(
+    load: Callable[[], type[Shards]], *, scheme: str = "ws", open_listener: Callable[..., socket.socket] = listen
+) -> int:
     """Run a server as its SPEC says, until standard input ends; return the exit status.
 
-    The SPEC: `host`, `port` (0 = any free one), `shards`, `backlog`, `greeting_seconds`, `send_seconds`,
-    `memory_bytes` (a shard's budget for what its peers make it keep), `plain` (false: the slow path for everything),
-    and `board_fd`, `board_row` where a supervisor keeps the counters; `uid` is the user to serve as; with `restart`, a
-    shard that dies has a successor. The one command
-    is `drain`: the clients are about to reset their connections.
+    The SPEC: `host`, `port` (0 = any free one), `shards`, `backlog`, what the kind itself understands, and `board_fd`,
+    `board_row` where a supervisor keeps the counters; `uid` is the user to serve as; with `restart`, a shard that dies
+    has a successor. The one command is `drain`: the clients are about to reset their connections.
     One line `{"event": "ready", "url", "pids"}` says that it accepts.
 
     Args:
-        websocket: speak WebSocket, else echo bytes.
+        load: imports what the shards need and returns their class.
+        scheme: of the URL.
+        open_listener: takes host, port and backlog and returns the socket that shards inherit.
     """
     spec = read_spec()
     try:
         # Before the fork, so that all shards share it, and before another user takes over, who may not read it.
-        from wslab.load.servers.shard import Door, Shard, memory_for
-
-        if websocket:
-            import wslab.load.servers.conversation  # noqa: F401
+        kind = load()
     except ImportError as error:
         emit("error", message=f"the server cannot start: {error}")
         return 1
     settle(spec.get("uid"))
-    host, port, shards = spec.get("host", "127.0.0.1"), spec.get("port", 0), spec.get("shards", 1)
+    host, port, count = spec.get("host", "127.0.0.1"), spec.get("port", 0), spec.get("shards", 1)
     try:
-        listener = listen(host, port, spec.get("backlog", BACKLOG))
+        listener = open_listener(host, port, spec.setdefault("backlog", BACKLOG))
     except (OSError, OverflowError, UnicodeError) as error:
         emit("error", message=f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}")
         return 1
     fd, first = spec.get("board_fd"), spec.get("board_row", 0)
-    board = Scoreboard.create(first + shards + 1) if fd is None else Scoreboard.attach(fd)
-    options = {"memory_bytes": memory_for(shards), **{name: spec[name] for name in OPTIONS if name in spec}}
-    door = Door(shards)
-    Shard.rehearse(listener, websocket=websocket)
-    release_text("llvmlite")
+    board = Scoreboard.create(first + count + 1) if fd is None else Scoreboard.attach(fd)
+    shards = kind(listener, spec)
 
     def work(index: int, lifeline: int) -> None:
-        row = board.row(first + index)
-        Shard(listener, lifeline, row, websocket=websocket, index=index, door=door, **options).run()
+        shards.run(index, lifeline, board.enter(first + index, ROLE_SERVER))
 
     def on_crash(index: int) -> None:
         vacate(board.row(first + index))
-        door.lock(index)
+        shards.died(index)
         if spec.get("restart"):
             successors.died(index)
 
     crew = Crew(work, on_crash)
-    successors = Successors(crew, door.unlock)
+    successors = Successors(crew, shards.succeeded)
     try:
-        crew.fork(shards)
+        crew.fork(count)
     except OSError as error:
-        emit("error", message=f"cannot start shard {len(crew.pids) + 1} of {shards}: {error.strerror}")
+        emit("error", message=f"cannot start shard {len(crew.pids) + 1} of {count}: {error.strerror}")
         crew.stop()
         return 1
-    board.enter(first + shards, ROLE_SERVER)  # The master's own row, for its memory and CPU time belong to the server.
+    board.enter(first + count, ROLE_SERVER)  # The master's own row, for its memory and CPU time belong to the server.
+    if not shards.started():
+        emit("error", message=f"a shard of the server cannot listen on {host}:{port}")
+        crew.stop()
+        return 1
     address = listener.getsockname()
     if not spec.get("restart"):
         listener.close()
     shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-    scheme = "ws" if websocket else "tcp"
     emit("ready", url=f"{scheme}://{shown}:{address[1]}", pids=[os.getpid(), *crew.pids])
     crew.watch(lambda command: crew.tell(b"D") if command["cmd"] == "drain" else None, successors.start_those_due)
     all_died = not crew.watched
@@ -141,6 +163,6 @@ class Successors:
         return max(0.0, min(self.due.values()) - now) if self.due else None
 
 
-def main(*, websocket: bool) -> None:
+def main(load: Callable[[], type[Shards]], **options: Any) -> None:
     """Run `serve` as a program."""
-    sys.exit(serve(websocket=websocket))
+    sys.exit(serve(load, **options))

@@ -6,7 +6,15 @@ costs is then a ratio within one run, whatever the machine and its noise.
 
 from __future__ import annotations
 
-from wslab.load.servers.sharded import main
+from wslab.load.servers.sharded import Shards, main
+
+
+def load() -> type[Shards]:
+    """Import what the shards share."""
+    from wslab.load.servers.compiled import FloorShards
+
+    return FloorShards
+
 
 if __name__ == "__main__":
-    main(websocket=False)
+    main(load, scheme="tcp")

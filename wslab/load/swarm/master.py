@@ -17,7 +17,7 @@ import sys
 from wslab.core.pacer import split
 from wslab.core.target import parse_url
 from wslab.load.prefork import Crew, emit, read_spec, settle
-from wslab.load.scoreboard import PHASE_DONE, PHASES, ROLE_SWARM, Scoreboard, vacate
+from wslab.load.scoreboard import MESSAGE_RATE, PHASE_DONE, PHASES, ROLE_SWARM, TALK_NS, Scoreboard, vacate
 from wslab.load.swarm.dialects import dialect_of
 from wslab.load.swarm.task import Task
 from wslab.machine.process import release_text
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # Commands of a worker, one byte each; a digit means: verify in so many passes.
 RAMP, HALT, HOLD, QUIET, DRAIN = b"R", b"H", b"T", b"Q", b"D"
 IP_BIND_ADDRESS_NO_PORT = 24
+NS = 1_000_000_000
 LANES = 4
 TICK_SECONDS = 0.01
 WINDOW = 256
@@ -75,11 +76,22 @@ class Master:
             self.crew.tell(HALT)
         elif name == "hold":
             self.crew.tell(HOLD)
+        elif name == "step":
+            self.step(command["messages_per_second"], command["seconds"])
+        elif name == "quiet":
+            self.crew.tell(QUIET)
         elif name == "verify":
             self.begin("verify", str(command.get("passes", 1)).encode(), VERIFY_DONE, lanes=LANES)
         elif name == "drain":
             self.phase = "drain"
             self.crew.tell(DRAIN)
+
+    def step(self, rate: float, seconds: float) -> None:
+        """Have all workers send `rate` messages/s per connection for so many seconds."""
+        for index in range(len(self.tasks)):
+            row = self.row(index)
+            row[PHASE_DONE], row[MESSAGE_RATE], row[TALK_NS] = 0, round(rate * NS), round(seconds * NS)
+        self.crew.tell(HOLD)
 
     def begin(self, phase: str, order: bytes, done: int, *, lanes: int) -> None:
         """Give `order` to the workers, so many at a time; each says on the board when it has done it."""

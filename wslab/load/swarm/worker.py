@@ -95,7 +95,7 @@ class Worker:
         words[loop.MESSAGE_BYTES] = task.message_bytes
         self.reals = np.zeros(loop.REALS, np.float64)
         self.reals[loop.RATE], self.reals[loop.START_AFTER] = task.rate or 0.0, task.start_after
-        self.reals[loop.MESSAGE_RATE] = task.message_rate
+        row[board.MESSAGE_RATE] = round(task.message_rate * NS)
         self.table = np.zeros(min(limit, task.connections + OTHER_DESCRIPTORS), state.SWARM_CONNECTION)
         self.states = self.table["state"]
         self.events = np.zeros(state.EVENTS_PER_WAIT * loop.EVENT_WORDS, np.int32)
@@ -184,10 +184,13 @@ class Worker:
             self.row[board.PHASE_DONE] = loop.RAMP_DONE
 
     def start_talking(self) -> None:
-        """Begin the messages of the hold phase, each worker a different part of an interval later."""
-        rate = self.task.message_rate * self.row[board.OPEN]
-        self.words[loop.TALKING], self.words[loop.CURSOR] = self.task.message_rate > 0, 0
-        self.reals[loop.NEXT_AT] = monotonic_ns() + (self.index * GOLDEN % 1.0 / rate * NS if rate > 0 else 0.0)
+        """Begin messages at the rate that stands in the row, each worker a different part of an interval later."""
+        each, seconds, now = self.row[board.MESSAGE_RATE] / NS, self.row[board.TALK_NS], monotonic_ns()
+        rate = each * self.row[board.OPEN]
+        self.words[loop.TALKING] = each > 0
+        self.words[loop.TALK_UNTIL] = now + seconds if seconds else loop.NEVER
+        self.reals[loop.MESSAGE_RATE] = each
+        self.reals[loop.NEXT_AT] = now + (self.index * GOLDEN % 1.0 / rate * NS if rate > 0 else 0.0)
 
     def start_verifying(self, passes: int) -> None:
         """Begin to prove every open connection by an echo of its own, `passes` times."""
