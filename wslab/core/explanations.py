@@ -91,7 +91,8 @@ _ROWS: tuple[Explanation, ...] = (
             "the open connections then end below the number of ports",
             "firewall": "as for conntrack: dropped attempts keep their ports while they wait",
         },
-        example="connect EADDRNOTAVAIL × 101; 2,000 ports × 1 source address = 2,000 for 3,000 connections",
+        example="connect EADDRNOTAVAIL × 101; 1,999 ports × 1 source address = 1,999 (of 2,000, without 1 the server's "
+        "own) for 3,000 connections",
     ),
     Explanation(
         limit="bind_ports",
@@ -101,7 +102,7 @@ _ROWS: tuple[Explanation, ...] = (
         "however many servers are dialled.",
         proof="EADDRINUSE from a bind to port 0 names it.",
         look_alikes={"ephemeral_ports": "there connect fails, with EADDRNOTAVAIL"},
-        example="bind: connect EADDRINUSE × 101; 2,000 ports an address",
+        example="bind: connect EADDRINUSE × 101; 1,999 ports an address",
     ),
     Explanation(
         limit="time_wait",
@@ -289,6 +290,7 @@ _ROWS: tuple[Explanation, ...] = (
             "firewall": "a rule may refuse in its place: the server listens, and the host sends no resets",
             "server_died": "there it listened, and its process ended",
         },
+        example="connect ECONNREFUSED × 100; sockets that listen on its port: 0; OutRsts 17,257,295 → 17,257,395",
     ),
     Explanation(
         limit="server_unreachable",
@@ -296,6 +298,7 @@ _ROWS: tuple[Explanation, ...] = (
         symptoms="connect: EHOSTUNREACH, `No route to host`, or ENETUNREACH, `Network is unreachable`.",
         proof="The errno names it.",
         look_alikes={"firewall": "a rule can answer with the same errno; its counter then rises"},
+        example="connect ENETUNREACH × 100",
     ),
     Explanation(
         limit="server_closed",
@@ -309,6 +312,7 @@ _ROWS: tuple[Explanation, ...] = (
             "server_protocol": "it answered wrongly before it closed",
             "tcp_mem": "there TCPAbortOnMemory rises: the kernel reset the connections",
         },
+        example="closed with code 1001 (idle for too long); hold ESHUTDOWN × 200",
     ),
     Explanation(
         limit="server_cpu",
