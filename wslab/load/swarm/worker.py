@@ -55,8 +55,8 @@ IDLE_MS = 60_000
 BROADCAST_BYTES_MIN = 16
 # So often a part of the connections gets its heartbeat, where the protocol has the client send them.
 BEAT_SECONDS = 0.1
-# By less than this the times of messages, which are added up in floating point, may come early: the one that would be due
-# at the very end of a schedule belongs to the next.
+# By less than this the times of messages, which are added up in floating point, may come early: the one that would be
+# due at the very end of a schedule belongs to the next.
 ROUNDING_NS = 1000
 # Descriptors of a worker that are no connections, and some to spare.
 OTHER_DESCRIPTORS = 1024
