@@ -48,7 +48,9 @@ def test_memory_a_connection_agrees_with_a_reading_of_the_whole_tree_from_outsid
             seen["after"] = tree_bytes()
 
     # Large enough a connection that the pages which Python itself shares with others do not matter.
-    run = run_stage(on_event=on_event, server=command("leaks"), connections=400, hold_seconds=1.5, data_dir=tmp_path)
+    # Slow enough that few connections are open when the first reading with all processes is taken.
+    asked = {"connections": 400, "ramp_rate": 400, "hold_seconds": 1.5}
+    run = run_stage(on_event=on_event, server=command("leaks"), data_dir=tmp_path, **asked)
     assert (run.outcome, run.findings) == ("held", [])
     own = (seen["after"] - seen["before"]) / 400
     figure = run.summary["server_user_bytes_per_connection"]

@@ -506,7 +506,7 @@ def test_a_run_is_judged_again_beside_what_was_recorded(
     assert document == {
         "run_id": made.name,
         "outcome": "broke",
-        "findings": [found.as_dict()],
+        "findings": json.loads(json.dumps([found.as_dict()])),
         "recorded_findings": Run.load(made).findings,
     }
     text = wslab("runs", made.name, "--diagnose").out

@@ -28,6 +28,7 @@ from wslab.core.evidence import Evidence
 from wslab.core.host import Host
 from wslab.core.knee import AUTO, held_rate
 from wslab.core.plan import Plan, before_start, refusal, resolve
+from wslab.core.protocols import DEFAULT_PROTOCOL
 from wslab.core.quantities import BadInput
 from wslab.core.records import BROKE, CRASHED, RUNNING
 from wslab.core.servers import SERVER_KINDS, is_command, is_foreign, is_url
@@ -341,7 +342,7 @@ def start_command(
         "message_bytes": stage.message_bytes,
         "proof": proof_to_ask_for(stage),
         "broadcast": stage.workload == BROADCAST,
-        "protocol": read_protocol(stage.protocol).as_dict(),
+        "protocol": read_protocol(stage.protocol).as_dict() if stage.protocol != DEFAULT_PROTOCOL else None,
         "path": stage.path,
         "headers": list(stage.headers),
         "subprotocol": stage.subprotocol,

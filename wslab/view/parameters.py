@@ -94,9 +94,9 @@ def planned(stages: Iterable[object], matrix: object, parameters: Mapping[str, A
     ]
 
 
-def climb_of(stage: Stage) -> tuple[tuple[str, Any], ...]:
+def climb_of(stage: Stage) -> tuple[tuple[str, str], ...]:
     """Return what the stages of one climb have in common: everything but their connections."""
-    return tuple(sorted((name, value) for name, value in stage.as_dict().items() if name != "connections"))
+    return tuple(sorted((name, repr(value)) for name, value in stage.as_dict().items() if name != "connections"))
 
 
 def difference_text(stages: Sequence[Stage], stage: Stage) -> str:

@@ -227,7 +227,10 @@ def main() -> int:
         import wslab.load.swarm.worker
 
         if spec["url"].startswith("ws:"):
-            import wslab.load.swarm.client_slowpath  # noqa: F401
+            import wslab.load.swarm.client_slowpath
+        if spec.get("protocol"):
+            import wslab.core.protocols
+            import wslab.load.swarm.talk  # noqa: F401
     except ImportError as error:
         emit("error", message=f"the swarm cannot start: {error}")
         return 1
