@@ -123,7 +123,8 @@ class Probe:
         if self._protocol is None:
             self._succeed()
             return
-        self.limit, self.why = "server_silent", SILENT
+        if not self._answer:  # Else the last answer stands until there is another, or none has come in time.
+            self.limit, self.why = "server_silent", SILENT
         self._protocol.send_request(self._request(self._protocol))
         self._socket.send(tls_hello() if self._asks_tls else b"".join(self._protocol.data_to_send()))
 
