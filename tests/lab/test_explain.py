@@ -16,7 +16,7 @@ from wslab.lab import store
 from wslab.lab.explain import explain, explain_all
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "limits.md"
+PAGE = ROOT / "data/reference/limits.md"
 
 
 def recorded_evidence() -> dict[str, list[str]]:
@@ -70,4 +70,4 @@ def test_an_unknown_limit_is_refused(typed: str, says: str) -> None:
 
 def test_the_page_of_the_docs_is_what_the_tables_say() -> None:
     written = explain_all(whole=True, page=True).text() + "\n"
-    assert PAGE.read_text(encoding="utf-8") == written, "wslab explain --all --markdown > docs/limits.md"
+    assert PAGE.read_text(encoding="utf-8") == written, "wslab explain --all --markdown > data/reference/limits.md"
