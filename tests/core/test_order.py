@@ -16,7 +16,9 @@ import pytest
 from core.made import ASKED, evidence, failed_table, failure
 from wslab.core.diagnosis import diagnose
 from wslab.core.evidence import Evidence
+from wslab.core.order import without_aftermath
 from wslab.core.plan import FDS_RESERVED
+from wslab.core.records import Finding
 
 LOWER, HIGHER = 70_000, 77_000
 REFUSED_AT = 3.9  # seconds; the sample before was taken at 3, the one after at 4
@@ -113,3 +115,12 @@ def test_where_nothing_explains_why_attempts_waited_what_they_used_up_is_named()
     busy = {"swarm_cpu_fraction_max": 1.0, "server_cpu_fraction_max": 0.3}
     found = diagnose(evidence(LOWER, failures=waited, columns=busy, **ports(HIGHER)))
     assert [one.limit for one in found] == ["ephemeral_ports"]
+
+
+def test_a_server_that_died_is_not_said_to_refuse_as_well() -> None:
+    def found(limit: str) -> Finding:
+        return Finding(limit=limit, side="server", at_connections=50, evidence="e", remedy="r")
+
+    died, refused, full = found("server_died"), found("server_refused"), found("fd_limit")
+    assert without_aftermath([refused, died, full]) == [died, full]
+    assert without_aftermath([refused, full]) == [refused, full]

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 from wslab.core import between, rules
 from wslab.core.evidence import Evidence
-from wslab.core.order import in_order, used_up_by_waiting
+from wslab.core.order import in_order, used_up_by_waiting, without_aftermath
 from wslab.core.records import Certainty, Finding
 from wslab.core.ruled_out import ruled_out
 from wslab.core.rules import Findings
@@ -111,7 +111,7 @@ def diagnose(evidence: Evidence) -> list[Finding]:
     for rank in sorted({rule.rank for rule in RULES}):
         if used_up and rank > SILENT:
             break  # An errno comes before CPU time that may explain.
-        found = [finding for rule in RULES if rule.rank == rank for finding in rule.findings(evidence)]
+        found = without_aftermath([one for rule in RULES if rule.rank == rank for one in rule.findings(evidence)])
         consequences = [one for one in found if used_up_by_waiting(evidence, one)]
         causes = [one for one in found if one not in consequences]
         used_up += consequences

@@ -19,6 +19,8 @@ from wslab.core.records import Finding
 
 # A process that died is the cause of what failed after it.
 ENDED_A_PROCESS = ("server_died", "generator", "process_limit")
+# What is seen of a server that has died: what ended it is the finding.
+SEEN_OF_A_DEAD_SERVER = ("server_refused", "server_closed", "server_unreachable", "server_silent")
 # What an attempt takes before it is open, so that attempts which wait for something else can use it up.
 TAKEN_BY_ATTEMPTS = ("ephemeral_ports", "bind_ports", "time_wait", "fd_limit", "nr_open", "file_max", "epoll_watches")
 # How far the connections that were opened may be from a ceiling that they reached, as a share of it: some of what it
@@ -36,6 +38,13 @@ def in_order(evidence: Evidence, findings: Sequence[Finding]) -> list[Finding]:
         ordered.append(min(first, key=lambda finding: _bound_at(evidence, finding)))
         left.remove(ordered[-1])
     return ordered
+
+
+def without_aftermath(findings: Sequence[Finding]) -> list[Finding]:
+    """Return findings without those that only tell that a server which has died answers no more."""
+    if not any(finding.limit == "server_died" for finding in findings):
+        return list(findings)
+    return [finding for finding in findings if finding.limit not in SEEN_OF_A_DEAD_SERVER]
 
 
 def used_up_by_waiting(evidence: Evidence, finding: Finding) -> bool:
