@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.hosts import host
-from wslab.core.ceilings import ceilings
+from wslab.core.ceilings import Ceiling, ceilings
 from wslab.core.plan import before_start, resolve
 from wslab.core.quantities import BadInput
 from wslab.core.servers import (
@@ -71,25 +71,22 @@ def test_our_own_kinds_are_not_watched_from_outside() -> None:
     assert all(kind.module or kind.command for kind in SERVER_KINDS.values())
 
 
-def test_before_it_runs_a_command_is_expected_to_have_the_callers_fd_limit() -> None:
+def planned_fd_row(**limits: int) -> Ceiling:
+    """Return the row of the fd limit of a command, before it is started on a host with these limits."""
     stage = Stage(connections=2000, server=COMMAND)
-    machine = before_start(stage, host(fd_soft=1024, fd_hard=1024))
-    (row,) = [
-        row
-        for row in ceilings(machine, resolve(stage, machine))
-        if (row.limit, row.side) == ("fd_limit", "server") and row.scope == "as planned"
-    ]
+    machine = before_start(stage, host(**limits))
+    rows = ceilings(machine, resolve(stage, machine))
+    (row,) = [row for row in rows if (row.limit, row.side, row.scope) == ("fd_limit", "server", "as planned")]
+    return row
+
+
+def test_before_it_runs_a_command_is_expected_to_have_the_callers_fd_limit() -> None:
+    row = planned_fd_row(fd_soft=1024, fd_hard=1024)
     assert (row.value, row.ceiling_connections, row.binding) == (1024, 960, True)
 
 
 def test_a_limit_that_the_server_may_raise_itself_is_told_and_does_not_bind() -> None:
-    stage = Stage(connections=2000, server=COMMAND)
-    machine = before_start(stage, host(fd_soft=1024, fd_hard=20_000))
-    (row,) = [
-        row
-        for row in ceilings(machine, resolve(stage, machine))
-        if (row.limit, row.side) == ("fd_limit", "server") and row.scope == "as planned"
-    ]
+    row = planned_fd_row(fd_soft=1024, fd_hard=20_000)
     assert (row.value, row.ceiling_connections, row.binding) == (1024, 960, False)
     assert "20,000" in row.note
 

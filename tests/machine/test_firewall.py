@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from wslab.core.records import DROPS, REFUSES
 from wslab.machine import firewall
-from wslab.machine.firewall import DROPS, REFUSES, Rule, parse_iptables, parse_nft, read_rules
+from wslab.machine.firewall import Rule, parse_iptables, parse_nft, read_rules
 
 
 def payload(protocol: str, field: str) -> dict[str, Any]:

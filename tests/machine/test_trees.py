@@ -55,11 +55,11 @@ def test_a_listener_is_found_with_its_queue(listener: socket.socket) -> None:
 def test_without_socket_diagnosis_the_table_of_connections_is_read(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(family: int) -> list[trees.Listener]:
+    def refuse(port: int) -> list[trees.Listener]:
         raise OSError("the kernel has no diagnosis of TCP sockets")
 
     port = listener.getsockname()[1]
-    monkeypatch.setattr(trees, "_diagnosed", refuse)
+    monkeypatch.setattr(trees, "diagnosed_listeners", refuse)
     (found,) = [one for one in trees.listeners() if one.port == port]
     assert (found.address, found.inode) == ("127.0.0.1", os.fstat(listener.fileno()).st_ino)
 

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from wslab.breaks.enclosure import Enclosure
-from wslab.breaks.table import MIB, find_breaks, guarded, half_open, impatient, inside, load
+from wslab.breaks.table import MIB, PORTS, find_breaks, guarded, half_open, impatient, inside, load
 from wslab.breaks.trial import COUNTED, ESTIMATED, Trial
 from wslab.core.plan import FDS_RESERVED
 from wslab.core.quantities import counted
@@ -33,7 +33,6 @@ NEAR_FROM = 7000
 KINDS = ("lean", "lean", "tcp_floor")
 FIRST_PORT = 20_000
 CLOSED_LEAST = 200
-_PORTS = "net.ipv4.ip_local_port_range"
 
 SHARE_HEALTHY, SHARE_ALONE = 0.2, 0.25
 
@@ -91,7 +90,7 @@ class _Draft:
 
 def _ephemeral_ports(draft: _Draft, ceiling: int) -> int:
     each = ceiling // draft.addresses
-    draft.sysctls[_PORTS] = f"{FIRST_PORT} {FIRST_PORT + each - 1}"
+    draft.sysctls[PORTS] = f"{FIRST_PORT} {FIRST_PORT + each - 1}"
     return each * draft.addresses
 
 

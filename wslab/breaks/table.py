@@ -22,7 +22,7 @@ from wslab.machine.sysctls import (
     TCP_MEM,
 )
 
-_PORTS = "net.ipv4.ip_local_port_range"
+PORTS = "net.ipv4.ip_local_port_range"
 _SOMAXCONN = "net.core.somaxconn"
 NOBODY = 65534
 MIB = 1 << 20
@@ -54,7 +54,7 @@ def impatient(seconds: float = 2.0) -> dict[str, dict[str, Any]]:
 
 def inside(ports: str = "", somaxconn: int = 0, sysctls: dict[str, int] | None = None, **bounds: Any) -> Enclosure:
     """Return a network namespace with its own range of ports and accept queue."""
-    own = ({_PORTS: ports} if ports else {}) | ({_SOMAXCONN: somaxconn} if somaxconn else {}) | (sysctls or {})
+    own = ({PORTS: ports} if ports else {}) | ({_SOMAXCONN: somaxconn} if somaxconn else {}) | (sysctls or {})
     return Enclosure(netns=True, sysctls=own, **bounds)
 
 

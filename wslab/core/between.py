@@ -12,10 +12,8 @@ from wslab.core.evidence import Evidence
 from wslab.core.path import (
     ACCOUNTS_FOR,
     DROP_COUNTERS,
-    DROPS,
     FORBIDDEN,
     REFUSED,
-    REFUSES,
     UNREACHABLE,
     RuleMet,
     is_local,
@@ -29,7 +27,7 @@ from wslab.core.path import (
     rules_met,
     rules_were_read,
 )
-from wslab.core.records import Certainty
+from wslab.core.records import DROPS, REFUSES, Certainty
 from wslab.core.rules import OVERFLOWS_MATTER, Findings, finding
 
 # Segments that are lost before a rate or a message is blamed on it: TCP makes up for fewer.

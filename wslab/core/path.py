@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wslab.core.evidence import COUNTERS, Evidence
+from wslab.core.records import REFUSES
 from wslab.core.timeline import ACTIVE, Record
 
 # The errnos of a connect that somebody refused, that no route led to, and that a rule of this host forbade.
 REFUSED = "ECONNREFUSED"
 UNREACHABLE = "EHOSTUNREACH ENETUNREACH EHOSTDOWN ENETDOWN"
 FORBIDDEN = "EPERM EACCES"
-REFUSES, DROPS = "refuses", "drops"
 
 # A cause accounts for failures from this share of them on: several packets may be lost of one attempt, and a few of
 # the packets counted may belong to others.

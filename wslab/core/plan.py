@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from wslab.core.host import Host
 from wslab.core.quantities import about_count, format_bytes, format_count
-from wslab.core.servers import backlog_of, is_command, is_foreign, is_url, serves_in_one_process
+from wslab.core.servers import backlog_of, is_command, is_foreign, is_url, pending_within, serves_in_one_process
 
 if TYPE_CHECKING:
     from wslab.core.stage import Stage
@@ -114,7 +114,7 @@ def resolve(stage: Stage, host: Host) -> Plan:
         -(-connections // address_span(host)) if stage.source_addresses == "auto" else int(stage.source_addresses)
     )
     addresses = min(addresses, ADDRESSES_MOST)
-    queue = min(host.somaxconn or 2 * PENDING_MOST, backlog_of(stage.server) or 2 * PENDING_MOST)
+    queues = [queue for queue in (host.somaxconn, backlog_of(stage.server)) if queue]
     return Plan(
         connections=connections,
         server_shards=shards,
@@ -122,7 +122,7 @@ def resolve(stage: Stage, host: Host) -> Plan:
         connections_per_shard=-(-connections // max(1, shards)),
         connections_per_worker=-(-connections // workers),
         source_addresses=loopback_addresses(addresses),
-        pending_max=max(1, min(PENDING_MOST, queue // 2)),
+        pending_max=pending_within(PENDING_MOST, min(queues, default=None)),
         memory_reserve_bytes=stage.memory_reserve,
         # The kernel gives a server that is started for the stage an ephemeral port, which connect then never chooses.
         listener_ports=1 if not is_url(stage.server) and stage.server_port == "auto" else 0,

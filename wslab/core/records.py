@@ -178,6 +178,9 @@ DECISIVE_COLUMNS: tuple[str, ...] = (
     *("tcp_memory_pressures_total", "tcp_aborts_on_memory_total", "softnet_drops_total", "oom_kills_total"),
 )
 
+# What a rule of the firewall does to a packet, in a `firewall` event.
+REFUSES, DROPS = "refuses", "drops"
+
 LATENCY_COLUMNS: tuple[Column, ...] = _columns(
     (
         ("elapsed_seconds", "seconds", "time since the run began, end of the interval"),

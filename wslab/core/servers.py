@@ -222,6 +222,16 @@ def backlog_of(server: str) -> int | None:
     return SERVER_KINDS[server].backlog if server in SERVER_KINDS else None
 
 
+def pending_within(most: int, queue: int | None) -> int:
+    """Return how many handshakes may be in flight: at most half of the accept queue, far from overflowing it.
+
+    Args:
+        most: what would be allowed by itself.
+        queue: connections that the accept queue holds; None or 0 where that is not known.
+    """
+    return max(1, min(most, queue // 2)) if queue else most
+
+
 def short_name(server: str) -> str:
     """Return a value of the parameter `server` in at most `NAME_CHARS` characters."""
     text = " ".join(server.split())

@@ -31,7 +31,7 @@ from wslab.core.plan import Plan, before_start, refusal, resolve
 from wslab.core.protocols import DEFAULT_PROTOCOL
 from wslab.core.quantities import BadInput
 from wslab.core.records import BROKE, CRASHED, RUNNING
-from wslab.core.servers import SERVER_KINDS, is_command, is_foreign, is_url
+from wslab.core.servers import SERVER_KINDS, is_command, is_foreign, is_url, pending_within
 from wslab.core.stage import BROADCAST, ECHO, PING, Stage
 from wslab.core.summary import summarize
 from wslab.core.target import check_target, is_loopback, parse_url
@@ -119,9 +119,8 @@ def run_stage(
         running = look_at_running(stage)
         limits = as_it_runs(before_start(stage, here.host), running.limits)
         here = replace(here, host=limits, plan=as_dialled(here.plan, own.get("swarm", {})))
-        experiment = Experiment(stage, here, data_dir, on_event=on_event, running=running, own=own)
+        experiment = Experiment(stage, here, data_dir, on_event=on_event, running=running, own=own, beside=beside)
         experiment.note("specs", specs or {})
-        experiment.beside = beside
         experiment.run()
 
     from wslab.lab.runs import Run  # It imports pandas, which takes longer than starting a fleet.
@@ -143,6 +142,7 @@ class Experiment:
         on_event: called with every event.
         running: what is known of a server that runs already.
         own: overrides for each process specification, by role; see `start_command`.
+        beside: ids of the runs that were in progress when this one began.
     """
 
     def __init__(
@@ -154,11 +154,12 @@ class Experiment:
         on_event: Callable[[Event], None] | None,
         running: Running,
         own: Mapping[str, Mapping[str, Any]],
+        beside: Sequence[str] = (),
     ) -> None:
         self.stage, self.place, self.host, self.plan = stage, place, place.host, place.plan
         self.run_dir = store.create_run(data_dir, stage.name)
         self._on_event, self._running, self._own = on_event, running, own
-        self.beside: list[str] = []  # ids of the runs that were in progress when this one began
+        self._beside = beside
         self._started = False
         self._seen: set[str] = set()
         self._unwritten = ""  # the first file of the run that could not be written, and why
@@ -284,7 +285,7 @@ class Experiment:
             samples = store.read_samples(self.run_dir)
             latency = store.read_latency(self.run_dir)
             self._manifest["summary"] = summarize(asked, self.plan, samples, latency, events)
-            beside = dict.fromkeys([*self.beside, *registry.other_runs(self.run_dir)])
+            beside = dict.fromkeys([*self._beside, *registry.other_runs(self.run_dir)])
             self._manifest["summary"]["disturbed_by"] = disturbances(samples, self.host.cpu_count, beside)
             self._close(replace(evidence, samples=samples), crashed, aborted)
         except Exception as problem:
@@ -317,7 +318,6 @@ def start_command(
             of the built-in one; under `supervisor`, overrides for the start command itself.
     """
     own = own or {}
-    backlog = host.server_backlog if host else None
     url = stage.server if is_url(stage.server) else ""
     server: dict[str, Any] = {"host": "127.0.0.1", "port": 0 if stage.server_port == "auto" else stage.server_port}
     server |= {"shards": plan.server_shards, "ready_seconds": stage.server_ready_seconds}
@@ -348,7 +348,7 @@ def start_command(
         "subprotocol": stage.subprotocol,
         # Other machines cannot reply to loopback addresses.
         "source_addresses": plan.source_addresses if not url or is_loopback(parse_url(url)[0]) else (),
-        "pending_max": plan.pending_max if not backlog else max(1, min(plan.pending_max, backlog // 2)),
+        "pending_max": pending_within(plan.pending_max, host.server_backlog if host else None),
         "handshake_timeout_seconds": HANDSHAKE_TIMEOUT_SECONDS,
     }
     return {

@@ -21,7 +21,7 @@ from wslab.core.servers import INSTALLS, SERVER_KINDS, Need, fill, is_command, i
 from wslab.core.stage import Stage
 from wslab.core.target import is_loopback, parse_url
 from wslab.machine.process import start_ticks
-from wslab.machine.trees import descendants, listeners, owners, server_limits
+from wslab.machine.trees import listeners, owners, server_limits, with_descendants
 
 _SERVERS = Path(__file__).resolve().parents[1] / "load" / "servers"
 
@@ -63,7 +63,7 @@ def check_server(stage: Stage) -> None:
     if stage.server_port != "auto":
         if is_url(stage.server):
             raise BadInput(f"server_port={stage.server_port} is for a server that is started; an address has its own")
-        used = [one for one in listeners() if one.port == stage.server_port]
+        used = listeners(int(stage.server_port))
         if used:
             pids = ", ".join(map(str, owners([one.inode for one in used]))) or "of another user"
             raise BadInput(f"server_port={stage.server_port} is in use already: by process {pids}")
@@ -113,14 +113,13 @@ def look_at_running(stage: Stage) -> Running:
     elif not is_loopback(host):
         return Running(url=stage.server, note=f"{host} is not this machine: only the swarm's side is known")
     else:
-        found = owners([one.inode for one in listeners() if one.port == port])
+        found = owners([one.inode for one in listeners(port)])
     if not found:
         who = "as this user, or nothing listens there" if os.geteuid() else "here"
         note = f"the process that listens on port {port} cannot be seen {who}: only the swarm's side is known"
         return Running(url=stage.server, note=note)
-    tree = [*found, *(below for pid in found for below in descendants(pid))]
-    limits = server_limits(tree, port)
-    return Running(url=stage.server, pids=tuple(dict.fromkeys(tree)), limits=limits)
+    tree = with_descendants(found)
+    return Running(url=stage.server, pids=tuple(tree), limits=server_limits(tree, port))
 
 
 def as_it_runs(host: Host, limits: Mapping[str, Any]) -> Host:

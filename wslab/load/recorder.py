@@ -50,7 +50,7 @@ from wslab.machine.firewall import read_rules
 from wslab.machine.line_file import LineFile
 from wslab.machine.process import cpu_seconds, parent_of, raise_fd_limit
 from wslab.machine.processes import Group
-from wslab.machine.trees import descendants
+from wslab.machine.trees import with_descendants
 
 # How soon a change of phase is noticed; looking costs one word of shared memory.
 POLL_SECONDS = 0.05
@@ -208,8 +208,8 @@ class Recorder:
 
     def _foreign(self) -> list[int]:
         """Return the processes of a server that is not ours, as they are now."""
-        tops = [*self._roots, *self._keepers]
-        return [*self._roots, *(pid for top in tops for pid in descendants(top))]
+        tree = with_descendants([*self._roots, *self._keepers])
+        return [pid for pid in tree if pid not in self._keepers]
 
     def _pss_is_due(self, phase: str, now: float) -> bool:
         """Return whether this sample reads PSS, and note that it does."""

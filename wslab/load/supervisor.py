@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from wslab.core.json_lines import JsonLines
-from wslab.core.servers import COMMAND_MODULE, DEFAULT_SERVER, SERVER_KINDS
+from wslab.core.servers import COMMAND_MODULE, DEFAULT_SERVER, SERVER_KINDS, pending_within
 from wslab.core.target import parse_url
 from wslab.load.children import Child
 from wslab.load.messages import Reports
@@ -207,9 +207,8 @@ class Supervisor:
         elif child.role in ("recorder", "server"):
             swarm = {**self._start["swarm"], "board_row": self._shards + 1, **({"url": url} if url else {})}
             self._scoreboard.port = parse_url(str(swarm["url"]))[1] if swarm.get("url") else 0
-            if limits and limits.get("server_backlog") and swarm.get("pending_max"):
-                # Handshakes in flight are kept to half of the accept queue, as the plan does for our own servers.
-                swarm["pending_max"] = max(1, min(swarm["pending_max"], limits["server_backlog"] // 2))
+            if limits and swarm.get("pending_max"):
+                swarm["pending_max"] = pending_within(swarm["pending_max"], limits.get("server_backlog"))
             self._start_child("swarm", "wslab.load.swarm.master", swarm)
         else:
             self._deadline = _NEVER

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from wslab.core.records import DROPS, REFUSES
+
 # nft is for administrators, and its folder is not in everybody's path.
 _PATH = "/usr/sbin:/sbin:/usr/local/sbin"
 # Thousands of rules take a second; a run does not wait longer for them.
@@ -24,7 +26,6 @@ _ANSWER_SECONDS = 2.0
 # More rules than these are not kept: a ruleset that long is a cluster's, and is told by its first ones.
 RULES_MOST = 200
 
-REFUSES, DROPS = "refuses", "drops"
 _NFT_VERDICTS = {"reject": REFUSES, "drop": DROPS}
 _IPTABLES_RULE = re.compile(r"^\[(\d+):\d+\] -A (\S+) (.*-j (REJECT|DROP)\b.*)$")
 _IPTABLES_POLICY = re.compile(r"^:(\S+) DROP \[(\d+):\d+\]$")

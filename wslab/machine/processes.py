@@ -22,7 +22,7 @@ from pathlib import Path
 from wslab.machine import formats
 from wslab.machine.cgroup import CGROUPS, CpuQuota, read_quotas
 from wslab.machine.files import OpenFile
-from wslab.machine.procfs import PROC, read_fd_count, read_limits, read_pss
+from wslab.machine.procfs import PROC, read_fd_count, read_pss, read_soft_fd_limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Group:
         for process in self._processes.values():
             if not process.alive or process.fds is None:
                 continue
-            limit = ((read_limits(process.pid, self._root) or {}).get("Max open files") or (None, None))[0]
+            limit = read_soft_fd_limit(process.pid, self._root)
             if limit is not None and process.fds >= limit - FDS_KEPT_BACK:
                 full.append((process.pid, process.fds, limit))
         return full

@@ -98,6 +98,11 @@ def read_limits(pid: int | str = "self", root: Path = PROC) -> dict[str, tuple[i
     return _read(root / str(pid) / "limits", formats.parse_limits)
 
 
+def read_soft_fd_limit(pid: int | str = "self", root: Path = PROC) -> int | None:
+    """Return how many descriptors a process may have open; None where that is not known or there is no limit."""
+    return ((read_limits(pid, root) or {}).get("Max open files") or (None, None))[0]
+
+
 def read_ints(name: str, count: int, root: Path = PROC) -> tuple[int, ...] | tuple[None, ...]:
     """Return the `count` whole numbers of a file such as `sys/net/ipv4/tcp_mem`, or as many Nones."""
 

@@ -37,7 +37,7 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _REQUEST = struct.Struct("=BBBxI2s2s16s16sIII")
 _NO_COOKIE = 0xFFFFFFFF
 # Family, state, timer, retransmissions; ports; addresses, interface, cookie; expiry, receive queue, send queue, uid,
-# inode. A listener has the connections that wait to be accepted as its receive queue.
+# inode. A listener has the connections that wait to be accepted as its receive queue, and their most as its send queue.
 _MESSAGE = struct.Struct("=BBBB2s2s16s16sIIIIIIII")
 # tcpi_min_rtt of struct tcp_info, in microseconds; a connection that has measured none has all bits set.
 _MIN_RTT_AT, _MIN_RTT_NONE = 148, 0xFFFFFFFF
@@ -60,6 +60,25 @@ class Sample:
     unread_bytes: int
     unacknowledged_bytes: int
     roundtrip_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """A listening TCP socket.
+
+    Attributes:
+        address: where it listens, such as `127.0.0.1` or `::`.
+        port: its port.
+        inode: what identifies it among the descriptors of a process.
+        waiting: connections in its accept queue.
+        backlog: the most that this queue holds; 0 where the kernel does not say.
+    """
+
+    address: str
+    port: int
+    inode: int
+    waiting: int = 0
+    backlog: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +114,30 @@ def sample_swarm(port: int, most: int = SAMPLED) -> Sample | None:
     return _sample(most, destination=port)
 
 
+def diagnosed_listeners(port: int = 0) -> list[Listener]:
+    """Return the listening sockets of a port, or, with 0, of all.
+
+    Raises:
+        OSError: the kernel does not answer such questions.
+    """
+    return [_listener(fields) for family in _FAMILIES for fields, _ in _list(family, 1 << _LISTEN, source=port)]
+
+
+def _listener(fields: tuple[Any, ...]) -> Listener:
+    packed = fields[6][:4] if fields[0] == socket.AF_INET else fields[6]
+    return Listener(
+        address=socket.inet_ntop(fields[0], packed),
+        port=int.from_bytes(fields[4], "big"),
+        inode=fields[15],
+        waiting=fields[12],
+        backlog=fields[13],
+    )
+
+
 def read_listeners(port: int) -> Listeners | None:
     """Return the listeners of a port and what waits in their accept queues; None where that cannot be read."""
     try:
-        waiting = [fields[12] for family in _FAMILIES for fields, _ in _list(family, 1 << _LISTEN, source=port)]
+        waiting = [one.waiting for one in diagnosed_listeners(port)]
     except OSError:
         return None
     return Listeners(sockets=len(waiting), waiting=sum(waiting))

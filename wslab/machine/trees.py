@@ -11,44 +11,17 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from wslab.machine.cgroup import CGROUPS, read_cgroup
 from wslab.machine.files import read_text
 from wslab.machine.process import user_of
-from wslab.machine.procfs import PROC, read_fd_count, read_limits
+from wslab.machine.procfs import PROC, read_fd_count, read_soft_fd_limit
+from wslab.machine.sockets import Listener, diagnosed_listeners
 
-_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20  # linux/netlink.h, linux/sock_diag.h
-_NLM_F_REQUEST_DUMP = 0x301
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+# Of <net/tcp_states.h>.
 _TCP_LISTEN = 10
-_NLMSG_HEADER = struct.Struct("=IHHII")
-# struct inet_diag_req_v2: family, protocol, extensions, padding, states, and an empty socket identity.
-_REQUEST = struct.Struct("=BBBBI48x")
-# struct inet_diag_msg: family, state, then the port (in network order), addresses, cookie, queues, uid, inode.
-_FOUND = struct.Struct("=BB2x2s2x16s16x12x4xIIII")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
-    """A listening TCP socket.
-
-    Attributes:
-        address: where it listens, such as `127.0.0.1` or `::`.
-        port: its port.
-        inode: what identifies it among the descriptors of a process.
-        waiting: connections in its accept queue.
-        backlog: the most that this queue holds; 0 where the kernel does not say.
-    """
-
-    address: str
-    port: int
-    inode: int
-    waiting: int = 0
-    backlog: int = 0
 
 
 def descendants(pid: int, root: Path = PROC) -> list[int]:
@@ -63,6 +36,12 @@ def descendants(pid: int, root: Path = PROC) -> list[int]:
     return found
 
 
+def with_descendants(pids: Iterable[int], root: Path = PROC) -> list[int]:
+    """Return processes and all below them, each once, those that were named first."""
+    named = list(pids)
+    return list(dict.fromkeys([*named, *(below for pid in named for below in descendants(pid, root))]))
+
+
 def _children(pid: int, root: Path) -> list[int]:
     try:
         threads = os.listdir(root / str(pid) / "task")
@@ -72,42 +51,13 @@ def _children(pid: int, root: Path) -> list[int]:
     return [int(child) for text in lists if text for child in text.split()]
 
 
-def listeners(root: Path = PROC) -> list[Listener]:
-    """Return the listening TCP sockets of this network namespace."""
+def listeners(port: int = 0, root: Path = PROC) -> list[Listener]:
+    """Return the listening TCP sockets of this network namespace, of one port or, with 0, of all."""
     try:
-        return [found for family in (socket.AF_INET, socket.AF_INET6) for found in _diagnosed(family)]
+        return diagnosed_listeners(port)
     except OSError:
-        return [found for name in ("tcp", "tcp6") for found in _listed(read_text(root / "net" / name) or "")]
-
-
-def _diagnosed(family: int) -> list[Listener]:
-    found: list[Listener] = []
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as link:
-        request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << _TCP_LISTEN)
-        size = _NLMSG_HEADER.size + len(request)
-        link.send(_NLMSG_HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 0, 0) + request)
-        while True:
-            data = link.recv(1 << 16)
-            while len(data) >= _NLMSG_HEADER.size:
-                length, kind, _, _, _ = _NLMSG_HEADER.unpack_from(data)
-                if kind == _NLMSG_DONE:
-                    return found
-                if kind == _NLMSG_ERROR:
-                    raise OSError("the kernel has no diagnosis of TCP sockets")
-                found.append(_listener(data[_NLMSG_HEADER.size : length]))
-                data = data[(length + 3) // 4 * 4 :]
-
-
-def _listener(message: bytes) -> Listener:
-    family, _, port, address, waiting, backlog, _, inode = _FOUND.unpack_from(message)
-    packed = address[:4] if family == socket.AF_INET else address
-    return Listener(
-        address=socket.inet_ntop(family, packed),
-        port=int.from_bytes(port, "big"),
-        inode=inode,
-        waiting=waiting,
-        backlog=backlog,
-    )
+        listed = [found for name in ("tcp", "tcp6") for found in _listed(read_text(root / "net" / name) or "")]
+        return [found for found in listed if port in (0, found.port)]
 
 
 def _listed(text: str) -> list[Listener]:
@@ -173,12 +123,12 @@ def server_limits(
         Empty where none of them can be looked into.
     """
     known = sorted(set(pids))
-    found = [one for one in listeners(root) if one.port == port]
+    found = listeners(port, root)
     holders = owners([one.inode for one in found], known, root) or known
-    serving = sorted({*holders, *(below for pid in holders for below in descendants(pid, root))})
+    serving = sorted(with_descendants(holders, root))
     fd_limits, free = [], []
     for pid in serving:
-        limit = ((read_limits(pid, root) or {}).get("Max open files") or (None, None))[0]
+        limit = read_soft_fd_limit(pid, root)
         fds = read_fd_count(pid, root)
         if limit is not None:
             fd_limits.append(limit)

@@ -168,7 +168,7 @@ class Command:
 
     def listens(self, tree: list[int]) -> bool:
         """Return whether a process of the tree listens on the port, as far as that can be seen."""
-        inodes = [one.inode for one in listeners() if one.port == self.port]
+        inodes = [one.inode for one in listeners(self.port)]
         return bool(owners(inodes, tree)) or (bool(inodes) and os.geteuid() != 0)
 
     def look_for_failure(self, tree: list[int]) -> None:

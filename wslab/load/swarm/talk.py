@@ -9,11 +9,7 @@ import re
 
 from websockets.frames import Frame, Opcode
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from wslab.core.protocols import Protocol
-
-PAYLOAD = "{payload}"
+from wslab.core.protocols import PAYLOAD, Protocol
 
 
 class Talk:
