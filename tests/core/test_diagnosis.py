@@ -764,6 +764,15 @@ def test_messages_that_were_sent_again_are_blamed_on_a_firewall_only_where_they_
     assert [one.limit for one in diagnose(evidence(**late, columns={**seen, **again}))] == [limit]
 
 
+def test_refusals_by_a_server_that_died_are_not_blamed_on_a_firewall() -> None:
+    # The last sample with a listener was taken before it died, and its resets after the last sample.
+    seen = {"server_listeners": 1, "resets_sent_total": 3}
+    refused = {"opened": 60_000, "failures": [failure("connect", "ECONNREFUSED", 40_000)], "columns": seen}
+    death = {"event": "process_exited", "role": "server", "pid": 10, "exit_code": 7, "elapsed_seconds": 4.5}
+    assert [one.limit for one in diagnose(evidence(**refused))] == ["firewall"]
+    assert [one.limit for one in diagnose(evidence(**refused, told={"extra": [death]}))] == ["server_died"]
+
+
 def test_where_root_sees_no_rule_that_drops_the_firewall_is_not_blamed() -> None:
     read = {"extra": [{"event": "firewall", "rules": []}] * 2}
     (found,) = diagnose(evidence(**{**LOST_SYNS, "told": read}, columns=SYNS_AGAIN))

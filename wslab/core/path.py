@@ -123,14 +123,14 @@ def refused_between(run: Evidence) -> bool:
     """Return whether refused attempts were refused by a rule, and not by the host of the server.
 
     A port that nothing listens on is answered by TCP itself, which counts its resets (Tcp OutRsts). A rule that answers
-    in its place does not count there.
+    in its place does not count there. A server that died listens no more, whatever was sampled before.
     """
     if run.errors("connect", FORBIDDEN):
         return True
     refused = run.errors("connect", f"{REFUSED} {UNREACHABLE}")
     if refused and sum(rule.met for rule in rules_met(run, REFUSES)) >= ACCOUNTS_FOR * refused:
         return True
-    if not (refused and is_local(run)):
+    if not (refused and is_local(run)) or run.deaths("server"):
         return False
     answered = run.values("resets_sent_total") and rose_under_load(run, "resets_sent_total") >= ACCOUNTS_FOR * refused
     return bool(run.errors("connect", UNREACHABLE)) or (listened_throughout(run) and not answered)
