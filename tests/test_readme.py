@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -19,6 +21,22 @@ def test_the_results_table_is_that_of_the_reference_runs(project_root: Path) -> 
     runs = [Run.load(path.parent) for path in sorted((project_root / "data/reference").glob("*/run.json"))]
     assert {run.name for run in runs if run.outcome == "held"} >= {"10k", "100k", "700k", "1M"}
     assert results_table(runs) in readme
+
+
+def test_the_comparison_with_the_interpreted_loops_is_that_of_the_recorded_pairs(project_root: Path) -> None:
+    readme = " ".join((project_root / "README.md").read_text(encoding="utf-8").split())
+    pairs = json.loads((project_root / "data/reference/before_after.json").read_text(encoding="utf-8"))
+    assert all(one["outcome"] == "held" for pair in pairs for one in pair.values())
+    shares = [pair["now"]["ramp_seconds"] / pair["before"]["ramp_seconds"] for pair in pairs]
+    assert f"opened in {median(shares):.2f} of the time (median; {min(shares):.2f}–{max(shares):.2f};" in readme
+    first = pairs[0]
+    assert f"{first['now']['ramp_seconds']:.1f} s after {first['before']['ramp_seconds']:.1f} s in the first" in readme
+    now, before = (
+        [median(pair[when][f"{end}_cpu_seconds_per_connection"] for pair in pairs) * 1e6 for end in ("server", "swarm")]
+        for when in ("now", "before")
+    )
+    assert f"cost {now[0]:.1f} + {now[1]:.1f} µs of CPU a connection" in readme
+    assert f"where it was {before[0]:.1f} + {before[1]:.1f}:" in readme
 
 
 def test_every_file_that_readme_points_to_is_there(project_root: Path) -> None:
