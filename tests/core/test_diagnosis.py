@@ -801,6 +801,17 @@ IDLE = {"server_cpu_fraction_max": 0.01, "server_listeners": 1, "server_sockets_
             "server_silent",
             "2 of 6 server processes are stopped",
         ),
+        (
+            {"server_processes": 6, "server_processes_blocked": 1, "server_sockets_waiting": 3},
+            "server_silent",
+            "1 of 6 server processes are blocked in the kernel (state D) throughout; 3 of 256 sampled",
+        ),
+        # A process that waited for a disk in the last sample is not one that hangs.
+        (
+            {"server_processes_blocked": [*[0] * 7, 1, *[0] * 3], "swarm_send_queue_bytes": 9_000},
+            "unknown",
+            "echo ETIMEDOUT × 500",
+        ),
         # It has read all and says nothing.
         ({"swarm_send_queue_bytes": 0, "server_send_queue_bytes": 0}, "server_silent", "nothing is under way"),
         # What was sent is still under way, or the answers are.
@@ -820,6 +831,12 @@ def test_memory_pressure_that_follows_from_a_full_machine_is_not_its_cause() -> 
     pressed = {"tcp_memory_pressures_total": [1, 1, 1, 1, *[2] * 7]}
     assert [one.limit for one in diagnose(evidence(told=SLOW, columns=pressed))] == ["tcp_mem"]
     assert [one.limit for one in diagnose(evidence(told=SLOW, columns={**pressed, **FULL_MACHINE}))] == ["machine_cpu"]
+    # It is the cause where CPU was left in the hold until it rose, whatever came afterwards.
+    late = {"tcp_memory_pressures_total": [*[1] * 6, *[2] * 5]}
+    for full_from, cause in ((6, "tcp_mem"), (4, "machine_cpu")):
+        idle = [502.0 + min(n, full_from) + 0.01 * max(0, n - full_from) for n in range(11)]
+        columns = {**late, **FULL_MACHINE, "cpu_idle_seconds": idle}
+        assert [one.limit for one in diagnose(evidence(told=SLOW, columns=columns))] == [cause]
     # A connection that was aborted for want of memory is the kernel's own word.
     aborted = {"tcp_aborts_on_memory_total": rising(0, 40)}
     assert [one.limit for one in diagnose(evidence(told=SLOW, columns={**aborted, **FULL_MACHINE}))] == ["tcp_mem"]

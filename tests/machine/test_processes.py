@@ -70,6 +70,13 @@ def test_a_group_adds_up_its_processes(proc: FakeProc) -> None:
     assert group.pss_bytes() == 7 * 1024
 
 
+def test_processes_that_are_stopped_or_blocked_are_counted(proc: FakeProc) -> None:
+    for pid, state in enumerate("STDDZ", start=1):
+        proc.put(pid, state=state)
+    found = Group(proc.root).read(range(1, 6), 0.0)
+    assert (found["processes"], found["processes_stopped"], found["processes_blocked"]) == (4, 1, 2)
+
+
 def test_the_quota_of_its_processes_is_told_as_they_come(proc: FakeProc, tmp_path: Path) -> None:
     group = Group(proc.root, tmp_path / "cgroup")
     proc.put(1)

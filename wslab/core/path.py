@@ -170,6 +170,10 @@ def reached_server(run: Evidence) -> str | None:
         )
     )
     parts = [f"{stopped:,} of {processes:,} server processes are stopped"] if stopped else []
+    # In one sample that is a disk at work; a process that hangs is so in all of them.
+    blocked = min(int(sample.get("server_processes_blocked") or 0) for sample in told)
+    if blocked:
+        parts.append(f"{blocked:,} of {processes:,} server processes are blocked in the kernel (state D) throughout")
     if unread:
         parts.append(f"{unread:,} of {looked:,} sampled sockets of the server hold {size:,} bytes that it has not read")
     if queued:

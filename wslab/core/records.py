@@ -68,6 +68,7 @@ def _side(side: str, who: str) -> tuple[Column, ...]:
     rows = (
         ("processes", "count", "processes alive"),
         ("processes_stopped", "count", "processes that are stopped, /proc/PID/stat state T"),
+        ("processes_blocked", "count", "processes that wait for what no signal interrupts, /proc/PID/stat state D"),
         ("cpu_user_seconds", "seconds", "CPU time in user mode, cumulative, /proc/PID/stat utime"),
         ("cpu_system_seconds", "seconds", "CPU time in the kernel, cumulative, /proc/PID/stat stime"),
         ("cpu_fraction_max", "fraction", "busiest process over the last interval, 1.0 is one core"),

@@ -23,6 +23,7 @@ from wslab.core.saturation import (
     cpu_pressure,
     generator_limited,
     machine_busy,
+    pairs_of,
     server_busy,
     server_idle,
     throttled,
@@ -389,10 +390,11 @@ def tcp_memory(run: Evidence) -> Findings:
     """TCP had no memory left for socket buffers.
 
     Without a connection that was aborted for it, pressure may only be a consequence: what an end without CPU does not
-    read stays in buffers.
+    read stays in buffers. It is the cause where there was CPU left until it rose: from then on windows are cut, and
+    what is sent again takes CPU.
     """
-    aborted, pressed = run.delta("tcp_aborts_on_memory_total") > 0, run.delta("tcp_memory_pressures_total") > 0
-    if aborted or (pressed and not _cpu_short(run)):
+    aborted, pressed = run.delta("tcp_aborts_on_memory_total") > 0, run.rose_at("tcp_memory_pressures_total")
+    if aborted or (pressed is not None and not _cpu_short_before(run, pressed)):
         pages, size = run.host.tcp_mem_pages_high, run.host.page_bytes or 4096
         text = f"{run.quote('tcp_memory_pressures_total')}; {run.quote('tcp_aborts_on_memory_total')}"
         text += f"; at most {max(run.values('tcp_memory_bytes'), default=0):,} bytes in socket buffers"
@@ -402,9 +404,14 @@ def tcp_memory(run: Evidence) -> Findings:
         yield finding(run, "tcp_mem", "kernel", text, first=first, certainty=certainty)
 
 
-def _cpu_short(run: Evidence) -> bool:
-    """Return whether an end or the machine had no CPU left where something was missed."""
-    return any(busy(run.active, run.missed_in) for busy in (generator_limited, server_busy, machine_busy))
+def _cpu_short_before(run: Evidence, number: int) -> bool:
+    """Return whether an end or the machine had no CPU left where something was missed, until a sample at the latest.
+
+    Where that sample is the first one there, what came after it has to tell.
+    """
+    before = run.active[:number]
+    known = before if any(pairs_of(before, phase) for phase in run.missed_in) else run.active
+    return any(busy(known, run.missed_in) for busy in (generator_limited, server_busy, machine_busy))
 
 
 def device_backlog(run: Evidence) -> Findings:

@@ -40,6 +40,7 @@ FDS_KEPT_BACK = 2
 
 _ENDED_STATES = frozenset("ZXx")
 _STOPPED_STATES = frozenset("Tt")
+_BLOCKED_STATE = "D"
 
 
 class Process:
@@ -52,6 +53,7 @@ class Process:
         cpu_system_seconds: CPU time in the kernel, kept after its end.
         rss_bytes: resident memory, 0 after its end.
         stopped: whether it is stopped, by a signal or a debugger.
+        blocked: whether it waits in the kernel for what no signal interrupts, such as a disk or file server.
         fds: open descriptors; None after its end and before Linux 6.2.
     """
 
@@ -60,7 +62,7 @@ class Process:
         self.alive = True
         self.cpu_user_seconds = self.cpu_system_seconds = 0.0
         self.rss_bytes = 0
-        self.stopped = False
+        self.stopped = self.blocked = False
         self.fds: int | None = None
         self._root = root
         self._stat = OpenFile(root / str(pid) / "stat")
@@ -76,11 +78,12 @@ class Process:
         if stat is not None:
             state, self.cpu_user_seconds, self.cpu_system_seconds, _ = formats.parse_pid_stat(stat)
         if statm is None or state in _ENDED_STATES:
-            self.alive, self.stopped, self.rss_bytes, self.fds = False, False, 0, None
+            self.alive = self.stopped = self.blocked = False
+            self.rss_bytes, self.fds = 0, None
             self._stat.close()
             self._statm.close()
             return
-        self.stopped = state in _STOPPED_STATES
+        self.stopped, self.blocked = state in _STOPPED_STATES, state == _BLOCKED_STATE
         self.rss_bytes = formats.parse_statm(statm)
         self.fds = read_fd_count(self.pid, self._root)
 
@@ -107,8 +110,9 @@ class Group:
             now: monotonic time in seconds.
 
         Returns:
-            `processes`, `processes_stopped`, `cpu_user_seconds`, `cpu_system_seconds`, `cpu_fraction_max` (None during
-            the first `FRACTION_WINDOW_SECONDS`), `rss_bytes`, `fds`, `fds_max`, and what `Throttle.read` returns.
+            `processes`, `processes_stopped`, `processes_blocked`, `cpu_user_seconds`, `cpu_system_seconds`,
+            `cpu_fraction_max` (None during the first `FRACTION_WINDOW_SECONDS`), `rss_bytes`, `fds`, `fds_max`, and
+            what `Throttle.read` returns.
         """
         for pid in pids:
             if pid not in self._processes:
@@ -121,6 +125,7 @@ class Group:
         return {
             "processes": len(living),
             "processes_stopped": sum(process.stopped for process in living),
+            "processes_blocked": sum(process.blocked for process in living),
             "cpu_user_seconds": sum(process.cpu_user_seconds for process in self._processes.values()),
             "cpu_system_seconds": sum(process.cpu_system_seconds for process in self._processes.values()),
             "cpu_fraction_max": self._busiest(now),
