@@ -443,10 +443,10 @@ RATE_BREAKS: tuple[Break, ...] = (
         name="generator",
         limit="generator",
         side="swarm",
-        title="a CPU quota of 0.05 for a swarm that needs 0.3",
+        title="a CPU quota of 0.05 for a swarm that needs four times as much",
         broken=Trial(
             # Small messages cost the swarm more than the server. When they queue, each costs less: hence so many.
-            parameters=load(200, message_rate=50, hold_seconds=4),
+            parameters=load(200, message_rate=200, hold_seconds=4),
             enclosure=on_quota("swarm", 0.05),
         ),
         remedy="a CPU quota of 1",
