@@ -474,6 +474,27 @@ def test_preflight_answers_whether_so_many_fit(wslab: Callable[..., Said]) -> No
     assert json.loads(wslab("preflight", "--json").out)["fits"] is None
 
 
+def test_runs_are_filtered_labelled_and_deleted(wslab: Callable[..., Said], tmp_path: Path) -> None:
+    first = made_runs.make_run(tmp_path / "data", 1000, second=1)
+    second = made_runs.make_run(tmp_path / "data", 2000, second=2, outcome="broke")
+    listed = json.loads(wslab("runs", "--outcome", "broke", "--stage", "2k", "--json").out)
+    assert [one["run_id"] for one in listed] == [second.name]
+    assert wslab("runs", "--server", "asyncio").out == "no recorded runs\n"
+    assert wslab("runs", first.name, "--relabel", "after tuning").out == f"{first.name}: label: after tuning\n"
+    assert wslab("runs", "--label", "tuning").out.splitlines()[1].endswith("after tuning")
+    assert json.loads(wslab("runs", first.name, "--delete", "--json").out)["deleted"] is True
+    assert [one["run_id"] for one in json.loads(wslab("runs", "--json").out)] == [second.name]
+    for words, refusal in (
+        (("--delete",), "--delete needs the ID of a run"),
+        ((second.name, "--delete", "--diagnose"), "--diagnose and --delete exclude each other"),
+        ((second.name, "--server", "lean"), "--server is for the list of runs"),
+        (("--since", "soon"), "since=soon cannot be used"),
+    ):
+        said = wslab("runs", *words)
+        assert (said.status, said.out) == (2, "")
+        assert refusal in said.err
+
+
 def test_runs_are_listed_from_the_folder_that_was_typed(wslab: Callable[..., Said], tmp_path: Path) -> None:
     assert wslab("runs").out == "no recorded runs yet; `wslab stage --connections 10k` makes one\n"
     assert json.loads(wslab("runs", "--json").out) == []

@@ -24,7 +24,8 @@ from wslab.breaks.isolation import enclosed, obstacle
 from wslab.lab import registry, store
 from wslab.lab.experiment import run_stage
 from wslab.lab.place import this_machine
-from wslab.lab.runs import Run, list_runs
+from wslab.lab.run_list import list_runs
+from wslab.lab.runs import Run
 from wslab.machine.process import alive
 
 ROOT = Path(cli.__file__).resolve().parents[1]

@@ -52,6 +52,11 @@ def test_every_cell_of_code_but_the_setting_up_has_prose_above_it(path: Path) ->
 
 
 @every_notebook
+def test_a_notebook_checks_what_papermill_put_in_before_anything_starts(path: Path) -> None:
+    assert code(path)[1] == "import wslab\n\nwslab.check_parameters()"
+
+
+@every_notebook
 def test_the_first_cell_of_code_holds_the_parameters_as_typed_literals(path: Path) -> None:
     first, *others = cells(path, "code")
     assert first["metadata"]["tags"] == ["parameters"]

@@ -12,15 +12,20 @@ if TYPE_CHECKING:
     from wslab.core.stage import Stage as Stage
     from wslab.lab.experiment import run_lifted as run_lifted
     from wslab.lab.preflight import preflight as preflight
+    from wslab.lab.run_list import delete as delete
+    from wslab.lab.run_list import list_runs as list_runs
+    from wslab.lab.run_list import relabel as relabel
     from wslab.lab.runs import Run as Run
-    from wslab.lab.runs import list_runs as list_runs
     from wslab.lab.runs import load_run as load_run
     from wslab.lab.runs import runs_table as runs_table
+    from wslab.lab.series import columns as columns
+    from wslab.lab.side_by_side import compare as compare
     from wslab.tune.apply import run_stage as run_stage
     from wslab.view import plots as plots
     from wslab.view.attach import attach as attach
     from wslab.view.attach import unless_interrupted as unless_interrupted
-    from wslab.view.comparison import compare as compare
+    from wslab.view.comparison import compare_servers as compare_servers
+    from wslab.view.injected import check_parameters as check_parameters
     from wslab.view.live import live_view as live_view
     from wslab.view.publish import report as report
     from wslab.view.workbook import sweep as sweep
@@ -29,13 +34,18 @@ if TYPE_CHECKING:
 _WHERE = {
     "STAGES": "wslab.core.stage",
     "Stage": "wslab.core.stage",
-    "compare": "wslab.view.comparison",
+    "compare": "wslab.lab.side_by_side",
+    "compare_servers": "wslab.view.comparison",
+    "check_parameters": "wslab.view.injected",
+    "columns": "wslab.lab.series",
+    "delete": "wslab.lab.run_list",
+    "relabel": "wslab.lab.run_list",
     "run_breaks": "wslab.breaks.run",
     "run_stage": "wslab.tune.apply",
     "run_lifted": "wslab.lab.experiment",
     "preflight": "wslab.lab.preflight",
     "Run": "wslab.lab.runs",
-    "list_runs": "wslab.lab.runs",
+    "list_runs": "wslab.lab.run_list",
     "load_run": "wslab.lab.runs",
     "runs_table": "wslab.lab.runs",
     "plots": "wslab.view.plots",
@@ -60,4 +70,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

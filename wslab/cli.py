@@ -36,7 +36,7 @@ from wslab.cli_signals import ignore_signals, take_signals
 from wslab.core.explanations import EXPLANATIONS
 from wslab.core.protocols import SUFFIX
 from wslab.core.quantities import BadInput, parse_count, refuse
-from wslab.core.records import ABORTED, BROKE, CRASHED, HELD, RUNNING
+from wslab.core.records import ABORTED, BROKE, CRASHED, HELD, OUTCOMES, RUNNING
 from wslab.core.servers import SERVER_KINDS
 from wslab.core.target import CONSENT_OPTION
 
@@ -271,22 +271,64 @@ def recorded_runs(context: click.Context, _: click.Parameter, typed: str) -> lis
 @command(example="wslab runs")
 @click.argument("run_id", metavar="[ID]", default="", shell_complete=recorded_runs)
 @data_dir_option
+@click.option("--stage", metavar="N", help="Only those that asked for so many connections, such as 700k.")
+@click.option("--server", metavar="KIND", help="Only those of this server: a kind, or a part of a command or URL.")
+@click.option("--outcome", metavar="WORD", help=f"Only those that ended so: {', '.join(OUTCOMES)}.")
+@click.option("--label", metavar="TEXT", help="Only those with this in their label.")
+@click.option("--since", metavar="WHEN", help="Only those begun since then: a date, or 90min, 2h, 3d, 1w ago.")
 @click.option("--diagnose", is_flag=True, help="Judge the run with ID again, with today's rules.")
-def runs(run_id: str, data_dir: str, diagnose: bool, as_json: bool) -> int:
+@click.option("--relabel", metavar="TEXT", help="Give the run with ID another label.")
+@click.option("--delete", is_flag=True, help="Delete the run with ID, its whole folder.")
+def runs(
+    run_id: str,
+    data_dir: str,
+    diagnose: bool,
+    relabel: str | None,
+    delete: bool,
+    as_json: bool,
+    **filters: str | None,
+) -> int:
     """List recorded runs, or show the run whose ID begins with ID."""
-    if diagnose and not run_id:
-        raise BadInput("--diagnose needs the ID of a run: `wslab runs` lists them")
+    wanted = [
+        name for name, given in (("diagnose", diagnose), ("relabel", relabel is not None), ("delete", delete)) if given
+    ]
+    filtered = [name for name, value in filters.items() if value is not None]
+    if wanted and not run_id:
+        raise BadInput(f"--{wanted[0]} needs the ID of a run: `wslab runs` lists them")
+    if run_id and filtered:
+        raise BadInput(f"--{filtered[0]} is for the list of runs, and {run_id} is one of them")
+    if len(wanted) > 1:
+        raise BadInput(f"--{wanted[0]} and --{wanted[1]} exclude each other")
+    if delete or relabel is not None:
+        return change_run(run_id, absolute(data_dir), relabel, as_json)
     if run_id:
         return show_run(find_run(run_id, absolute(data_dir)), diagnose, as_json)
-    from wslab.lab.runs import list_runs, runs_table
+    from wslab.lab.run_list import list_runs
 
-    found = list_runs(absolute(data_dir))
+    found = list_runs(absolute(data_dir), **filters)  # type: ignore[arg-type]
     if as_json:
         print_json([one.as_dict() for one in found])
-    elif not found:
+    elif not found and not filtered:
         print("no recorded runs yet; `wslab stage --connections 10k` makes one")
     else:
-        print(runs_table(found).to_string())
+        print(found)
+    return 0
+
+
+def change_run(run_id: str, data_dir: str, label: str | None, as_json: bool) -> int:
+    """Give a run another label, or delete it where there is none."""
+    from wslab.lab.run_list import delete, relabel
+    from wslab.lab.runs import load_run
+
+    run = load_run(run_id, data_dir)
+    if label is None:
+        delete(run)
+    else:
+        relabel(run, label)
+    told = "deleted" if label is None else f"label: {label}"
+    print_json({"run_id": run.run_id, "deleted": label is None, "label": label}) if as_json else print(
+        f"{run.run_id}: {told}"
+    )
     return 0
 
 
@@ -332,7 +374,7 @@ def report(data_dir: str, out: str, as_json: bool) -> int:
 
     Where there are none yet, it shows those that come with the project.
     """
-    from wslab.lab.runs import list_runs
+    from wslab.lab.run_list import list_runs
     from wslab.lab.store import data_folder
     from wslab.view.publish import report as publish
 
@@ -461,7 +503,7 @@ def compare(
     from wslab.core.comparison import split_servers
 
     names = [] if recorded else split_servers(servers, more)
-    from wslab.view.comparison import compare as measure
+    from wslab.view.comparison import compare_servers as measure
 
     sizes = {"check": check, "memory": memory, "cpus": cpus, "messages_each": messages_each}
     counts = [] if recorded else [names, connections, repetitions]

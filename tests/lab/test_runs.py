@@ -9,7 +9,8 @@ import pytest
 
 from made_runs import BROKEN, ceiling_rows, make_run
 from wslab.core.quantities import BadInput
-from wslab.lab.runs import Run, ceilings_table, list_runs, load_run, runs_table
+from wslab.lab.run_list import list_runs
+from wslab.lab.runs import Run, ceilings_table, load_run, runs_table
 
 
 def test_samples_are_a_table_of_numbers_by_elapsed_seconds(tmp_path: Path) -> None:

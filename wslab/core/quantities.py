@@ -27,6 +27,10 @@ BINARY_UNITS = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 
 class BadInput(ValueError):
     """A parameter that cannot be used; its text is one line meant for the person who typed it."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows in place of a traceback."""
+        return [f"{BadInput.__name__}: {self}"]
+
 
 def refuse(parameter: str, value: object, accepted: str) -> BadInput:
     """Return the error that says in one line which value of which parameter is not accepted, and what is."""

@@ -24,6 +24,7 @@ HELD = "held"  # everything that was asked for was opened and verified
 BROKE = "broke"  # a limit stopped it; the findings name it
 ABORTED = "aborted"  # the user stopped it
 CRASHED = "crashed"  # something of ours died
+OUTCOMES = (HELD, BROKE, ABORTED, CRASHED, RUNNING)
 
 FLOAT_UNITS = frozenset({"seconds", "fraction"})
 

@@ -93,7 +93,8 @@ def _path(value: object, name: str) -> str:
     return str(os.fspath(value))
 
 
-def _label(value: object, name: str) -> str:
+def label_text(value: object, name: str) -> str:
+    """Return a label; it is one line of at most `LABEL_LENGTH_MAX` characters, else `BadInput` is raised."""
     text = "" if value is None else str(value)
     if len(text) > LABEL_LENGTH_MAX or not text.isprintable():
         raise refuse(name, value, f"one line of at most {LABEL_LENGTH_MAX} characters")
@@ -180,7 +181,7 @@ class Stage:
         1 << 30, parse_bytes, "stop the ramp when the machine has only so much memory left", "2GiB"
     )
     data_dir: str = _parameter("", _path, "folder of the recorded runs; empty is the project's own", "/tmp/data")
-    label: str = _parameter("", _label, "a remark that is kept with the run", "after tuning")
+    label: str = _parameter("", label_text, "a remark that is kept with the run", "after tuning")
     tune: bool = _parameter(False, _flag, "write the kernel settings it needs, and put them back at its end", "true")
     beside: bool = _parameter(False, _flag, "go on although another run is in progress on this machine", "true")
 

@@ -15,6 +15,7 @@ from wslab.core.host import Host
 from wslab.core.plan import Plan, before_start, memory_holds, resolve
 from wslab.core.stage import Stage
 from wslab.lab.running import as_it_runs, look_at_running
+from wslab.lab.signatures import shows_parameters
 from wslab.lab.tables import Machine, Table, card_html, count_text
 from wslab.machine.procfs import read_host
 
@@ -107,12 +108,13 @@ class Preflight:
         return card_html(sentence, self._shown().html(), footer=self.machine.line)
 
 
+@shows_parameters()
 def preflight(connections: int | str | None = None, **parameters: Any) -> Preflight:
     """Look at what this machine allows; nothing is started and nothing is changed.
 
     Args:
         connections: a number to check, such as `"700k"`; None asks how many this machine can hold.
-        **parameters: further fields of `Stage`, such as `server_shards`.
+        **parameters: those of a stage, see below; most of them bind no limit.
 
     Raises:
         BadInput: a parameter cannot be used.

@@ -33,7 +33,7 @@ from wslab.core.records import (
 )
 from wslab.core.servers import DEFAULT_SERVER, short_name
 from wslab.core.timeline import timeline
-from wslab.lab import store
+from wslab.lab import series, store
 from wslab.lab.tables import (
     MISSING,
     Machine,
@@ -166,10 +166,33 @@ class Run:
         """What else used the machine meanwhile, in one line; empty when nothing did, or that was not recorded."""
         return disturbance_text(self.summary.get("disturbed_by") or ())
 
+    @property
+    def label(self) -> str:
+        """The remark that was given with it, or later."""
+        return str(self.stage.get("label") or "")
+
     @cached_property
     def samples(self) -> pd.DataFrame:
-        """One row a second, columns as documented in `wslab.core.records`, indexed by `elapsed_seconds`."""
-        return _frame(store.read_samples(self.run_dir), SAMPLE_COLUMNS).set_index("elapsed_seconds")
+        """One row a second, columns as `wslab.columns()` explains them, indexed by `elapsed_seconds`."""
+        recorded = _frame(store.read_samples(self.run_dir), SAMPLE_COLUMNS).set_index("elapsed_seconds")
+        return series.with_fractions(recorded)
+
+    @property
+    def rates(self) -> pd.DataFrame:
+        """What happened per second: `connections_per_second`, `messages_per_second`, `failures_per_second`, `phase`."""
+        return series.rates(self.samples)
+
+    def percentiles(self, *quantiles: float, kind: str = series.ROUNDTRIP) -> pd.DataFrame:
+        """Return the latency at some quantiles in each second, in seconds: `run.percentiles(0.5, 0.99)`.
+
+        Args:
+            *quantiles: each above 0 and at most 1; median and 99 % unless given.
+            kind: `roundtrip` of a message, or `handshake` of a connection.
+
+        Raises:
+            BadInput: a quantile or the kind cannot be used.
+        """
+        return series.percentiles(self.latency, quantiles or (0.5, 0.99), kind)
 
     @cached_property
     def latency(self) -> pd.DataFrame:
@@ -277,17 +300,8 @@ class Run:
         )
 
 
-def list_runs(data_dir: str | Path | None = None, *, or_reference: bool = False) -> list[Run]:
-    """Load all recorded runs of a data folder.
-
-    Args:
-        data_dir: the data folder; None for the project's own.
-        or_reference: fall back to the reference runs that come with the project when nothing was recorded yet.
-
-    Returns:
-        The runs, newest last. Folders without a manifest are left out, and those with a damaged one are logged by
-        name and left out.
-    """
+def read_runs(data_dir: str | Path | None = None, *, or_reference: bool = False) -> list[Run]:
+    """Load all recorded runs of a data folder, newest last; see `wslab.list_runs`."""
     folder = store.data_folder(data_dir or "")
     runs = _runs_in(folder / "runs")
     return runs if runs or not or_reference else _runs_in(folder / "reference") or _runs_in(store.reference_folder())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from wslab.core.settings import NEEDED, SYSCTL, Setting
 from wslab.core.stage import Stage
 from wslab.lab import experiment
 from wslab.lab.place import Place, this_machine
+from wslab.lab.signatures import shows_parameters
 from wslab.machine.journal import TUNING, Change, Journal
 from wslab.machine.procfs import read_host
 from wslab.tune.advice import Tune, settings_for
@@ -94,15 +95,35 @@ def revert(*, abandoned: bool = False) -> Tuned:
     return Tuned(changes=tuple(changes), status=int(failed), nothing=nothing)
 
 
-def run_stage(stage: Stage | None = None, **parameters: Any) -> Run:
-    """Run one stage, with the kernel settings that it needs where it says `tune`; see `wslab.lab.experiment.run_stage`.
+@shows_parameters()
+def run_stage(
+    stage: Stage | None = None,
+    *,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+    operate_target: bool = False,
+    **parameters: Any,
+) -> Run:
+    """Run one stage and return what was recorded: `wslab.run_stage(connections="100k", hold_seconds=30)`.
+
+    The kernel settings that it needs are written where it says `tune`, and put back at its end.
+
+    Args:
+        stage: what is asked for; or give the parameters themselves, which override those of a stage.
+        on_event: called with every event and sample as it comes: `wslab.live_view()`.
+        operate_target: whether the caller says that a server outside loopback is theirs to load.
+        **parameters: those of a stage, see below.
+
+    Returns:
+        The run, saved, with one of the outcomes `held`, `broke`, `aborted` and `crashed`.
 
     Raises:
-        BadInput: a parameter cannot be used.
+        BadInput: a parameter or the data folder cannot be used, or the stage is out of reach of this machine's memory.
     """
     asked = Stage.of(tune=parameters.get("tune", stage.tune if stage else False))
     place = tuned if asked.tune else this_machine
-    return experiment.run_stage(stage=stage, place=place, **parameters)
+    return experiment.run_stage(
+        stage=stage, on_event=on_event, operate_target=operate_target, place=place, **parameters
+    )
 
 
 @contextmanager

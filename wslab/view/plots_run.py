@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from wslab.lab.series import per_second
 from wslab.lab.tables import bytes_text, count_text, finding_name
 from wslab.view.plots_frame import (
     COLOURS,
@@ -165,12 +166,6 @@ def connections_over_time(run: Run) -> Plot:
     _mark_breaks(run, counts)
     _finish_time_axes(run, [counts, rates])
     return plot
-
-
-def per_second(cumulative: pd.Series) -> pd.Series:
-    """Return the rate of a cumulative column, indexed by the end of each interval; its first value is missing."""
-    seconds = pd.Series(cumulative.index, index=cumulative.index, dtype=float)
-    return cumulative.astype(float).diff() / seconds.diff()
 
 
 def _line(ax: Axes, series: pd.Series, name: str, label: str) -> None:

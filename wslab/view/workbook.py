@@ -32,6 +32,7 @@ from wslab.lab import store
 from wslab.lab.experiment import check_alone
 from wslab.lab.running import check_server
 from wslab.lab.runs import Run
+from wslab.lab.signatures import shows_parameters
 from wslab.lab.sweeps import SweepRecord
 from wslab.lab.tables import MISSING, Table
 from wslab.machine.procfs import read_host
@@ -139,6 +140,7 @@ class Sweep:
         return self._table().html()
 
 
+@shows_parameters("connections")
 def sweep(
     stages: Iterable[int | float | str | Stage],
     keep_going: bool = False,
