@@ -280,11 +280,16 @@ class Bench:
         return peer, fd
 
     def say(self, peer: Peer, data: bytes) -> None:
-        """Send bytes and let the shard read them in one piece."""
+        """Send bytes and let the shard read them: in one piece where they are few, and as far as it goes on."""
         fd = self.fd_of(peer)
         peer.send(data)
         until(lambda: queued(fd) >= len(data))
         self.turn()
+        until(lambda: not self.shard.states[fd] or self.keeps_an_answer() or not queued(fd) or self.turn())
+
+    def keeps_an_answer(self) -> bool:
+        """Tell whether a peer has not taken yet all that it was sent."""
+        return self.shard.kept.size > 0 or any(True for _ in self.shard.blocks(time.monotonic_ns()))
 
     def fd_of(self, peer: Peer) -> int:
         """Return the shard's descriptor of a connection."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from load.rig import KEY, REQUEST, Bench, Player, frame, queued, scripted, until, upgraded
+from load.rig import KEY, REQUEST, Bench, Peer, Player, frame, queued, scripted, until, upgraded
 from wslab.load import scoreboard as words
 from wslab.load.engine import state, swarm_words
 
@@ -42,6 +42,10 @@ FRAMES = {
     "125 bytes": frame(2, b"x" * 125),
     "126 bytes": frame(1, b"x" * 126),
     "two": frame(1, b"a") + frame(2, b"b"),
+    "a ping behind a message": frame(1, b"hello") + frame(9, b"ping"),
+    "a close behind a message": frame(2, b"hello") + frame(8, b"\x03\xe8bye"),
+    "fragments behind a message": frame(2, b"a b") + frame(1, b"Hel", fin=False) + frame(0, b"lo"),
+    "text that is none in its last byte": frame(1, b"all of this is good, and then \xe2\x82"),
     "fragments": frame(1, b"Hel", fin=False) + frame(9, b"?") + frame(0, b"lo"),
     "ping": frame(9, b"ping"),
     "pong": frame(10, b"pong"),
@@ -63,8 +67,28 @@ FRAMES = {
     "close 1005": frame(8, b"\x03\xed"),
     "16 bits for 2": b"\x81\xfe\x00\x02\x00\x00\x00\x00Hi",
     "64 bits for 2": b"\x81\xff\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00Hi",
+    "64 bits, below zero": b"\x81\xff\xff\xff\xff\xff\xff\xff\xff\xf0\x00\x00\x00\x00Hi",
     "too big": frame(2, bytes((1 << 20) + 1))[:14],
 }
+PIECE_BYTES = 1 << 15  # more than a loop reads at once, and less than the kernel has room for
+LARGE = {
+    "binary of 20000": frame(2, bytes(range(250)) * 80),
+    "binary of 70000": frame(2, bytes(range(250)) * 280),
+    "text of 70000": frame(1, b"plain" * 14000),
+    "text of 70000 that is none": frame(1, b"plain" * 13999 + b"\xffend."),
+    "text of 20000 that is none": frame(1, b"plain" * 3999 + b"\xffend."),
+    "UTF-8 of 70000": frame(1, "zwölf € 𝄞".encode() * 4375),
+    "the largest": frame(2, bytes(1 << 20)),
+    "a ping and a close behind it": frame(2, bytes(70000)) + frame(9, b"ping") + frame(8, b"\x03\xe8"),
+    "a large one behind it": 2 * frame(2, b"x" * 30000),
+    "a fragment of it": frame(2, b"x" * 40000, fin=False) + frame(9, b"?") + frame(0, b"y" * 30000),
+}
+
+
+def hear(peer: Peer) -> None:
+    """Take what has come, as a server that has much to say reads nothing until it is taken."""
+    while queued(peer.socket.fileno()) and peer.more():
+        pass
 
 
 def answer(bench: Bench, parts: list[bytes]) -> tuple[object, ...]:
@@ -73,13 +97,16 @@ def answer(bench: Bench, parts: list[bytes]) -> tuple[object, ...]:
     before = [bench.count(getattr(words, name)) for name in names]
     peer, fd = bench.connect()
     for part in parts:
-        if not bench.shard.states[fd]:
-            break
-        peer.send(part)
-        until(lambda part=part: queued(fd) >= len(part))
-        bench.turn()
+        for start in range(0, len(part), PIECE_BYTES):
+            if not bench.shard.states[fd]:
+                break
+            piece = part[start : start + PIECE_BYTES]
+            peer.send(piece)
+            until(lambda piece=piece: queued(fd) >= len(piece))
+            bench.turn()
+            hear(peer)
     peer.socket.shutdown(socket.SHUT_WR)
-    until(lambda: bench.turn() or not bench.shard.states[fd])
+    until(lambda: bench.turn() or hear(peer) or not bench.shard.states[fd])
     said = peer.rest()
     peer.socket.close()
     bench.peers.remove(peer)
@@ -123,6 +150,26 @@ def test_frames_cut_at_every_byte_have_one_answer(plain: Bench, slow: Bench, nam
     for cut in range(1, len(data)):
         parts = [REQUEST, data[:cut], data[cut:]]
         assert answer(plain, parts) == answer(slow, parts) == expected, cut
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_frames_that_trickle_have_one_answer(plain: Bench, slow: Bench, name: str) -> None:
+    data = FRAMES[name]
+    expected = answer(slow, [REQUEST, data])
+    parts = [REQUEST, *(data[n : n + 1] for n in range(len(data)))]
+    assert answer(plain, parts) == answer(slow, parts) == expected
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_messages_have_one_answer_wherever_they_are_cut(plain: Bench, slow: Bench, name: str) -> None:
+    data = LARGE[name]
+    expected = answer(slow, [REQUEST, data])
+    for cut in [*range(1, 24), 4096, 16383, 16384, 16385, len(data) - 1]:
+        assert answer(plain, [REQUEST, data[:cut], data[cut:]]) == expected, cut
+    for step in (2047, 9001):
+        parts = [REQUEST, *(data[n : n + step] for n in range(0, len(data), step))]
+        assert answer(plain, parts) == expected, step
+    assert plain.shard.held_bytes() == 0
 
 
 @pytest.mark.parametrize("is_plain", [True, False])

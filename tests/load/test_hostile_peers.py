@@ -12,7 +12,7 @@ import pytest
 
 from load.rig import REQUEST, Bench, Peer, frame, queued, serving, until
 from wslab.load import scoreboard as words
-from wslab.load.engine import server_words
+from wslab.load.engine import server_words, state
 from wslab.load.rfc6455 import FrameBuffer
 from wslab.load.servers.conversation import REQUEST_BYTES_MAX, Conversation
 from wslab.load.swarm.client_slowpath import Exchange
@@ -35,8 +35,9 @@ def send_while_read(bench: Bench, peer: Peer, data: bytes) -> None:
     peer.socket.settimeout(20)
 
 
-def test_those_that_hold_the_most_are_shed_first_and_the_others_are_served() -> None:
-    with Bench(memory_bytes=4 * MIB) as bench:
+@pytest.mark.parametrize("plain", [True, False])
+def test_those_that_hold_the_most_are_shed_first_and_the_others_are_served(plain: bool) -> None:
+    with Bench(memory_bytes=4 * MIB, plain=plain) as bench:
         healthy, _ = bench.open()
         modest, modest_fd = bench.open()
         send_while_read(bench, modest, frame(2, bytes(MIB))[:100_000])
@@ -60,7 +61,7 @@ def test_those_that_hold_the_most_are_shed_first_and_the_others_are_served() -> 
         assert 8 <= len(codes) < 12
         bench.say(healthy, frame(1, b"served as ever"))
         assert healthy.frame() == (0x81, b"served as ever")
-        assert modest_fd in bench.shard.conversations
+        assert bench.shard.states[modest_fd] == state.OPEN | (state.BLOCK if plain else state.SLOW)
 
 
 def test_requests_without_end_are_shed_with_503() -> None:
@@ -96,27 +97,29 @@ def test_a_request_has_an_end_to_its_size() -> None:
     assert conversation.over
 
 
+@pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize("half_closed", [True, False])
-def test_a_reader_that_never_reads_is_closed_in_time(half_closed: bool) -> None:
-    with Bench(send_seconds=0.1) as bench:
+def test_a_reader_that_never_reads_is_closed_in_time(half_closed: bool, plain: bool) -> None:
+    with Bench(send_seconds=0.1, plain=plain) as bench:
         peer, fd = bench.open()
-        while not bench.shard.kept.size:
+        while not bench.keeps_an_answer():
             bench.say(peer, frame(2, bytes(60000)))
         if half_closed:
             peer.socket.shutdown(socket.SHUT_WR)
         until(lambda: bench.turn() or bench.shard.words[server_words.HELD] == 0)
-        assert (bench.shard.kept.size, bench.count(words.CLOSED)) == (0, 1)
+        assert (bench.shard.held_bytes(), bench.count(words.CLOSED)) == (0, 1)
         assert not bench.shard.states[fd]
 
 
-def test_a_slow_reader_that_takes_something_now_and_then_is_not_closed() -> None:
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_slow_reader_that_takes_something_now_and_then_is_not_closed(plain: bool) -> None:
     # The kernel tells of room only when a third of its buffer is free: a peer has to take more than that in the time.
-    with Bench(send_seconds=0.5) as bench:
+    with Bench(send_seconds=0.5, plain=plain) as bench:
         peer, fd = bench.open()
         peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         total, began = 0, time.monotonic()
         while time.monotonic() - began < 1.2:
-            while not bench.shard.kept.size:
+            while not bench.keeps_an_answer():
                 bench.say(peer, frame(2, bytes(60000)))
             total += len(peer.socket.recv(50000))
             until(lambda total=total: time.monotonic() - began > total / 8e6)
@@ -184,3 +187,50 @@ def test_queued_bytes_of_a_shed_peer_are_not_read_into_memory() -> None:
         send_while_read(bench, peer, 3 * frame(2, bytes(MIB), fin=False)[: MIB - 1])
         assert bench.shard.held_bytes() <= 2 * MIB
         until(lambda: bench.turn() or not bench.shard.states[fd] or queued(fd) == 0)
+
+
+@pytest.mark.parametrize("size", [100, 20_000, MIB])
+def test_the_block_of_a_peer_that_dies_in_the_middle_of_a_message_is_freed(size: int) -> None:
+    with Bench() as bench:
+        peer, fd = bench.open()
+        bench.say(peer, frame(2, bytes(size))[: min(size, 30_000)])
+        assert bench.shard.states[fd] == state.OPEN | state.BLOCK
+        assert min(size, 30_000) // 2 < bench.shard.held_bytes() < 40_000  # what has come, not what was announced
+        peer.socket.close()
+        until(lambda: bench.turn() or not bench.shard.states[fd])
+        assert (bench.shard.held_bytes(), bench.count(words.CLOSED)) == (0, 1)
+
+
+def test_a_large_echo_reaches_a_slow_reader_whole_and_leaves_nothing_behind() -> None:
+    with Bench() as bench:
+        peer, fd = bench.open()
+        message = bytes(range(256)) * 4096
+        send_while_read(bench, peer, frame(2, message))
+        assert bench.shard.conversations == {}
+        with bench.running() as running:
+            assert peer.frame() == (0x82, message)
+            until(lambda: running.states[fd] == state.OPEN)
+            peer.send(frame(1, b"and on"))
+            assert peer.frame() == (0x81, b"and on")
+            assert running.held_bytes() == 0
+
+
+def test_the_cost_of_a_trickle_to_the_loop_grows_with_its_bytes() -> None:
+    def seconds(size: int) -> float:
+        data = frame(2, bytes(size))
+        with Bench() as bench:
+            peer, fd = bench.open()
+            peer.send(data[:20])
+            until(lambda: bench.turn() or bench.shard.states[fd] & state.BLOCK)
+            began = time.process_time()
+            for n in range(20, len(data)):
+                peer.send(data[n : n + 1])
+                bench.turn()
+            until(lambda: bench.turn() or bench.shard.states[fd] == state.OPEN)
+            took = time.process_time() - began
+            assert peer.frame() == (0x82, bytes(size))
+        return took
+
+    assert min(seconds(20_000) for _ in range(2)) < 24 * min(
+        seconds(2500) for _ in range(2)
+    )  # Squared, it is 64 times.

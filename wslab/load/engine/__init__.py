@@ -7,9 +7,9 @@ Theory of operation:
 2. A connection is a record in an array indexed by its descriptor (`state`). Both loops use the same words for what a
    connection is. Counters are written straight into the shared memory of the scoreboard.
 3. A loop handles the plain case: the whole request that differs from a judged one in its key only, the whole answer
-   with the right accept value, a whole data frame, its echo. Everything else leaves by the one exit: the loop returns
-   a reason, with the descriptor and the bytes in the control words. Python deals with it and calls the loop again,
-   which goes on where it was: that is the one way back in.
+   with the right accept value, a data frame (a large one comes and goes in parts: `blocks`), its echo. Everything else
+   leaves by the one exit: the loop returns a reason, with the descriptor and the bytes in the control words. Python
+   deals with it and calls the loop again, which goes on where it was: that is the one way back in.
 4. Keys, masks and payloads come from a counter-based generator (`wire`): to check an answer or an echo it is enough to
    know its number.
 5. Compiled code runs no Python signal handler, so commands and the lifeline are descriptors in the loop's own epoll.

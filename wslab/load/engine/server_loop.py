@@ -1,7 +1,8 @@
 """The loop of a server shard: accept, upgrade, echo; WebSocket, or the bare bytes of the floor.
 
 1. The plain request is one whose bytes around its key have been judged good before: Python puts them into `known`.
-2. The plain message is a single, whole, masked, unfragmented data frame that was read in one piece.
+2. The plain message is a single, masked, unfragmented data frame. One whose end was not read with its header is put
+   together in a block (see `blocks`), and an echo of such that the peer does not take at once goes from there.
 3. Shards take turns to accept: only the first TURNS that have descriptors left wait on the listener, because every
    process that waits there costs each new connection a wake-up. `door` is shared by the shards of a server: who is
    full or dead, how many each has accepted, and who waits on the listener. Who becomes full wakes those that are next.
@@ -15,7 +16,7 @@ import numpy as np
 from numba import types
 
 from wslab.load import scoreboard as board
-from wslab.load.engine import libc
+from wslab.load.engine import blocks, libc
 from wslab.load.engine.compiling import njit, records
 from wslab.load.engine.server_words import (
     ACCEPT_AT,
@@ -23,6 +24,8 @@ from wslab.load.engine.server_words import (
     ACCEPTING,
     ACCEPTS_PER_EVENT,
     AT_THE_DOOR,
+    BLOCK_BYTES,
+    BLOCK_BYTES_MAX,
     CAPACITY,
     FANS_OUT,
     FREE,
@@ -34,6 +37,7 @@ from wslab.load.engine.server_words import (
     LETTER_BOX,
     LISTENER,
     LOOK_AGAIN,
+    MESSAGE_BYTES_MAX,
     OUT_OF_TURN,
     ROOM,
     TOP,
@@ -42,6 +46,7 @@ from wslab.load.engine.server_words import (
 )
 from wslab.load.engine.state import (
     ACCEPT_FAILED,
+    BLOCK,
     BYTES,
     COMMAND,
     COMMANDS,
@@ -57,6 +62,7 @@ from wslab.load.engine.state import (
     LEAVING,
     MAIL,
     NEXT,
+    NO_TEXT,
     NONE,
     OPEN,
     PARTLY_SENT,
@@ -70,11 +76,12 @@ from wslab.load.engine.state import (
     TICK,
     TICK_AT,
     TICK_NS,
+    TOO_MUCH,
     UPGRADING,
     WAIT_MS,
     WRITABLE,
 )
-from wslab.load.engine.wire import accept_value, is_key, is_text, unmask
+from wslab.load.engine.wire import accept_value, header_size, is_key, is_text, unmask
 from wslab.load.engine.wire_format import BINARY, KEY_BYTES, PING, PONG, TEXT
 
 _words, _board_row, _table = types.int64[::1], types.int64[::1], records(SERVER_CONNECTION)
@@ -155,6 +162,8 @@ def accept_failed(error, w, row, event, door):
 @njit
 def close_connection(fd, w, row, conn):
     """Close a connection and count it as what it was."""
+    if conn[fd].state & BLOCK:
+        blocks.end(fd, w, conn)
     what = conn[fd].state & STATE
     if what == UPGRADING:
         row[board.PENDING] -= 1
@@ -244,13 +253,20 @@ def talk(fd, size, w, row, conn, buffer):
         return to_python(fd, size, w)
     payload = np.int64(second & 0x7F)
     header = 2
-    if payload == 126:
-        payload = (np.int64(buffer[2]) << 8) | np.int64(buffer[3])
-        header = 4
-        if payload < 126:
+    if payload > 125:
+        header = 4 if payload == 126 else 10
+        if size < header + 4:
             return to_python(fd, size, w)
-    if payload > READ_BYTES or size != header + 4 + payload:
-        return to_python(fd, size, w)
+        payload = np.int64(0)
+        for n in range(2, header):
+            payload = (payload << 8) | np.int64(buffer[n])
+        # A length that would do with fewer bytes, one that is negative, and a message that is too long.
+        if header_size(payload, first) != header or payload > MESSAGE_BYTES_MAX:
+            return to_python(fd, size, w)
+    if size != header + 4 + payload:
+        if size > header + 4 + payload:
+            return to_python(fd, size, w)
+        return begin_block(fd, header, payload, size, w, conn, buffer)
     start = header + 4
     ascii = unmask(buffer, start, payload, header)
     if first == TEXT and not ascii and not is_text(buffer, start, payload):
@@ -264,6 +280,74 @@ def talk(fd, size, w, row, conn, buffer):
     buffer[5] &= 0x7F
     buffer[4] = first
     return send(fd, buffer, 4, header + payload, w, row, conn)
+
+
+@njit
+def begin_block(fd, header, payload, size, w, conn, buffer):
+    """Put what has come of a message into a block; return the reason to leave the loop, or -1."""
+    mask = np.int64(0)
+    for n in range(4):
+        mask |= np.int64(buffer[header + n]) << (8 * n)
+    block = blocks.begin(payload, buffer[0], mask, w)
+    if block == 0:
+        return to_python(fd, size, w)
+    conn[fd].state |= BLOCK
+    conn[fd].since = block
+    start = header + 4
+    libc.memcpy(block + blocks.PAYLOAD_AT, buffer.ctypes.data + start, size - start)
+    blocks.come(block, size - start, w)
+    return TOO_MUCH if w[BLOCK_BYTES] > w[BLOCK_BYTES_MAX] else -1
+
+
+@njit
+def receive_block(fd, now, w, row, conn, event):
+    """Read more of the message in a block, and echo it once it is whole; return the reason to leave, or -1."""
+    block = conn[fd].since
+    words = blocks.words_of(block)
+    got, payload = words[blocks.GOT], words[blocks.PAYLOAD]
+    size = libc.read(fd, block + blocks.PAYLOAD_AT + got, payload - got)
+    if size <= 0:
+        error = libc.errno() if size < 0 else 0
+        return -1 if error == libc.EAGAIN else gone(fd, error, w, row, conn)
+    if not blocks.come(block, size, w):
+        return TOO_MUCH if w[BLOCK_BYTES] > w[BLOCK_BYTES_MAX] else -1
+    if not blocks.is_good(block):
+        w[FD], w[SIZE] = fd, payload
+        return NO_TEXT
+    row[board.RECEIVED] += 1
+    row[board.SENT] += 1
+    blocks.turn_round(block)
+    return send_block(fd, now, w, row, conn, event)
+
+
+@njit
+def send_block(fd, now, w, row, conn, event):
+    """Send what the peer takes of the echo in a block; return the reason to leave the loop, or -1.
+
+    With EPOLLOUT alone, nothing more is read from the peer until it has taken all.
+    """
+    block = conn[fd].since
+    words = blocks.words_of(block)
+    header = header_size(words[blocks.PAYLOAD], words[blocks.FIRST])
+    sent, left = words[blocks.SENT], header + words[blocks.PAYLOAD] - words[blocks.SENT]
+    taken = libc.write(fd, block + blocks.PAYLOAD_AT - header + sent, left)
+    if taken < 0:
+        error = libc.errno()
+        if error != libc.EAGAIN:
+            return gone(fd, error, w, row, conn)
+        taken = 0
+    waited = words[blocks.MOVED_AT] > 0
+    if taken == left:
+        blocks.end(fd, w, conn)
+        if waited:
+            libc.watch(w[EPOLL], libc.EPOLL_CTL_MOD, fd, libc.EPOLLIN, event)
+        return -1
+    words[blocks.SENT] = sent + taken
+    if taken or not waited:
+        words[blocks.MOVED_AT] = now
+    if not waited:
+        libc.watch(w[EPOLL], libc.EPOLL_CTL_MOD, fd, libc.EPOLLOUT, event)
+    return TOO_MUCH if w[BLOCK_BYTES] > w[BLOCK_BYTES_MAX] else -1
 
 
 @njit(forceinline=True)
@@ -360,8 +444,12 @@ def serve(websocket, w, row, conn, events, buffer, known, known_sizes, answer, s
             elif mask & libc.EPOLLERR:
                 reason = gone(fd, libc.socket_error(fd, pair), w, row, conn)
             elif mask & libc.EPOLLOUT:
-                w[FD] = fd
-                return WRITABLE
+                if not conn[fd].state & BLOCK:
+                    w[FD] = fd
+                    return WRITABLE
+                reason = send_block(fd, now, w, row, conn, event)
+            elif conn[fd].state & BLOCK:
+                reason = receive_block(fd, now, w, row, conn, event)
             else:
                 size = libc.read(fd, buffer.ctypes.data, READ_BYTES)
                 if size > 0:
@@ -461,3 +549,44 @@ def next_since(start, what, since, w, conn):
         if (conn[fd].state & STATE) == what and conn[fd].since <= since:
             return fd
     return -1
+
+
+# Blocks, for Python.
+
+
+@njit(types.int64(types.int64, types.int64, _words, _table))
+def next_block(start, taken_before, w, conn):
+    """Return the first descriptor from `start` on with a block, of whose echo nothing was taken since that moment (ns).
+
+    Where it is 0, it is the first one with a block; -1 = there is none.
+    """
+    for fd in range(start, w[TOP]):
+        if conn[fd].state & BLOCK:
+            moved_at = blocks.words_of(conn[fd].since)[blocks.MOVED_AT]
+            if not taken_before or 0 < moved_at <= taken_before:
+                return fd
+    return -1
+
+
+@njit(types.int64(types.int64, _table))
+def block_bytes(fd, conn):
+    """Return how much memory the block of a connection takes, about."""
+    return blocks.OVERHEAD_BYTES + blocks.words_of(conn[fd].since)[blocks.GOT]
+
+
+@njit(types.int64(types.int64, _table))
+def block_moved_at(fd, conn):
+    """Return when the peer last took something of the echo in a block, in ns; 0 = it has all that there is."""
+    return blocks.words_of(conn[fd].since)[blocks.MOVED_AT]
+
+
+@njit(types.void(types.int64, _table, types.uint8[::1]))
+def copy_block(fd, conn, out):
+    """Copy the payload in a block, unmasked."""
+    libc.memcpy(out.ctypes.data, conn[fd].since + blocks.PAYLOAD_AT, out.size)
+
+
+@njit(types.void(types.int64, _words, _table))
+def end_block(fd, w, conn):
+    """Free the block of a connection; see `blocks`."""
+    blocks.end(fd, w, conn)

@@ -21,10 +21,15 @@ from wslab.load.engine.wire_format import ACCEPT_BYTES
     TURNS,  # how many shards may accept at a time
     FANS_OUT,  # 1: a message goes to every connection, which Python sees to, instead of back
     LETTER_BOX,  # descriptor from which messages of other shards come; -1 = none do
+    BLOCK_BYTES,  # memory of blocks that is in use, about
+    BLOCK_BYTES_MAX,  # how much of it there may be
+    BLOCK_BYTES_MOST,  # how much of it there was at any time since Python set this to 0
     WORDS,
-) = range(BOTH, BOTH + 15)
+) = range(BOTH, BOTH + 18)
 
 ACCEPTS_PER_EVENT = 64
+# A message may have this many bytes; a longer one ends the connection with close code 1009.
+MESSAGE_BYTES_MAX = 1 << 20
 ROOM, ACCEPTED, AT_THE_DOOR = range(3)  # rows of the door
 FREE, FULL, DEAD = range(3)  # values of its row ROOM
 

@@ -29,9 +29,11 @@ SLOW = 0x08  # a Python object looks after it, so all that is read from it goes 
 KEPT = 0x10  # Python keeps bytes until the peer takes more; EPOLLOUT is asked for
 HALF = 0x20  # the loop has not sent all of its message yet; EPOLLOUT is asked for
 PROVED = 0x40  # its own echo came back in the verify phase
+BLOCK = 0x80  # the loop has a block of memory for a message on it that comes or goes in parts; see `blocks`
 
-# A connection of a shard, 16 bytes: `since` is when it came to be what it is, in ns of the monotonic clock. Names of
-# fields with their kinds as `memoryview.cast` and NumPy call them, laid out as C does.
+# A connection of a shard, 16 bytes: `since` is when it came to be what it is, in ns of the monotonic clock; with BLOCK,
+# it is the address of the block, as no open connection is asked since when it is one. Names of fields with their kinds
+# as `memoryview.cast` and NumPy call them, laid out as C does.
 SERVER_CONNECTION = {"state": "B", "since": "q"}
 # A connection of a worker, 40 bytes. `serial` numbers its key or its message; `sent` and `got` are bytes of the frame
 # under way; `scheduled` and `started` are in ns. `owed` messages are due and wait for the echo of the one under way;
@@ -60,7 +62,9 @@ SWARM_CONNECTION = {
     OVERDUE,  # FD has waited too long for an answer
     SPEAK,  # a message is due on FD, and Python makes it
     MAIL,  # another shard has something for this one
-) = range(11)
+    NO_TEXT,  # the block of FD has a whole text message, of SIZE bytes, which is not UTF-8
+    TOO_MUCH,  # blocks take more memory than they may
+) = range(13)
 
 # Control words of both loops.
 (

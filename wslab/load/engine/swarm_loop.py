@@ -90,6 +90,7 @@ from wslab.load.engine.swarm_words import (
     MESSAGE_SEED,
     NEVER,
     NEXT_AT,
+    OFFER_MIN,
     OWED_MAX,
     PASSES,
     PENDING_MAX,
@@ -350,8 +351,10 @@ def send_more(websocket, fd, w, conn, event, frame):
     c = conn[fd]
     size = w[MESSAGE_BYTES]
     total = header_size(size, w[SAYS]) + size + (4 if websocket else 0)
+    offer = OFFER_MIN
     while c.sent < total:
-        count = write_frame(seed_of(w[MESSAGE_SEED], fd), c.serial, size, True, w[SAYS], c.sent, frame.size, frame)
+        count = write_frame(seed_of(w[MESSAGE_SEED], fd), c.serial, size, True, w[SAYS], c.sent, offer, frame)
+        offer = min(2 * offer, frame.size)
         sent = libc.write(fd, frame.ctypes.data, count)
         if sent < 0:
             error = libc.errno()

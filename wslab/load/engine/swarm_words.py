@@ -51,6 +51,9 @@ NS = 1_000_000_000
 BURST = 16  # dials or messages in one go before replies are looked at
 CHECK_NS = NS // 4  # a worker that waits for answers looks this often for those that are overdue
 OWED_MAX = 65535
+# A message is made and offered in pieces, each twice the last one: what a peer with little room does not take is made
+# again.
+OFFER_MIN = 8192
 NEVER = (1 << 63) - 1
 # Fields of a request, in `slots` one pair each: where in it, and what.
 SLOT_NUMBER, SLOT_HEX = range(2)

@@ -161,6 +161,12 @@ def write_frame(seed, serial, size, masked, first, offset, limit, out):
         position = offset + written - start
         block = drawn(seed, base + np.uint64(position >> 3)) ^ mask
         inside = position & 7
+        if inside == 0 and count - written >= 8:
+            # Without a sign, an index is not looked at for being one from the end.
+            for n in range(8):
+                out[np.uint64(written) + np.uint64(n)] = np.uint8(block >> np.uint64(8 * n))
+            written += 8
+            continue
         block >>= np.uint64(8 * inside)
         for _ in range(min(8 - inside, count - written)):
             out[written] = block & np.uint64(255)

@@ -18,10 +18,9 @@ from websockets.http11 import Request
 from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 
+from wslab.load.engine.server_words import MESSAGE_BYTES_MAX
 from wslab.load.rfc6455 import FrameBuffer
 
-# A message may have this many bytes; a longer one ends the connection with close code 1009.
-MESSAGE_BYTES_MAX = 1 << 20
 VERSION_HEADER = "Sec-WebSocket-Version"
 END_OF_REQUEST = b"\r\n\r\n"
 # A request may have this many bytes, as with other servers (Node 16 KiB, nginx 32 KiB).
@@ -53,6 +52,11 @@ class Conversation:
         self.opcode: Opcode | None = None  # kind of the fragmented message under way
         self.message = bytearray()  # its payload so far; in one piece, as fragments may be many and empty
         self.messages = 0
+
+    @staticmethod
+    def text_as_sent(text: bytes | bytearray) -> bytes:
+        """Return the frame of a text message as a client sends it."""
+        return Frame(Opcode.TEXT, text).serialize(mask=True)
 
     @property
     def open(self) -> bool:

@@ -6,8 +6,9 @@ entry and no buffer for it. Only a connection in transition has more:
 1. A connection that is not upgraded yet has `greeting_seconds` for it.
 2. Bytes that the peer has not taken yet are kept. While there are any, nothing more is read from that peer, which
    bounds them; a peer that takes none of them for `send_seconds` is closed.
-3. A connection that needs more than the fast path has a `Conversation`, dropped when nothing is in transition.
-4. A connection that we leave is half-closed and waits for its peer's end, at most LEAVING_SECONDS.
+3. A large message that comes or goes in parts has a block of memory of its own in the loop, until it has gone.
+4. A connection that needs more than the fast path has a `Conversation`, dropped when nothing is in transition.
+5. A connection that we leave is half-closed and waits for its peer's end, at most LEAVING_SECONDS.
 
 All that peers make a shard keep has one budget, `memory_bytes`. When it is exceeded, those that hold the most are
 closed: with close code 1009, or status 503 before the upgrade.
@@ -25,7 +26,7 @@ from time import monotonic_ns
 
 from wslab.load.engine import cache, state
 from wslab.load.engine import server_words as loop
-from wslab.load.engine.state import KEPT, LEAVING, SLOW, STATE, UPGRADING
+from wslab.load.engine.state import BLOCK, KEPT, LEAVING, SLOW, STATE, UPGRADING
 from wslab.load.engine.wire_format import KEY_BYTES
 from wslab.load.kept import Kept
 from wslab.load.precedent import Precedent
@@ -182,6 +183,10 @@ class Shard:
         )
         self.close_counted = compiled.close_counted.bind(words, row, self.table, self.events)
         self.next_since = compiled.next_since.bind(words, self.table)
+        self.next_block = compiled.next_block.bind(words, self.table)
+        self.block_bytes = compiled.block_bytes.bind(self.table)
+        self.block_moved_at = compiled.block_moved_at.bind(self.table)
+        self.end_block = compiled.end_block.bind(words, self.table)
         self.actions: dict[int, Callable[[], object]] = {
             state.BYTES: self.receive_and_post if self.fans_out else self.receive_bytes,
             state.WRITABLE: self.flush,
@@ -189,6 +194,8 @@ class Shard:
             state.GONE: lambda: self.close(words[state.FD]),
             state.TICK: self.tick,
             state.MAIL: self.take_mail,
+            state.NO_TEXT: self.judge_block,
+            state.TOO_MUCH: self.shed,
             state.ACCEPT_FAILED: lambda: count_failure(row, CONNECT, words[state.ERROR]),
         }
 
@@ -220,6 +227,7 @@ class Shard:
 
     def step(self) -> int:
         """Let the loop run until something is for Python, see to it, and return what it was."""
+        self.words[loop.BLOCK_BYTES_MAX] = self.memory_bytes - self.kept.size - self.conversation_bytes
         reason: int = self.loop()
         if reason != state.COMMAND:
             self.actions[reason]()
@@ -236,7 +244,18 @@ class Shard:
                 if reason >= 0:
                     self.actions[reason]()
                 return
-        data = bytes(self.view[:size])
+        self.converse_with(fd, bytes(self.view[:size]))
+
+    def judge_block(self) -> None:
+        """Let the library say what is wrong with a text message."""
+        fd, size = self.words[state.FD], self.words[state.SIZE]
+        text = bytearray(size)
+        compiled.copy_block(fd, self.table, text)
+        self.end_block(fd)
+        self.converse_with(fd, self.converse.text_as_sent(text))
+
+    def converse_with(self, fd: int, data: bytes) -> None:
+        """Let the library answer what has come from a connection."""
         conversation = self.conversations.get(fd)
         known_before = conversation is not None
         greeting = self.states[fd] & STATE == UPGRADING
@@ -443,7 +462,14 @@ class Shard:
 
     def held_bytes(self) -> int:
         """Return how much peers make this shard keep now."""
-        return self.kept.size + self.conversation_bytes
+        block_bytes: int = self.words[loop.BLOCK_BYTES]
+        return self.kept.size + self.conversation_bytes + block_bytes
+
+    def blocks(self, taken_before: int = 0) -> Iterator[int]:
+        """Yield the connections with a block; with a moment (ns), those whose peer took nothing of an echo since."""
+        fd = -1
+        while (fd := self.next_block(fd + 1, taken_before)) >= 0:
+            yield fd
 
     def shed(self) -> None:
         """Close those that hold the most until the budget is kept."""
@@ -455,15 +481,19 @@ class Shard:
         for fd in sizes:
             conversation = self.conversations.get(fd)
             sizes[fd] = self.kept.of(fd) + (conversation.size if conversation is not None else 0)
+        sizes.update((fd, self.block_bytes(fd)) for fd in self.blocks())
         for fd in sorted(sizes, key=sizes.__getitem__, reverse=True):
             if self.held_bytes() <= self.memory_bytes * SHED_DOWN_TO:
                 return
             conversation = self.conversations.get(fd)
+            if self.states[fd] & BLOCK and not self.block_moved_at(fd):
+                self.end_block(fd)
+                conversation = self.converse(greeting=False)
             if conversation is None or fd in self.kept:
                 self.close(fd)  # It takes nothing, so there is nothing to tell it.
                 continue
             self.send(fd, conversation.shed())
-            if fd in self.conversations:
+            if self.states[fd]:
                 self.drop_conversation(fd)
                 self.leave(fd)
 
@@ -484,11 +514,16 @@ class Shard:
         for fd, taken_at in list(self.taken_at.items()):
             if now - taken_at >= self.send_ns:
                 self.close(fd)
+        if self.words[loop.BLOCK_BYTES]:
+            for fd in self.blocks(now - self.send_ns):
+                self.close(fd)
         self.look_after_the_door()
         self.empty_out_tray()
+        self.most_bytes = max(self.most_bytes, self.words[loop.BLOCK_BYTES_MOST])
         if self.most_bytes >= RETURN_BYTES and self.held_bytes() < self.most_bytes // 2:
             compiled.return_memory(MMAP_BYTES)
             self.most_bytes = self.held_bytes()
+            self.words[loop.BLOCK_BYTES_MOST] = 0
 
     def those(self, what: int, since: int) -> Iterator[int]:
         """Yield the connections that have been `what` since that moment (ns) or longer."""
