@@ -827,6 +827,18 @@ def test_an_idle_server_is_blamed_for_silence_only_with_what_reached_it(
     assert words in found.evidence
 
 
+@pytest.mark.parametrize("side", ["server", "swarm"])
+def test_where_others_fill_the_machine_no_end_of_the_load_is_blamed(side: str) -> None:
+    busy = {"server_cpu_fraction_max": 0.2, f"{side}_cpu_fraction_max": 0.95}
+    alone = {**busy, "cpu_idle_seconds": rising(502.0, 0.01)}
+    named = {"server": "server_cpu", "swarm": "generator"}[side]
+    assert [one.limit for one in diagnose(evidence(told=SLOW, columns=alone))] == [named]
+    known = dict.fromkeys(("lab_cpu_seconds", "cpu_nice_seconds", "cpu_irq_seconds", "cpu_softirq_seconds"), 0.0)
+    (found,) = diagnose(evidence(told=SLOW, columns={**busy, **FULL_MACHINE, **known}))
+    assert found.limit == "machine_cpu"
+    assert "no idle CPU, a large part of it taken by other processes" in found.evidence
+
+
 def test_memory_pressure_that_follows_from_a_full_machine_is_not_its_cause() -> None:
     pressed = {"tcp_memory_pressures_total": [1, 1, 1, 1, *[2] * 7]}
     assert [one.limit for one in diagnose(evidence(told=SLOW, columns=pressed))] == ["tcp_mem"]

@@ -19,6 +19,8 @@ from wslab.core.saturation import (
 )
 
 SERVER_WAITS, SWARM_WAITS = {"server_cpu_throttled_fraction": 0.5}, {"swarm_cpu_throttled_fraction": 0.97}
+# With what the rest of the machine's CPU time was spent on, so that it can be told who used it.
+KNOWN = dict.fromkeys(("lab_cpu_seconds", "cpu_nice_seconds", "cpu_irq_seconds", "cpu_softirq_seconds"), 0.0)
 FULL = {"cpu_user_seconds": rising(102.0, 2.0), "cpu_idle_seconds": rising(502.0, 0.0)}
 
 
@@ -43,6 +45,18 @@ FULL = {"cpu_user_seconds": rising(102.0, 2.0), "cpu_idle_seconds": rising(502.0
         ({"swarm_lag_seconds_max": 0.1}, False),
         ({"swarm_lag_seconds_max": 0.5, **FULL}, False),  # On a full machine everyone is late.
         ({"swarm_lag_seconds_max": 0.5, "swarm_cpu_user_seconds": rising(0.6, 1.5), **FULL}, True),
+        # Where others fill the machine, it is not the swarm that is short of CPU.
+        ({"swarm_cpu_fraction_max": 0.95, **KNOWN, **FULL}, False),
+        ({"swarm_cpu_fraction_max": 0.95, **KNOWN, **FULL, **SWARM_WAITS}, True),
+        (
+            {
+                "swarm_cpu_fraction_max": 0.95,
+                "swarm_cpu_user_seconds": rising(0.6, 1.5),
+                **KNOWN,
+                **FULL,
+            },
+            True,
+        ),
     ],
 )
 def test_the_generator_is_the_limit_when_it_is_busy_or_late_and_the_server_is_not(

@@ -23,6 +23,7 @@ from wslab.core.saturation import (
     cpu_pressure,
     generator_limited,
     machine_busy,
+    others_filled,
     pairs_of,
     server_busy,
     server_idle,
@@ -478,6 +479,7 @@ def machine_cpu(run: Evidence) -> Findings:
     if machine_busy(run.active, run.missed_in) and not run.too_few:
         waiting = _waiting(run, *ENDS)
         why = f"{' and '.join(waiting)} wait for a CPU quota, and both ends are busy" if waiting else "no idle CPU"
+        why += ", a large part of it taken by other processes" if others_filled(run.active, run.missed_in) else ""
         text = f"{run.misses[0]}; {why}; {_busy(run)}; {_quiet(run)}"
         yield finding(run, "machine_cpu", "machine", text, remedy=_quota_remedy(run, waiting))
 

@@ -4,7 +4,8 @@
 2. An end is busy when one of its processes fills a core, or when its control group has used up its CPU quota and waits.
    Only an end that is neither has time to spare.
 3. The generator is asked before the server: a server that has time to spare is never the bottleneck.
-4. A miss is explained from the phases in which it happened: a ramp at full speed fills the cores and says nothing about
+4. Where others fill the machine, neither end is the bottleneck, whichever was the later: the machine is.
+5. A miss is explained from the phases in which it happened: a ramp at full speed fills the cores and says nothing about
    the hold.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+from wslab.core.disturbance import foreign_cores
 from wslab.core.timeline import ACTIVE, Record
 
 # One process at 90 % of a core has no time to spare: the rest goes to scheduling and to the sampling error of 1 Hz.
@@ -30,6 +32,8 @@ LAG_SECONDS = 0.25
 MACHINE_IDLE = 0.10
 # How much more CPU than the server the swarm must take before a full machine is blamed on the swarm.
 SWARM_OUTWEIGHS = 2.0
+# The share of all CPU time that others must take before a full machine is theirs to blame, and no end of the load.
+OTHERS_TAKE = 0.25
 
 MACHINE_KINDS = ("user", "nice", "system", "irq", "softirq", "iowait", "steal", "idle")
 
@@ -45,7 +49,7 @@ def generator_limited(samples: Sequence[Record], phases: Sequence[str] = ACTIVE)
 
 def server_busy(samples: Sequence[Record], phases: Sequence[str] = ACTIVE) -> bool:
     """Return whether the server was busy while the swarm had time to spare."""
-    return _holds(samples, phases, lambda pair: _is_busy(pair, "server") and not _is_busy(pair, "swarm"))
+    return _holds(samples, phases, _server_only)
 
 
 def machine_busy(samples: Sequence[Record], phases: Sequence[str] = ACTIVE) -> bool:
@@ -71,7 +75,7 @@ def bottleneck(pairs: Sequence[Pair]) -> str | None:
     """
     if _lasts(pairs, _swarm_only):
         return "generator"
-    if _lasts(pairs, lambda pair: _is_busy(pair, "server") and not _is_busy(pair, "swarm")):
+    if _lasts(pairs, _server_only):
         return "server"
     if _lasts(pairs, lambda pair: _machine_full(pair) or _quota_full(pair)):
         return "machine"
@@ -154,8 +158,29 @@ def _is_busy(pair: Pair, side: str) -> bool:
     return busiest(pair, side) >= BUSY or is_throttled(pair, side)
 
 
+def others_fill(pair: Pair) -> bool:
+    """Return whether the machine had no idle CPU, and others than the load took a large part of it."""
+    foreign = foreign_cores(*pair)
+    total = sum(_spent(pair, f"cpu_{kind}_seconds") or 0.0 for kind in MACHINE_KINDS)
+    seconds = _spent(pair, "elapsed_seconds") or 0.0
+    return foreign is not None and _machine_full(pair) and foreign * seconds >= OTHERS_TAKE * total > 0
+
+
+def others_filled(samples: Sequence[Record], phases: Sequence[str] = ACTIVE) -> bool:
+    """Return whether others filled the machine for at least half of a phase."""
+    return _holds(samples, phases, others_fill)
+
+
+def _server_only(pair: Pair) -> bool:
+    if others_fill(pair) and not is_throttled(pair, "server"):
+        return False
+    return _is_busy(pair, "server") and not _is_busy(pair, "swarm")
+
+
 def _swarm_only(pair: Pair) -> bool:
     unknown = pair[1].get("server_cpu_fraction_max") is None
+    if others_fill(pair) and not is_throttled(pair, "swarm"):
+        return False
     if unknown or busiest(pair, "server") >= SPARE or is_throttled(pair, "server"):
         return False
     if _is_busy(pair, "swarm"):
