@@ -552,9 +552,10 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path]]:
     """Replace the drawing of a report by a note of what it was asked for."""
     asked: list[tuple[list[str], Path]] = []
 
-    def report(runs: list[Run], out: Path) -> Path:
+    def report(runs: list[Run], out: Path, *, pdf: bool, paper: bool) -> publish.Report:
         asked.append(([run.run_id for run in runs], out))
-        return out / "index.html"
+        page = out / "index.html"
+        return publish.Report(page, page.with_suffix(".pdf") if pdf else None, "in print" if paper else "")
 
     monkeypatch.setattr(publish, "report", report)
     return asked
@@ -565,11 +566,18 @@ def test_a_report_stands_beside_its_runs_or_where_it_is_wanted(
 ) -> None:
     made = made_runs.make_run(tmp_path / "here" / "mine", 1000)
     here = tmp_path / "here"
-    assert wslab("report", "--data-dir", "mine").out == f"{here}/mine/report/index.html\n"
-    assert json.loads(wslab("report", "--data-dir", "mine", "--out", "o", "--json").out) == {
-        "report": f"{here}/o/index.html"
-    }
-    assert published == [([made.name], here / "mine" / "report"), ([made.name], here / "o")]
+    other = made_runs.make_run(tmp_path / "here" / "mine", 2000, second=9)
+    both, report = [made.name, other.name], f"{here}/mine/report/index"
+    assert wslab("report", "--data-dir", "mine").out == f"{report}.html\n{report}.pdf\n"
+    said = wslab("report", "--data-dir", "mine", "--out", "o", "--json", "--no-pdf", "--paper")
+    assert json.loads(said.out) == {"report": f"{here}/o/index.html", "pdf": None}
+    assert said.err == "in print\n"
+    wslab("report", "--data-dir", "mine", "--runs", f"latest, {made.name[:-2]}")
+    wslab("report", "--runs", f"mine/runs/{made.name}", "--out", "o")
+    assert [runs for runs, _ in published] == [both, both, [other.name, made.name], [made.name]]
+    assert [folder for _, folder in published[:2]] == [here / "mine" / "report", here / "o"]
+    refused = wslab("report", "--runs", "2031")
+    assert (refused.status, refused.out) == (2, "")
 
 
 def test_a_report_without_runs_of_ones_own_shows_those_of_the_project(

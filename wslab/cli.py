@@ -369,25 +369,37 @@ def stop(run_id: str, data_dir: str, as_json: bool) -> int:
 @command(example="wslab report --out report")
 @data_dir_option
 @directory_option("--out", help="Folder for the report; default data/report.")
-def report(data_dir: str, out: str, as_json: bool) -> int:
-    """Write the report of recorded runs.
+@click.option("--runs", metavar="LIST", help="Only these: IDs or their beginnings, latest, or folders, commas between.")
+@click.option("--paper", is_flag=True, help="Also write each figure as a PDF as wide as the text of a paper.")
+@click.option("--no-pdf", is_flag=True, help="Do not print the page to a PDF.")
+def report(data_dir: str, out: str, runs: str | None, paper: bool, no_pdf: bool, as_json: bool) -> int:
+    """Write the report of recorded runs: a page, a PDF, figures and tables.
 
-    Where there are none yet, it shows those that come with the project.
+    Where there are none yet, it shows those that come with the project. Runs of several machines each have figures of
+    their own.
     """
     from wslab.lab.run_list import list_runs
+    from wslab.lab.runs import load_run
     from wslab.lab.store import data_folder
     from wslab.view.publish import report as publish
 
     folder = data_folder(absolute(data_dir))
-    found = list_runs(folder, or_reference=not data_dir)
+    if runs is None:
+        found = list(list_runs(folder, or_reference=not data_dir))
+    else:
+        names = [name.strip() for name in runs.split(",") if name.strip()]
+        found = [load_run(absolute(name) if "/" in name else name, absolute(data_dir)) for name in names]
     if not found:
         raise BadInput(f"no recorded runs in {folder}; `wslab stage --connections 10k` makes one")
     into = Path(absolute(out) or folder / "report")
     try:
-        path = publish(found, into)
+        written = publish(found, into, pdf=not no_pdf, paper=paper)
     except OSError as problem:
         raise BadInput(f"out={into} cannot be written: {problem.strerror or problem}") from problem
-    print_json({"report": str(path)}) if as_json else print(path)
+    if written.note:
+        say(written.note)
+    pdf = str(written.pdf) if written.pdf else None
+    print_json({"report": str(written), "pdf": pdf}) if as_json else print(*filter(None, (written, pdf)), sep="\n")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from wslab.view.plots_frame import (
     COLOURS,
+    PAPER_INCHES,
     BinaryLocator,
     Plot,
     bytes_axis,
@@ -18,8 +20,10 @@ from wslab.view.plots_frame import (
     image_bytes,
     new_plot,
     save_figure,
+    save_for_paper,
     stage_lines,
 )
+from wslab.view.plots_theme import DARK_PAGE
 
 
 @figure
@@ -46,7 +50,7 @@ def test_no_figure_is_kept_open(tmp_path: Path) -> None:
 def test_the_same_figure_gives_the_same_files(tmp_path: Path) -> None:
     first, second = (save_figure(sketch(), tmp_path / name, "sketch") for name in "ab")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-    assert [path.name for path in first] == ["sketch.svg", "sketch.png"]
+    assert [path.name for path in first] == ["sketch.svg", "sketch.png", "sketch-dark.svg"]
 
 
 def test_a_figure_that_was_saved_can_be_laid_out_again(tmp_path: Path) -> None:
@@ -56,14 +60,35 @@ def test_a_figure_that_was_saved_can_be_laid_out_again(tmp_path: Path) -> None:
     assert plot.get_layout_engine() is layout
 
 
-def test_the_background_is_white_whatever_the_viewer_has(tmp_path: Path) -> None:
+def test_a_file_has_a_background_of_its_own_and_an_embedded_image_none() -> None:
     plot = sketch()
-    assert plot.get_facecolor() == (1.0, 1.0, 1.0, 1.0)
     assert b"fill: #ffffff" in image_bytes(plot, "svg")
+    assert DARK_PAGE.encode() in image_bytes(plot, "svg", dark=True)
+    assert b"fill: #ffffff" not in image_bytes(plot, "svg", dark=True)
+    for dark in (False, True):
+        image = image_bytes(plot, "svg", dark=dark, transparent=True)
+        assert DARK_PAGE.encode() not in image
+        assert b"fill: #ffffff" not in image
 
 
-def test_a_notebook_gets_an_image_and_no_backend_is_asked() -> None:
+def test_a_figure_for_a_paper_is_as_wide_as_its_text_and_the_figure_stays_as_it_was(tmp_path: Path) -> None:
+    plot = new_plot("A title", "a caption", size=(10.0, 5.0))
+    before = image_bytes(plot, "svg")
+    data = save_for_paper(plot, tmp_path / "paper", "sketch").read_bytes()
+    assert data.startswith(b"%PDF")
+    assert f"/MediaBox [ 0 0 {72 * PAPER_INCHES:g} {36 * PAPER_INCHES:g} ]".encode() in data
+    assert b"STIXGeneral" in data
+    assert image_bytes(plot, "svg") == before
+
+
+def test_a_notebook_gets_an_image_for_each_theme_and_no_backend_is_asked() -> None:
     data, metadata = sketch()._repr_mimebundle_()
+    page = data["text/html"]
+    assert page.startswith("<style>")
+    images = re.findall(
+        r'<img class="wslab-(\w+)" alt="A title" src="data:image/png;base64,(\w+)[^>]*display:(\w+)">', page
+    )
+    assert [(name, shown) for name, _, shown in images] == [("light", "block"), ("dark", "none")]
     assert data["image/png"].startswith("iVBOR")
     assert data["text/plain"] == "Plot('A title')"
     assert metadata["image/png"] == {"width": 400, "height": 300}

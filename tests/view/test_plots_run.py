@@ -13,7 +13,7 @@ from made_runs import BROKEN, GIB, make_run
 from wslab.lab.runs import Run
 from wslab.view import plots
 from wslab.view.plots_frame import Plot, image_bytes
-from wslab.view.plots_run import memory_by_connections, per_second, percentiles, user_bytes
+from wslab.view.plots_run import memory_by_connections, per_second, percentiles, stretch, user_bytes
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_cpu_is_drawn_as_cores_busy_with_the_number_of_cores(held: Run) -> None:
     assert cpu.get_ylabel() == "cores busy"
     assert 1.7 < max(line(cpu, "total").get_ydata()[1:]) < 2.1
     assert "all 2 cores" in cpu.get_legend_handles_labels()[1]
-    assert memory.get_xlabel() == "seconds since the start"
+    assert memory.get_xlabel().startswith("seconds since the start")
 
 
 def test_the_reserve_is_a_line_in_the_memory_panel(held: Run) -> None:
@@ -112,6 +112,65 @@ def test_a_break_is_marked_where_it_happened_with_the_name_of_its_limit(tmp_path
     assert "conntrack at 262k" in texts(ax)
 
 
+SPANS = [("start", 0.0, 0.5), ("ramp", 0.5, 1.5), ("hold", 1.5, 99.0), ("verify", 99.0, 99.8)]
+
+
+def test_a_short_phase_is_drawn_wide_enough_to_be_read() -> None:
+    (seconds, places), stretched = stretch(SPANS, 100.0)
+    at = dict(zip(seconds, places, strict=True))
+    assert stretched
+    assert (at[0.0], at[100.0]) == (0.0, 1.0)
+    assert seconds == sorted(seconds)
+    assert places == sorted(places)
+    assert min(at[1.5] - at[0.5], at[99.8] - at[99.0]) > 0.1
+    assert at[99.0] - at[1.5] > 0.5
+    assert not stretch([("ramp", 0.0, 50.0), ("hold", 50.0, 100.0)], 100.0)[1]
+
+
+def test_the_time_axis_of_a_short_ramp_shows_it_and_names_round_seconds(tmp_path: Path) -> None:
+    run = Run.load(make_run(tmp_path, 10_000))
+    run.manifest["phases"] = [
+        {"name": name, "started_seconds": start, "ended_seconds": end} for name, start, end in SPANS
+    ]
+    plot = plots.connections_over_time(run)
+    lower = plot.axes[1]
+    assert "short phases are drawn wider" in lower.get_xlabel()
+    shown = [float(text) for text in tick_labels(plot, lower, "x")]
+    assert shown == sorted(set(shown))
+    assert {20.0, 40.0} <= set(shown)
+    left, right = (lower.transData.transform((at, 0))[0] for at in (0.5, 1.5))
+    assert right - left > 0.1 * lower.bbox.width
+
+
+def test_several_runs_have_one_colour_a_quantity_and_one_line_a_run(tmp_path: Path) -> None:
+    runs = [Run.load(make_run(tmp_path, count, second=n)) for n, count in enumerate((10_000, 50_000, 100_000))]
+    for draw, name in (
+        (plots.connections_over_time, "server"),
+        (plots.cpu_memory_over_time, "server"),
+        (plots.memory_over_connections, "kernel"),
+        (plots.latency, "roundtrip"),
+    ):
+        plot = draw(runs)
+        ax = plot.axes[0]
+        drawn = [artist for artist in ax.lines if artist.get_gid() == name]
+        assert len(drawn) == 3
+        assert len({artist.get_color() for artist in drawn}) == 1
+        assert len({str(artist._dash_pattern) for artist in drawn}) == 3  # type: ignore[attr-defined]
+        named = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert sum(word.startswith(("10k lean, ", "50k lean, ", "100k lean, ")) for word in named) == 3
+        assert all(run.run_id in plot.get_supxlabel() for run in runs)
+
+
+def test_several_runs_are_laid_over_each_other_where_their_ramps_begin(tmp_path: Path) -> None:
+    runs = [Run.load(make_run(tmp_path, 10_000, second=n)) for n in (1, 2)]
+    starts = [next(p["started_seconds"] for p in run.phases if p["name"] == "ramp") for run in runs]
+    upper, lower = plots.connections_over_time(runs).axes
+    drawn = [artist for artist in upper.lines if artist.get_gid() == "swarm"]
+    for artist, run, start in zip(drawn, runs, starts, strict=True):
+        assert list(artist.get_xdata()) == pytest.approx(run.samples.index - start)
+    assert lower.get_xlabel() == "seconds since the ramp began"
+
+
 def test_latency_is_drawn_by_percentile_in_milliseconds(held: Run) -> None:
     plot = plots.latency(held)
     ax = plot.axes[0]
@@ -134,7 +193,7 @@ def test_a_run_that_recorded_nothing_is_drawn_without_complaint(tmp_path: Path, 
         (run_dir / name).unlink()
     plot = draw(Run.load(run_dir))
     assert image_bytes(plot, "png").startswith(b"\x89PNG")
-    assert any(text.get_gid() == "note" for ax in plot.axes for text in ax.texts)
+    assert any(text.get_gid() in ("note", "remark") for ax in plot.axes for text in ax.texts)
 
 
 def test_figures_carry_machine_kernel_date_and_run(held: Run) -> None:

@@ -30,7 +30,7 @@ def labels(ax: Axes) -> list[str]:
 
 def test_every_limit_with_a_number_has_a_bar_that_ends_there_lowest_first() -> None:
     ax = plots.where_things_break(ceiling_rows()).axes[0]
-    numbered = [(row[0], row[2]) for row in CEILINGS if row[2]]
+    numbered = [(row[0], row[2]) for row in CEILINGS if row[2] and row[0] != "file_max"]
     assert bars(ax) == pytest.approx(dict(numbered))
     assert [label.split()[0] for label in labels(ax)] == [name for name, _ in sorted(numbered, key=lambda row: row[1])]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
@@ -42,11 +42,21 @@ def test_the_stages_are_marked_on_a_log_axis() -> None:
     assert [line.get_xdata()[0] for line in ax.lines if line.get_gid() == "stage"] == [1e4, 1e5, 7e5, 1e6]
 
 
-def test_what_lifts_a_limit_stands_beside_it_or_why_it_does_not_bind() -> None:
-    ax = plots.where_things_break(ceiling_rows()).axes[0]
-    texts = [text.get_text().replace("\n", " ") for text in ax.texts]
+def test_what_lifts_a_limit_stands_beside_it_and_what_does_not_bind_is_folded_away() -> None:
+    plot = plots.where_things_break(ceiling_rows(), caption="a machine")
+    texts = [text.get_text().replace("\n", " ") for text in plot.axes[0].texts]
     assert "more source addresses" in texts
-    assert "does not bind here: root is exempt" in texts
+    below = plot.get_supxlabel().splitlines()
+    assert below[-1] == "a machine"
+    assert " ".join(below[:-1]).endswith("why is in the preflight: file_max at 1.2M.")
+
+
+def test_a_limit_that_should_not_bind_has_a_bar_where_a_run_broke_at_it(tmp_path: Path) -> None:
+    finding = {**BROKEN, "limit": "file_max", "at_connections": 1_199_000}
+    run = Run.load(make_run(tmp_path, 2_000_000, outcome="broke", reached=1_199_000, findings=(finding,)))
+    ax = plots.where_things_break(ceiling_rows(), run).axes[0]
+    (mark,) = [line for line in ax.lines if line.get_gid() == "break"]
+    assert labels(ax)[int(mark.get_ydata()[0])].startswith("file_max")
 
 
 def test_a_break_is_marked_on_the_bar_of_its_limit(broke: Run) -> None:
@@ -110,9 +120,9 @@ def test_a_ceiling_far_out_ends_at_the_edge_and_says_its_number() -> None:
 def test_the_preflight_of_this_machine_can_be_drawn() -> None:
     look = preflight("10k")
     ax = plots.where_things_break(look.ceilings, caption=look.machine.line).axes[0]
-    numbered = [row for row in look.ceilings if row.ceiling_connections]
-    assert len(ax.patches) == len(numbered)
-    assert ax.figure.get_supxlabel() == look.machine.line
+    shown = [row for row in look.ceilings if row.ceiling_connections and row.binding]
+    assert len(ax.patches) == len(shown)
+    assert ax.figure.get_supxlabel().splitlines()[-1] == look.machine.line
 
 
 def test_the_cost_of_a_stage_is_stacked_and_the_floor_is_a_line_across(tmp_path: Path) -> None:

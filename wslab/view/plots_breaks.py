@@ -76,7 +76,7 @@ def predicted_and_measured(atlas: MeasuredAtlas) -> Plot:
     shown = [result for result in atlas.run if result.predicted and result.measured is not None]
     caption = " · ".join(filter(None, (next((item.caption for item in shown), ""), atlas.folder.name)))
     height = FRAME_HEIGHT + ROW_HEIGHT * max(3, len(shown))
-    plot = new_plot("Where limits were predicted to break, and where they did", caption, size=(12.0, height))
+    plot = new_plot("Where limits were predicted to break, and where they did", caption, size=(10.8, height))
     ax = plot.axes[0]
     for place, result in enumerate(shown):
         _draw(ax, place, result)

@@ -67,7 +67,7 @@ def servers_side_by_side(comparison: Compared) -> Plot:
     shown = [one for one in comparison.results if any(f["median"] is not None for f in one["figures"].values())]
     height = FRAME_HEIGHT + 2 * ROW_HEIGHT * max(3, len(shown)) + 1.0
     title = "Servers side by side, medians and ranges"
-    plot = new_plot(title, comparison.caption, rows=2, columns=2, size=(12.0, height))
+    plot = new_plot(title, comparison.caption, rows=2, columns=2, size=(10.8, height))
     opened, knee, memory, cpu = plot.axes
     _bars(opened, shown, "connections_per_second", "#555555")
     _bars(knee, shown, "knee_messages_per_second", COLOURS["roundtrip"])
@@ -102,7 +102,7 @@ def _bars(
     for place, result in enumerate(shown):
         one = result["figures"][key]
         if one["median"] is None:
-            ax.annotate("not measured", (0, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+            ax.annotate("not measured", (0, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
             continue
         limited = one["limited_by"] == "generator"
         look: dict[str, Any] = {"facecolor": "white", "edgecolor": colour, "hatch": HATCH} if limited else {}
@@ -130,7 +130,7 @@ def _range(ax: Axes, place: int, one: Mapping[str, Any]) -> None:
 
 
 def _value(ax: Axes, place: int, at: float, text: str) -> None:
-    ax.annotate(text, (at, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8.5)
+    ax.annotate(text, (at, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
 
 
 @figure
@@ -201,7 +201,7 @@ def where_servers_end(comparison: Compared) -> Plot:
     """
     shown = [one for one in comparison.results if one["model"]]
     places = [("here", COLOURS["server"], -0.17), ("there", COLOURS["swarm"], 0.17)]
-    size = (12.0, FRAME_HEIGHT + ROW_HEIGHT * max(3, len(shown)) * 1.4)
+    size = (10.8, FRAME_HEIGHT + ROW_HEIGHT * max(3, len(shown)) * 1.4)
     plot = new_plot("Where each server ends, as predicted from its stages", comparison.caption, size=size)
     ax = plot.axes[0]
     for name, colour, shift in places:

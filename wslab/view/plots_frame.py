@@ -11,7 +11,8 @@ import base64
 import functools
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from html import escape
 from math import log2
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -23,6 +24,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from wslab.lab.tables import bytes_text, count_text, seconds_text
+from wslab.view import plots_theme
 
 STYLE = Path(__file__).with_name("wslab.mplstyle")
 STAGE_LINES = (10_000, 100_000, 700_000, 1_000_000)
@@ -41,6 +43,8 @@ COLOURS = {
     "break": "#d55e00",
 }
 SHORT_LOG_SPAN = 150
+# The text width of a page of two columns, as journals of ACM and IEEE have it.
+PAPER_INCHES = 7.0
 P = ParamSpec("P")
 
 
@@ -53,16 +57,40 @@ class BinaryLocator(MaxNLocator):
         return [tick * unit for tick in super().tick_values(vmin / unit, vmax / unit)]
 
 
+# Shows the one of two images that suits the page: JupyterLab's theme, that of VS Code, else the reader's own choice.
+_DARK_PAGES = ('[data-jp-theme-light="false"]', "body.vscode-dark")
+_OTHER_PAGES = "body:not([data-jp-theme-light]):not([class*=vscode])"
+THEME_STYLE = (
+    f"{','.join(f'{page} .wslab-light' for page in _DARK_PAGES)}{{display:none!important}}"
+    f"{','.join(f'{page} .wslab-dark' for page in _DARK_PAGES)}{{display:block!important}}"
+    f"@media screen and (prefers-color-scheme:dark){{{_OTHER_PAGES} .wslab-light{{display:none!important}}"
+    f"{_OTHER_PAGES} .wslab-dark{{display:block!important}}}}"
+)
+
+
 class Plot(Figure):
-    """A figure that a notebook shows as one image, whatever matplotlib backend is set."""
+    """A figure that a notebook shows as one image, whatever matplotlib backend is set, for a light or a dark page."""
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
         width, height = (round(inches * 100) for inches in self.get_size_inches())
-        image = base64.b64encode(image_bytes(self, "png")).decode("ascii")
-        return {"image/png": image, "text/plain": repr(self)}, {"image/png": {"width": width, "height": height}}
+        light = data_uri(image_bytes(self, "png", transparent=True), "png")
+        page = two_images(
+            light, data_uri(image_bytes(self, "png", dark=True, transparent=True), "png"), self.title, width
+        )
+        bundle = {
+            "text/html": f"<style>{THEME_STYLE}</style>{page}",
+            "image/png": base64.b64encode(image_bytes(self, "png")).decode("ascii"),
+            "text/plain": repr(self),
+        }
+        return bundle, {"image/png": {"width": width, "height": height}}
+
+    @property
+    def title(self) -> str:
+        """What the figure shows."""
+        return str(self.get_suptitle())
 
     def __repr__(self) -> str:
-        return f"Plot({self.get_suptitle()!r})"
+        return f"Plot({self.title!r})"
 
 
 @contextmanager
@@ -113,6 +141,8 @@ def bytes_axis(ax: Axes, which: str, label: str, *, log: bool = False) -> None:
 def seconds_axis(ax: Axes, which: str, label: str, *, log: bool = False) -> None:
     """Show seconds as µs, ms or s."""
     _unit_axis(ax, which, label, seconds_text, log=log)
+    if which == "x" and not log:
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=4))  # Their names are long.
 
 
 def _unit_axis(
@@ -169,9 +199,16 @@ def side_note(ax: Axes, place: float, text: str, colour: str = "#333333") -> Non
         xytext=(10, 0),
         textcoords="offset points",
         va="center",
-        fontsize=8.5,
+        fontsize=8.7,
         color=colour,
         annotation_clip=False,
+    )
+
+
+def remark(ax: Axes, text: str) -> None:
+    """Write above the axes what has to be known to read them; it crosses nothing there."""
+    ax.annotate(
+        text, (0.0, 1.0), xycoords="axes fraction", xytext=(0, 18), textcoords="offset points", fontsize=9, gid="remark"
     )
 
 
@@ -180,28 +217,72 @@ def note(ax: Axes, text: str) -> None:
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color="#666666", gid="note")
 
 
-def image_bytes(plot: Figure, kind: str) -> bytes:
-    """Return a figure as the bytes of a PNG or SVG file; the same figure gives the same bytes."""
+def image_bytes(plot: Figure, kind: str, *, dark: bool = False, transparent: bool = False) -> bytes:
+    """Return a figure as the bytes of a PNG or SVG file; the same figure gives the same bytes.
+
+    Args:
+        plot: the figure.
+        kind: `png` or `svg`.
+        dark: with the colours for a dark page.
+        transparent: without a background of its own.
+    """
     buffer = io.BytesIO()
     metadata: Mapping[str, str | None] = {"Date": None} if kind == "svg" else {"Software": None}
-    with styled():
-        plot.savefig(buffer, format=kind, metadata=dict(metadata))
+    with styled(), plots_theme.dark(plot) if dark else nullcontext():
+        plot.savefig(buffer, format=kind, metadata=dict(metadata), transparent=transparent)
     return buffer.getvalue()
 
 
+def save_for_paper(plot: Figure, folder: str | Path, name: str) -> Path:
+    """Write a figure as `name.pdf`: as wide as the text of a page of two columns, in a serif face, with its fonts.
+
+    Returns:
+        The path written; the folder is made when it is missing.
+    """
+    path = Path(folder) / f"{name}.pdf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with styled(), plots_theme.smaller(plot, PAPER_INCHES), matplotlib.rc_context({"pdf.fonttype": 42}):
+        buffer = io.BytesIO()
+        plot.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+def data_uri(image: bytes, kind: str) -> str:
+    """Return an image as an address that holds it."""
+    form = "svg+xml" if kind == "svg" else kind
+    return f"data:image/{form};base64,{base64.b64encode(image).decode('ascii')}"
+
+
+def two_images(light: str, dark: str, words: str, width: int | None = None) -> str:
+    """Return HTML of an image for light pages and one for dark pages; `THEME_STYLE` shows the one that suits.
+
+    Args:
+        light: address of the image; it is shown where the style is not taken.
+        dark: address of the other.
+        words: what it shows, for those who do not see it.
+        width: in pixels at most; None for the width of the page.
+    """
+    size = f"width:{width}px;max-width:100%" if width else "width:100%"
+    return "".join(
+        f'<img class="wslab-{page}" alt="{escape(words)}" src="{address}" style="{size};height:auto;display:{shown}">'
+        for page, address, shown in (("light", light, "block"), ("dark", dark, "none"))
+    )
+
+
 def save_figure(plot: Figure, folder: str | Path, name: str) -> list[Path]:
-    """Write a figure as `folder/name.svg` and `folder/name.png`.
+    """Write a figure as `name.svg` and `name.png`, and for dark pages as `name-dark.svg`.
 
     Returns:
         The paths written; the folder is made when it is missing.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    paths = [target / f"{name}.{kind}" for kind in ("svg", "png")]
+    paths = [target / file for file in (f"{name}.svg", f"{name}.png", f"{name}-dark.svg")]
     layout = plot.get_layout_engine()
     try:
         for path in paths:
-            path.write_bytes(image_bytes(plot, path.suffix[1:]))
+            path.write_bytes(image_bytes(plot, path.suffix[1:], dark=path.stem.endswith("-dark")))
             # The layout takes as long to compute as the drawing, and it is the same for the next format.
             plot.set_layout_engine("none")
     finally:

@@ -13,22 +13,22 @@ from matplotlib.patches import Patch
 from wslab.core.records import BROKE, HELD, Certainty
 from wslab.lab.tables import bytes_text, count_text
 from wslab.view.plots_frame import COLOURS, Plot, bytes_axis, count_axis, figure, new_plot, note, side_note, stage_lines
-from wslab.view.plots_run import FLOOR_SERVER
+from wslab.view.plots_run import FLOOR_SERVER, as_list, caption_of
+from wslab.view.plots_theme import ON_COLOUR
 
 if TYPE_CHECKING:
     from wslab.lab.runs import Run
 
 # Ceilings far above anything that is tried would squeeze the interesting ones together; they end at the edge instead.
 HIGHEST_SHOWN = 10_000_000
-LIFT_WIDTH = 50
-TITLE_WIDTH = 44
-LIFT_LINES = 2
-# Inches: what title, axis, key and caption take together, and how far below the axes the key begins.
-FRAME_HEIGHT, KEYS_BELOW = 2.1, 0.55
+# Characters a line of what stands beside the bars.
+LIFT_WIDTH, TITLE_WIDTH, FOLDED_WIDTH = 34, 36, 128
+# Inches: a row, and what title, axis, key and caption take together.
+ROW_HEIGHT, FRAME_HEIGHT = 0.62, 2.0
 # A single stage would otherwise be one bar as wide as the figure.
 SLOTS = 3
 FLOOR_LABEL = "floor, raw TCP"
-FREE, ROOT, NOT_BINDING = "#56b4e9", "#0072b2", "#d4d4d4"
+FREE, ROOT = "#56b4e9", "#0072b2"
 
 
 class Mark(NamedTuple):
@@ -54,8 +54,12 @@ ROW_DEFAULTS: dict[str, Any] = {
 
 
 @figure
-def where_things_break(ceilings: Iterable[Any] | None = None, measured: Sequence[Run] = (), caption: str = "") -> Plot:
-    """Draw every limit's ceiling in connections on this machine, lowest first, and what runs reached.
+def where_things_break(
+    ceilings: Iterable[Any] | None = None, measured: Run | Sequence[Run] = (), caption: str = ""
+) -> Plot:
+    """Draw the ceiling in connections of every limit that binds on this machine, lowest first, and what runs reached.
+
+    Limits that do not bind as planned are named below, each with its ceiling, and have no bar unless a run broke there.
 
     Args:
         ceilings: rows of a preflight, as records or as mappings; those without a number are left out. None takes those
@@ -63,27 +67,34 @@ def where_things_break(ceilings: Iterable[Any] | None = None, measured: Sequence
         measured: recorded runs; where a limit broke, its bar is marked, and the top line shows all of them.
         caption: machine and kernel; taken from the last measured run when empty.
     """
+    given = as_list(measured)
     if ceilings is None:
-        planned = max((run for run in measured if run.preflight), key=lambda run: run.connections, default=None)
+        planned = max((run for run in given if run.preflight), key=lambda run: run.connections, default=None)
         ceilings = planned.preflight if planned else ()
-    rows = sorted((row for row in map(_as_row, ceilings) if row["ceiling_connections"]), key=_ceiling)
+    known = sorted((row for row in map(_as_row, ceilings) if row["ceiling_connections"]), key=_ceiling)
     # A run that is given twice, because nothing was lifted and it was not repeated, is drawn once.
-    runs = sorted({run.run_id: run for run in measured}.values(), key=_reached)
-    caption = caption or (runs[-1].caption if runs else "")
-    height = FRAME_HEIGHT + 0.52 * max(3, len(rows) + bool(runs))
-    plot = new_plot("Where a climb in connections ends on this machine", caption, size=(13.0, height))
+    runs = sorted({run.run_id: run for run in given}.values(), key=_reached)
+    found = [
+        (place, at, finding)
+        for run in runs
+        for finding in run.breaks
+        if (place := _row_of(known, finding, at := int(finding.get("at_connections") or _reached(run)))) is not None
+    ]
+    met = {place for place, *_ in found}
+    rows = [row for place, row in enumerate(known) if row["binding"] or place in met]
+    folded = [row for place, row in enumerate(known) if not row["binding"] and place not in met]
+    breaks = [(next(n for n, row in enumerate(rows) if row is known[place]), at, one) for place, at, one in found]
+    caption = caption or caption_of(runs)
+    below = _folded_text(folded)
+    height = FRAME_HEIGHT + ROW_HEIGHT * max(3, len(rows) + bool(runs)) + 0.16 * below.count("\n")
+    caption = "\n".join(filter(None, (below, caption)))
+    plot = new_plot("Where a climb in connections ends on this machine", caption, size=(9.6, height))
     ax = plot.axes[0]
     lowest = min([_ceiling(row) for row in rows] + [_reached(run) for run in runs if _reached(run)], default=10_000)
     left = 1_000 if lowest > 1_500 else max(1.0, lowest / 3)
     right = min(HIGHEST_SHOWN, max([2_000_000, *(2.2 * _ceiling(row) for row in rows)]))
     ax.set_xlim(left, right)
     first = 1 if runs else 0
-    breaks = [
-        (place, at, finding)
-        for run in runs
-        for finding in run.breaks
-        if (place := _row_of(rows, finding, at := int(finding.get("at_connections") or _reached(run)))) is not None
-    ]
     for place, row in enumerate(rows):
         _draw_ceiling(ax, place + first, row, left, right, gap=13 if place in {broken for broken, *_ in breaks} else 5)
     if runs:
@@ -107,12 +118,27 @@ def where_things_break(ceilings: Iterable[Any] | None = None, measured: Sequence
     labels = [_row_label(row) for row in rows]
     ax.set_yticks(range(first + len(rows)), [*(["measured here"] if runs else []), *labels])
     ax.set_ylim(first + len(rows) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, labelsize=8.5)
     ax.grid(visible=False, axis="y")
-    below = -KEYS_BELOW / (height - FRAME_HEIGHT)
-    keys = _keys(runs)
-    ax.legend(handles=keys, loc="upper center", bbox_to_anchor=(0.5, below), borderaxespad=0, ncols=len(keys))
+    keys = _keys(rows, runs)
+    if keys:
+        # Above the names of the stages.
+        where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 1.9}
+        ax.legend(handles=keys, ncols=len(keys), columnspacing=1.2, handlelength=1.4, **where)
     return plot
+
+
+def _folded_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return in a few lines which limits do not bind as planned, and where they would."""
+    names = [
+        f"{row['limit']}{' of ' + row['scope'] if row['scope'] else ''} at {count_text(_ceiling(row))}" for row in rows
+    ]
+    told = ", ".join(dict.fromkeys(names))
+    return (
+        textwrap.fill(f"Do not bind here as planned, and why is in the preflight: {told}.", FOLDED_WIDTH)
+        if told
+        else ""
+    )
 
 
 def _as_row(ceiling: Any) -> dict[str, Any]:
@@ -130,8 +156,9 @@ def _reached(run: Run) -> int:
 
 def _row_label(row: Mapping[str, Any]) -> str:
     which = ", ".join(filter(None, (row["side"], row["scope"])))
-    title = textwrap.shorten(str(row["title"]), TITLE_WIDTH, placeholder=" …")
-    return f"{row['limit']}{f' ({which})' if which else ''}\n{title}"
+    return "\n".join(
+        [f"{row['limit']}{f' ({which})' if which else ''}", *textwrap.wrap(str(row["title"]), TITLE_WIDTH)]
+    )
 
 
 def _row_of(rows: Sequence[Mapping[str, Any]], finding: Mapping[str, Any], at: int) -> int | None:
@@ -144,7 +171,7 @@ def _row_of(rows: Sequence[Mapping[str, Any]], finding: Mapping[str, Any], at: i
 def _draw_ceiling(ax: Axes, place: int, row: Mapping[str, Any], left: float, right: float, gap: int) -> None:
     ceiling = _ceiling(row)
     end = min(ceiling, right)
-    colour = (ROOT if row["needs_root"] else FREE) if row["binding"] else NOT_BINDING
+    colour = ROOT if row["needs_root"] else FREE
     ax.barh(place, end - left, left=left, height=0.5, color=colour, zorder=2, gid=f"ceiling {row['limit']}")
     inside = end > right / 4
     ax.annotate(
@@ -157,16 +184,10 @@ def _draw_ceiling(ax: Axes, place: int, row: Mapping[str, Any], left: float, rig
         fontsize=9,
         weight="bold",
         color="white" if inside and colour == ROOT else "black",
+        gid=ON_COLOUR if inside else None,
         zorder=4,
     )
-    lift = row["lift"] if row["binding"] else f"does not bind here: {row['note']}"
-    lines = textwrap.wrap(str(lift or ""), LIFT_WIDTH)
-    if len(lines) > LIFT_LINES:
-        lines = [
-            *lines[: LIFT_LINES - 1],
-            textwrap.shorten(" ".join(lines[LIFT_LINES - 1 :]), LIFT_WIDTH, placeholder=" …"),
-        ]
-    side_note(ax, place, "\n".join(lines), "#333333" if row["binding"] else "#777777")
+    side_note(ax, place, textwrap.fill(str(row["lift"] or ""), LIFT_WIDTH))
 
 
 def _draw_measured(ax: Axes, runs: Sequence[Run]) -> None:
@@ -182,32 +203,31 @@ def _mark(run: Run) -> Mark:
     return MARKS.get(run.outcome, ENDED_EARLY)
 
 
-def _keys(runs: Sequence[Run]) -> list[Patch | Line2D]:
-    """Return the legend: every colour of a bar; with measured runs also held, broke and any other mark that occurs."""
-    keys: list[Patch | Line2D] = [
-        Patch(color=FREE, label="ceiling, lifted without root"),
-        Patch(color=ROOT, label="ceiling, lifting it needs root"),
-        Patch(color=NOT_BINDING, label="does not bind here"),
-    ]
-    for mark in dict.fromkeys((*MARKS.values(), *map(_mark, runs))) if runs else ():
+def _keys(rows: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> list[Patch | Line2D]:
+    """Return the legend: every colour and every mark that occurs."""
+    keys: list[Patch | Line2D] = []
+    for root, colour, words in ((False, FREE, "lifted without root"), (True, ROOT, "lifting it needs root")):
+        if any(bool(row["needs_root"]) == root for row in rows):
+            keys.append(Patch(color=colour, label=f"ceiling, {words}"))
+    for mark in dict.fromkeys(map(_mark, runs)):
         style: dict[str, Any] = {"linestyle": "", "markersize": 9}
         keys.append(Line2D([], [], marker=mark.marker, color=mark.colour, label=mark.label, **style))
     return keys
 
 
 @figure
-def stages_overview(runs: Sequence[Run]) -> Plot:
+def stages_overview(runs: Run | Sequence[Run]) -> Plot:
     """Draw bytes per connection (left) and connections per second (right) a stage, each beside the raw-TCP floor.
 
     Of several runs of one server at one stage the latest is shown.
     """
-    latest = {(run.connections, run.server): run for run in runs if _reached(run)}
+    latest = {(run.connections, run.server): run for run in as_list(runs) if _reached(run)}
     shown = [run for key, run in sorted(latest.items()) if run.server != FLOOR_SERVER]
     floors = {run.connections: run for run in latest.values() if run.server == FLOOR_SERVER}
     caption = shown[-1].machine.line if shown else ""
     dates = sorted({run.created_at[:10] for run in shown})
     caption += f" · {dates[0]}" + (f" to {dates[-1]}" if len(dates) > 1 else "") if dates else ""
-    plot = new_plot("What a stage costs and how fast it opens", caption, columns=2, size=(11.0, 4.8))
+    plot = new_plot("What a stage costs and how fast it opens", caption, columns=2, size=(10.0, 4.8))
     memory, rate = plot.axes
     several = len({run.server for run in shown}) > 1
     names = [_stage_label(run, several) for run in shown]
