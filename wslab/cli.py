@@ -373,7 +373,9 @@ def stop(run_id: str, data_dir: str, as_json: bool) -> int:
 @click.option("--paper", is_flag=True, help="Also write each figure as a PDF as wide as the text of a paper.")
 @click.option("--no-pdf", is_flag=True, help="Do not print the page to a PDF.")
 def report(data_dir: str, out: str, runs: str | None, paper: bool, no_pdf: bool, as_json: bool) -> int:
-    """Write the report of recorded runs: a page, a PDF, figures and tables.
+    """Write the report of recorded runs.
+
+    That is a page, a PDF, figures and tables.
 
     Where there are none yet, it shows those that come with the project. Runs of several machines each have figures of
     their own.
