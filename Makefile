@@ -6,8 +6,9 @@
 
 STAGES ?= 10k,100k,700k,1M
 UV ?= uv
-# It brings no browser of its own: the tests take Debian's Chromium.
+# Playwright brings no browser of its own: the tests take Debian's Chromium. The Stop button needs the other.
 PLAYWRIGHT ?= playwright==1.65.2
+IPYWIDGETS ?= ipywidgets==8.1.9
 SYSTEM := $(shell uname -s)
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -63,9 +64,9 @@ quick: setup  ## Run the tests that start no process and change nothing of the m
 	@$(VENV)/bin/python -m pytest --quick $(PYTEST_OPTIONS)
 
 # What cannot be had is said by the tests, which are then skipped by name.
-browser-test: setup  ## Run the notebooks in JupyterLab in Chromium (4 min; installs playwright and, as root, Chromium)
-	@$(VENV)/bin/python -c 'import playwright' 2>/dev/null || \
-		$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check '$(PLAYWRIGHT)' || :
+browser-test: setup  ## Run the notebooks in JupyterLab in Chromium (4 min; installs playwright, ipywidgets and, as root, Chromium)
+	@$(VENV)/bin/python -c 'import playwright, ipywidgets' 2>/dev/null || \
+		$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check '$(PLAYWRIGHT)' '$(IPYWIDGETS)' || :
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || test "$$(id -u)" != 0 || \
 		! command -v apt-get >/dev/null || { echo "Installing: chromium"; apt-get -qq update && \
 		DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium >/dev/null; } || :

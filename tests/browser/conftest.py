@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from browser.lab import Lab, Page
+from browser.lab import PATIENCE_SECONDS, Lab, Page
 from eventually import eventually
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -38,8 +38,9 @@ def browser() -> Iterator[Any]:
 def page(browser: Any, lab: Lab) -> Iterator[Page]:
     """Open an empty page, and at the end end its kernels and see that nothing of a run is left."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE_SECONDS * 1000)
     opened = Page(context.new_page(), lab)
     yield opened
     lab.end_kernels()
     context.close()
-    eventually(lambda: not lab.processes(), 10.0)
+    eventually(lambda: not lab.processes(), PATIENCE_SECONDS)

@@ -27,8 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # Kept for a person to look at; git ignores the folder.
 SCREENSHOTS = ROOT / "tests" / "browser" / "screenshots"
 TOKEN = "browser-test"
-# A page that does not answer a trivial question for so long is frozen.
-FROZEN_SECONDS = 5.0
+# A page that does not answer a trivial question for so long is frozen; a busy machine may keep it waiting for a while.
+FROZEN_SECONDS = 20.0
+# What takes a second on an idle machine is given so long on one that is busy with other things.
+PATIENCE_SECONDS = 90.0
 
 _CELLS = """() => {
     const panel = window.jupyterapp.shell.currentWidget;
@@ -42,6 +44,15 @@ _CELLS = """() => {
     }));
 }"""
 
+
+# Resolves when what was asked for is drawn, with its pictures.
+_DRAWN = """async () => {
+    const frame = () => new Promise(resolve => requestAnimationFrame(resolve));
+    await frame();
+    await Promise.all([...document.images].filter(image => image.src).map(image => image.decode().catch(() => {})));
+    await frame();
+    await frame();
+}"""
 
 # Keeps every frame of a live view that the notebook receives, also those that are replaced at once.
 _KEEP_FRAMES = """() => {
@@ -99,7 +110,7 @@ class Lab:
             )
         self._server = server.pid
         try:
-            self.url = eventually(self._url, 60.0)
+            self.url = eventually(self._url, PATIENCE_SECONDS)
             yield self
         finally:
             server.terminate()
@@ -189,7 +200,7 @@ class Page:
         self.command("apputils:change-theme", theme=theme)
         return self
 
-    def until(self, condition: Callable[[], T], seconds: float) -> T:
+    def until(self, condition: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
         """Return the first true value of a condition, looked for ten times a second, as the page goes on."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):
@@ -199,7 +210,9 @@ class Page:
 
     def ready(self) -> None:
         """Wait until the notebook is drawn and its kernel has answered."""
-        self.page.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell.currentWidget", timeout=60_000)
+        self.page.wait_for_function(
+            "() => window.jupyterapp && window.jupyterapp.shell.currentWidget", timeout=PATIENCE_SECONDS * 1000
+        )
         self.page.wait_for_function(
             """() => {
                 const panel = window.jupyterapp.shell.currentWidget;
@@ -208,7 +221,7 @@ class Page:
                 if (!session || !session.kernel || !panel.content.widgets.length) return false;
                 return states.includes(session.kernel.status);
             }""",
-            timeout=60_000,
+            timeout=PATIENCE_SECONDS * 1000,
         )
 
     def command(self, name: str, **arguments: object) -> None:
@@ -219,8 +232,8 @@ class Page:
     def restart_and_run_all(self) -> None:
         """Choose it and confirm, as a person does."""
         self.command("notebook:restart-run-all")
-        self.page.locator(".jp-Dialog .jp-mod-accept").click(timeout=20_000)
-        self.until(lambda: any(cell["state"] == "running" for cell in self.code()), 60.0)
+        self.page.locator(".jp-Dialog .jp-mod-accept").click(timeout=PATIENCE_SECONDS * 1000)
+        self.until(lambda: any(cell["state"] == "running" for cell in self.code()))
 
     def cells(self) -> list[dict[str, Any]]:
         """Return the cells as the page has them; fail when the page does not answer."""
@@ -269,11 +282,12 @@ class Page:
         number = next(i for i, cell in enumerate(self.cells()) if cell["source"].startswith(start))
         script = "async n => { await window.jupyterapp.shell.currentWidget.content.scrollToItem(n, 'start'); }"
         self.page.evaluate(script, number)
+        self.page.evaluate(_DRAWN)
 
     def show_live(self) -> None:
         """Bring the live view into view."""
         self.page.locator(".wslab-live").last.evaluate("view => view.scrollIntoView({block: 'center'})")
-        self.page.wait_for_timeout(200)
+        self.page.evaluate(_DRAWN)
 
     def shoot(self, name: str) -> Path:
         """Keep a picture of the page."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from browser.lab import ROOT
+from browser.lab import PATIENCE_SECONDS, ROOT
 from eventually import eventually
 from wslab.lab import registry
 from wslab.lab.fleet import child_environment
@@ -27,7 +27,7 @@ Batch = "subprocess.Popen[str]"
 @pytest.fixture
 def environment(tmp_path: Path, nothing_left: None) -> Iterator[dict[str, str]]:
     yield {**child_environment(), "WSLAB_DATA_DIR": str(tmp_path / "data"), "IPYTHONDIR": str(tmp_path / "ipython")}
-    eventually(lambda: not registry.list_processes(), 15.0)
+    eventually(lambda: not registry.list_processes(), PATIENCE_SECONDS)
 
 
 def sweep(environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -45,9 +45,10 @@ def holding(environment: dict[str, str]) -> Run:
             run = load_run("latest", environment["WSLAB_DATA_DIR"])
         except FileNotFoundError:
             return None
-        return run if "hold" in [phase["name"] for phase in run.phases] else None
+        begun = [event.get("phase") for event in run.events if event["event"] == "phase_started"]
+        return run if "hold" in begun else None
 
-    return eventually(look, 90.0)
+    return eventually(look, PATIENCE_SECONDS)
 
 
 def test_a_kernel_that_is_killed_leaves_a_run_a_sentence_and_a_live_view_that_says_so(
@@ -55,7 +56,7 @@ def test_a_kernel_that_is_killed_leaves_a_run_a_sentence_and_a_live_view_that_sa
 ) -> None:
     with sweep(environment) as batch:
         os.kill(holding(environment).manifest["caller"]["pid"], signal.SIGKILL)
-        told, said = batch.communicate(timeout=60)
+        told, said = batch.communicate(timeout=PATIENCE_SECONDS)
     (stage,) = json.loads(told)["stages"]
     assert (batch.returncode, stage["outcome"]) == (3, "crashed")
     assert "SIGKILL" in stage["reason"]
@@ -74,7 +75,7 @@ def test_a_request_to_terminate_drains_the_stage_and_ends_the_sweep(environment:
     with sweep(environment) as batch:
         holding(environment)
         batch.terminate()
-        told, said = batch.communicate(timeout=60)
+        told, said = batch.communicate(timeout=PATIENCE_SECONDS)
     document = json.loads(told)
     assert (batch.returncode, document["outcome"]) == (130, "aborted")
     assert document["stages"][0]["reason"].startswith("stopped by the user")
@@ -91,9 +92,9 @@ def test_a_time_out_of_papermill_leaves_a_run_that_loads(environment: dict[str, 
         [*command, *parameters, *options], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode != 0
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < PATIENCE_SECONDS
     # What the kernel could not record is concluded from its death; an interrupt that it heard is recorded as such.
-    run = eventually(lambda: _ended(environment), 20.0)
+    run = eventually(lambda: _ended(environment), PATIENCE_SECONDS)
     assert run.outcome in ("crashed", "aborted")
     assert run.reason
     assert len(run.samples) >= 2

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from browser.lab import ROOT, Lab, Page, phase_of
+from browser.lab import PATIENCE_SECONDS, ROOT, Lab, Page, phase_of
 from eventually import eventually
 
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -34,7 +34,9 @@ for poll in polls:
     poll.register(counters[0], select.EPOLLIN)
 print("unharmed", flush=True)
 """
-SLOW = {"connections": 12_000, "ramp_rate": 4000, "hold_seconds": 6.0, "message_rate": 0.2}
+SLOW = {"connections": 12_000, "ramp_rate": 4000, "hold_seconds": 8.0, "message_rate": 0.2}
+# For runs that are cut short: whatever the machine is busy with, they are still there.
+LONG = {**SLOW, "hold_seconds": 120.0}
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def bystander() -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def finished(page: Page, seconds: float = 120.0) -> None:
+def finished(page: Page, seconds: float = 240.0) -> None:
     """Wait until Run All has ended, with a look at the page each time, and see that nothing went wrong."""
     page.until(lambda: page.done() or page.errors(), seconds)
     assert page.errors() == []
@@ -67,7 +69,7 @@ def test_run_all_ends_beside_others_without_an_error_and_without_touching_a_limi
         limits.add(EPOLL_LIMIT.read_text())
         return page.done() or bool(page.errors())
 
-    page.until(over, 150.0)
+    page.until(over, 300.0)
     assert page.errors() == []
     assert all(cell["count"] for cell in page.code())
     assert limits == {limit}
@@ -75,7 +77,6 @@ def test_run_all_ends_beside_others_without_an_error_and_without_touching_a_limi
     assert told == "unharmed\n"
     for number, cell in enumerate(cell for cell in page.code() if cell["outputs"]):
         page.scroll_to(cell["source"])
-        page.page.wait_for_timeout(300)
         page.shoot(f"{name.removesuffix('.ipynb')}-{number}")
 
 
@@ -84,9 +85,8 @@ def test_the_live_view_changes_in_every_phase_and_its_last_frame_is_saved(page: 
     page.keep_frames()
     page.restart_and_run_all()
     for phase in ("ramp", "hold"):
-        page.until(lambda phase=phase: page.live().get("phase") == phase, 60.0)
+        page.until(lambda phase=phase: sum(phase_of(frame) == phase for frame in page.frames()) >= 3)
         page.scroll_to("run = wslab")
-        page.page.wait_for_timeout(2000)
         page.show_live()
         page.shoot(f"live-{phase}")
     finished(page)
@@ -98,7 +98,7 @@ def test_the_live_view_changes_in_every_phase_and_its_last_frame_is_saved(page: 
     assert min(len(frames[phase]) for phase in ("verify", "drain")) >= 1
     assert min(len(frames[phase]) for phase in ("ramp", "hold")) >= 3
     # No more than one a second, and one when something begins or ends.
-    assert len(page.frames()) <= 40
+    assert len(page.frames()) <= lab.runs()[-1]["phases"][-1]["ended_seconds"] + 12
     run_id = lab.runs()[-1]["run_id"]
     assert all(run_id in frame for phase in ("ramp", "hold") for frame in frames[phase])
     last_hold = max(frames["hold"], key=len)
@@ -106,16 +106,16 @@ def test_the_live_view_changes_in_every_phase_and_its_last_frame_is_saved(page: 
         assert fact in last_hold
     page.command("docmanager:save")
     saved = lab.notebooks / "live.ipynb"
-    eventually(lambda: 'data-phase=\\"held\\"' in saved.read_text(encoding="utf-8"), 20.0)
+    eventually(lambda: 'data-phase=\\"held\\"' in saved.read_text(encoding="utf-8"), PATIENCE_SECONDS)
     assert not re.search(r'data-phase=\\"(hold|ramp)', saved.read_text(encoding="utf-8"))
 
 
 def test_an_interrupt_ends_run_all_and_the_run_is_recorded(page: Page, lab: Lab) -> None:
-    page.open(lab.with_parameters("10-stage.ipynb", "interrupt.ipynb", **SLOW)).restart_and_run_all()
-    page.until(lambda: page.live().get("phase") == "hold", 60.0)
+    page.open(lab.with_parameters("10-stage.ipynb", "interrupt.ipynb", **LONG)).restart_and_run_all()
+    page.until(lambda: page.live().get("phase") == "hold")
     page.command("notebook:interrupt-kernel")
-    page.until(lambda: page.errors(), 20.0)
-    page.until(page.done, 20.0)
+    page.until(page.errors)
+    page.until(page.done)
     run = lab.runs()[-1]
     assert run["outcome"] == "aborted"
     (error,) = page.errors()
@@ -129,11 +129,11 @@ def test_an_interrupt_ends_run_all_and_the_run_is_recorded(page: Page, lab: Lab)
 
 
 def test_a_kernel_that_is_restarted_leaves_nothing_and_a_run_that_loads(page: Page, lab: Lab) -> None:
-    page.open(lab.with_parameters("10-stage.ipynb", "restart.ipynb", **SLOW)).restart_and_run_all()
-    page.until(lambda: page.live().get("phase") == "hold", 60.0)
+    page.open(lab.with_parameters("10-stage.ipynb", "restart.ipynb", **LONG)).restart_and_run_all()
+    page.until(lambda: page.live().get("phase") == "hold")
     page.command("notebook:restart-kernel")
     page.page.locator(".jp-Dialog .jp-mod-accept").click()
-    page.until(lambda: not lab.processes(), 10.0)
+    page.until(lambda: not lab.processes())
     shown = lab.wslab("runs", "latest")
     assert shown.returncode == 0
     # Jupyter interrupts a kernel before it restarts it; the run hears that, or only the end.
@@ -142,31 +142,31 @@ def test_a_kernel_that_is_restarted_leaves_nothing_and_a_run_that_loads(page: Pa
     # At once again: what ends by itself is not taken for another run.
     page.ready()
     page.restart_and_run_all()
-    page.until(lambda: page.live().get("phase") == "hold" or page.errors(), 60.0)
+    page.until(lambda: page.live().get("phase") == "hold" or page.errors())
     assert page.errors() == []
     page.command("notebook:interrupt-kernel")
-    page.until(page.done, 20.0)
+    page.until(page.done)
 
 
 def test_a_bar_whose_kernel_died_says_so(page: Page, lab: Lab) -> None:
-    page.open(lab.with_parameters("10-stage.ipynb", "killed.ipynb", **SLOW)).restart_and_run_all()
-    page.until(lambda: page.live().get("phase") == "hold", 60.0)
+    page.open(lab.with_parameters("10-stage.ipynb", "killed.ipynb", **LONG)).restart_and_run_all()
+    page.until(lambda: page.live().get("phase") == "hold")
     page.scroll_to("run = wslab")
     note = page.page.locator(".wslab-silent")
     assert not note.is_visible()
     for pid in lab.kernel_pids():
         os.kill(pid, signal.SIGKILL)
-    note.wait_for(state="visible", timeout=30_000)
+    note.wait_for(state="visible")
     page.page.locator(".jp-Dialog .jp-mod-accept").click()
     page.show_live()
     page.shoot("kernel-died")
-    page.until(lambda: not lab.processes(), 10.0)
+    page.until(lambda: not lab.processes())
 
 
 def test_after_a_reload_another_notebook_attaches_and_sees_the_run_to_its_end(page: Page, lab: Lab) -> None:
-    slow = {**SLOW, "hold_seconds": 25.0}
+    slow = {**SLOW, "hold_seconds": 30.0}
     page.open(lab.with_parameters("10-stage.ipynb", "reload.ipynb", **slow)).restart_and_run_all()
-    page.until(lambda: page.live().get("phase") == "hold", 60.0)
+    page.until(lambda: page.live().get("phase") == "hold")
     page.page.reload()
     page.open(lab.write("attach.ipynb", "import wslab\nrun = wslab.attach()\nrun", "run.outcome"))
     page.restart_and_run_all()
@@ -177,10 +177,11 @@ def test_after_a_reload_another_notebook_attaches_and_sees_the_run_to_its_end(pa
         seen.add(frame.get("html", ""))
         return frame.get("phase") == "held"
 
-    page.until(lambda: page.live().get("phase") == "hold", 30.0)
-    page.page.wait_for_timeout(3000)
+    page.until(lambda: page.live().get("phase") == "hold")
+    page.until(lambda: seen.add(page.live().get("html", "")) or len(seen) >= 3)
+    page.show_live()
     page.shoot("attached")
-    page.until(held, 60.0)
+    page.until(held)
     finished(page)
     assert len(seen) >= 5
     assert lab.runs()[-1]["outcome"] == "held"
@@ -190,9 +191,9 @@ def test_everything_is_legible_in_the_dark_theme(page: Page, lab: Lab) -> None:
     page.open(
         lab.with_parameters("10-stage.ipynb", "dark.ipynb", **SLOW), theme="JupyterLab Dark"
     ).restart_and_run_all()
-    page.until(lambda: page.live().get("phase") == "hold", 60.0)
+    page.until(lambda: page.live().get("phase") == "hold")
     page.scroll_to("run = wslab")
-    page.page.wait_for_timeout(1500)
+    page.page.locator(".wslab-live svg text").first.wait_for()
     page.show_live()
     page.shoot("dark-live")
     colours = page.page.evaluate(
@@ -208,14 +209,37 @@ def test_everything_is_legible_in_the_dark_theme(page: Page, lab: Lab) -> None:
     page.show_live()
     page.shoot("dark-card")
     page.scroll_to("wslab.plots.connections_over_time")
-    page.page.wait_for_timeout(300)
     page.shoot("dark-figure")
 
 
 def test_a_run_is_stopped_from_a_terminal_while_its_cell_is_busy(page: Page, lab: Lab) -> None:
-    page.open(lab.with_parameters("10-stage.ipynb", "stop.ipynb", **{**SLOW, "hold_seconds": 60})).restart_and_run_all()
-    page.until(lambda: page.live().get("phase") == "hold", 60.0)
+    page.open(lab.with_parameters("10-stage.ipynb", "stop.ipynb", **LONG)).restart_and_run_all()
+    page.until(lambda: page.live().get("phase") == "hold")
     assert "<code>wslab stop</code>" in page.live()["html"]
     assert lab.wslab("stop").returncode == 0
-    page.until(lambda: page.errors(), 20.0)
+    page.until(page.errors)
     assert lab.runs()[-1]["outcome"] == "aborted"
+
+
+def test_the_stop_button_ends_the_run_while_its_cell_is_busy(page: Page, lab: Lab) -> None:
+    pytest.importorskip("ipywidgets", reason="ipywidgets is not installed: make browser-test")
+    page.open(lab.with_parameters("10-stage.ipynb", "button.ipynb", **LONG)).restart_and_run_all()
+    page.until(lambda: page.live().get("phase") == "hold")
+    page.scroll_to("run = wslab")
+    button = page.page.get_by_role("button", name="Stop the run")
+    button.wait_for()
+    page.show_live()
+    page.shoot("stop-button")
+    button.click()
+    page.until(page.errors)
+    page.until(page.done)
+    run = lab.runs()[-1]
+    assert run["outcome"] == "aborted"
+    assert run["summary"]["connections_open"] == LONG["connections"]
+    assert not button.is_visible()
+    page.show_live()
+    page.shoot("stopped")
+    page.command("docmanager:save")
+    saved = lab.notebooks / "button.ipynb"
+    eventually(lambda: 'data-phase=\\"aborted\\"' in saved.read_text(encoding="utf-8"), PATIENCE_SECONDS)
+    assert "widget-view" not in saved.read_text(encoding="utf-8")

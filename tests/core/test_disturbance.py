@@ -74,6 +74,33 @@ def test_amounts_are_cores_and_sockets_of_others() -> None:
     assert "0.9 of 2 cores" in disturbance_text([cpu, sockets])
 
 
+def neighbours(phase: str, *processes: dict[str, Any]) -> dict[str, Any]:
+    return {"event": "neighbours", "phase": phase, "seconds": 3.0, "processes": list(processes)}
+
+
+def test_the_processes_that_used_it_are_named() -> None:
+    compiler = {"pid": 77, "name": "cc1", "cpu_seconds": 2.4, "cores": 0.8, "fds": 3}
+    server = {"pid": 78, "name": "nginx", "cpu_seconds": 0.06, "cores": 0.02, "fds": 5_900}
+    rows = samples(cpu=0.9, sockets=6_000)
+    told = [neighbours(phase, compiler, server) for phase in ("ramp", "hold", "verify")]
+    cpu, sockets = disturbances(rows, 2, events=told)
+    assert cpu["text"] == "other processes used 0.9 of 2 cores: cc1 (pid 77) 0.8"
+    assert cpu["processes"] == [compiler]
+    assert sockets["text"] == "6,000 sockets of others came or went: nginx (pid 78) +5,900 descriptors"
+
+
+def test_only_the_phase_in_which_most_was_used_names_anybody() -> None:
+    rows = [
+        {**row, "cpu_user_seconds": row["cpu_user_seconds"] + (2.0 if at > 4 else 0.0)}
+        for at, row in enumerate(samples())
+    ]
+    busy = {"pid": 77, "name": "cc1", "cpu_seconds": 2.0, "cores": 0.5, "fds": 0}
+    (cpu,) = disturbances(rows, 2, events=[neighbours("hold", busy)])
+    assert "cc1" in cpu["text"]
+    (cpu,) = disturbances(rows, 2, events=[neighbours("ramp", busy)])
+    assert "cc1" not in cpu["text"]
+
+
 def test_runs_beside_are_named_first() -> None:
     found = disturbances(samples(cpu=0.9), 2, ["20260101T000000Z-10k-ab12"])
     assert [one["by"] for one in found] == ["run", "cpu"]

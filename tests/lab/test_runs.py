@@ -137,6 +137,9 @@ def test_reference_runs_stand_in_only_when_asked_for_and_needed(tmp_path: Path) 
     assert [run.connections for run in list_runs(tmp_path, or_reference=True)] == [1_000]
     make_run(tmp_path, 2_000)
     assert [run.connections for run in list_runs(tmp_path, or_reference=True)] == [2_000]
+    # One run is too few to compare.
+    assert [run.connections for run in list_runs(tmp_path, or_reference=True, at_least=2)] == [1_000, 2_000]
+    assert [run.connections for run in list_runs(tmp_path, at_least=2)] == [2_000]
 
 
 def test_a_run_is_found_by_its_name_or_its_folder(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ class Recording:
         self.scoreboard = Scoreboard.create(2)
         self.firewalls: list[dict[str, Any]] = []
         self.counters: list[dict[str, Any]] = []
+        self.neighbours: list[dict[str, Any]] = []
         self.sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
         for index, role in enumerate((words.ROLE_SERVER, words.ROLE_SWARM)):
             row = self.scoreboard.row(index)
@@ -62,7 +63,11 @@ class Recording:
             told = json.loads(line)
             if told["event"] == "sample":
                 return told
-            (self.firewalls if told["event"] == "firewall" else self.counters).append(told)
+            self._keep(told)
+
+    def _keep(self, told: dict[str, Any]) -> None:
+        lists = {"firewall": self.firewalls, "counters": self.counters, "neighbours": self.neighbours}
+        lists[told["event"]].append(told)
 
     def until_counters(self, count: int) -> None:
         """Wait until the decisive counters were told so often."""
@@ -71,7 +76,7 @@ class Recording:
             assert line, "the recorder ended"
             told = json.loads(line)
             assert told["event"] != "sample"
-            (self.firewalls if told["event"] == "firewall" else self.counters).append(told)
+            self._keep(told)
 
     def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Return the first sample from now on that is as wanted."""
@@ -286,6 +291,31 @@ def test_the_rules_of_the_firewall_are_told_before_and_after(start: Callable[...
     recording.until(lambda sample: len(recording.firewalls) == 2)
     assert all(told["rules"] is None or isinstance(told["rules"], list) for told in recording.firewalls)
     assert recording.end() == 0
+
+
+def test_who_else_used_cpu_is_told_when_a_phase_ends(start: Callable[..., Recording]) -> None:
+    recording = start()
+    # Its parent has ended, so it is nobody's here: what the tests themselves start is below the "supervisor".
+    started = subprocess.run(["sh", "-c", "yes >/dev/null & echo $!"], stdout=subprocess.PIPE, text=True, check=True)
+    busy = int(started.stdout)
+    try:
+        recording.scoreboard.phase = "ramp"
+        recording.until(lambda sample: sample["phase"] == "ramp")
+        at = recording.next()["elapsed_seconds"]
+        recording.until(lambda sample: sample["elapsed_seconds"] > at + 0.5)
+        recording.scoreboard.phase = "drain"
+        recording.until(lambda sample: sample["phase"] == "drain")
+        recording.until(lambda _: recording.neighbours)
+    finally:
+        os.kill(busy, signal.SIGKILL)
+    (told,) = recording.neighbours
+    assert told["phase"] == "ramp"
+    (yes,) = [one for one in told["processes"] if one["pid"] == busy]
+    assert yes["name"] == "yes"
+    assert yes["cores"] > 0.05
+    assert yes["cpu_seconds"] <= told["seconds"] + 0.1
+    ours = {os.getpid(), recording.process.pid, *(sleeper.pid for sleeper in recording.sleepers)}
+    assert not ours & {one["pid"] for one in told["processes"]}
 
 
 def test_a_process_that_is_stopped_is_counted(start: Callable[..., Recording]) -> None:

@@ -75,6 +75,12 @@ def test_vmstat_is_a_table() -> None:
     assert formats.parse_vmstat("pgfault 7\noom_kill 2\n") == {"pgfault": 7, "oom_kill": 2}
 
 
+def test_the_family_of_a_process_is_read_from_its_stat() -> None:
+    text = f"77 (a) b) S 5 {'0 ' * 9}100 50 200 30 {'0 ' * 4}4711 0 0\n"
+    hundredth = 100 / formats.TICKS_PER_SECOND
+    assert formats.parse_pid_family(text) == ("a) b", 5, 4711, 1.5 * hundredth, 2.3 * hundredth)
+
+
 def test_pressure_is_in_seconds() -> None:
     text = "some avg10=0.07 avg60=0.61 avg300=0.45 total=8947983\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=5\n"
     assert formats.parse_pressure(text) == {"some": 8.947983, "full": 5e-06}
@@ -124,6 +130,7 @@ MALFORMED = [
     (formats.parse_cpu_lists, "zoneinfo", "  count: many\n"),
     (formats.parse_pid_stat, "PID/stat", "77 sleep S 1"),
     (formats.parse_pid_stat, "PID/stat", "77 (sleep) S 1 2\n"),
+    (formats.parse_pid_family, "PID/stat", "77 (sleep) S 1 2\n"),
     (formats.parse_statm, "PID/statm", "730"),
     (formats.parse_smaps_rollup, "PID/smaps_rollup", "Rss: 5 kB\n"),
     (formats.parse_status, "PID/status", "no colon\n"),

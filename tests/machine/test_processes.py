@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from wslab.breaks.enclosure import Enclosure
 from wslab.breaks.isolation import Isolation
 from wslab.machine.enter import enter
 from wslab.machine.formats import PAGE_BYTES, TICKS_PER_SECOND
-from wslab.machine.processes import Group, Throttle
+from wslab.machine.processes import Group, Process, Throttle, cpu_clock
 
 BOUND = Enclosure(cpu_quota={"server": 0.05})
 
@@ -110,6 +111,49 @@ def test_readings_close_together_look_back_to_one_that_is_old_enough(proc: FakeP
     group.read([1], 1.0)
     proc.put(1, user=TICKS_PER_SECOND + 1)
     assert group.read([1], 1.01)["cpu_fraction_max"] == pytest.approx(1.0, rel=0.01)
+
+
+BUSY = "while True: pass"
+
+
+def test_the_cpu_clock_of_a_busy_thread_goes_as_fast_as_time_and_no_faster() -> None:
+    with subprocess.Popen([sys.executable, "-c", BUSY]) as child:
+        eventually(lambda: (cpu_clock(child.pid) or (0,))[0] > 0.01)
+        first = cpu_clock(child.pid)
+        assert first is not None
+        eventually(lambda: time.monotonic() > first[1] + 0.05)
+        second = cpu_clock(child.pid)
+        child.kill()
+    assert second is not None
+    # Finer than a tick of 10 ms, and each reading has its own time.
+    assert 0 < second[0] - first[0] <= (second[1] - first[1]) * 1.001 + 0.0004
+    assert cpu_clock(child.pid) is None
+
+
+def test_cpu_time_is_that_of_the_clock_divided_as_stat_has_it_and_never_falls(proc: FakeProc) -> None:
+    clock = iter([(1.0, 10.0), (1.007, 11.0), (1.02, 12.0)])
+    proc.put(1)
+    process = Process(1, proc.root, lambda _: next(clock))
+    found = []
+    for user, system in ((0.75, 0.25), (0.76, 0.25), (0.75, 0.26)):
+        proc.put(1, user=round(user * TICKS_PER_SECOND), system=round(system * TICKS_PER_SECOND))
+        process.refresh()
+        found.append((process.cpu_user_seconds, process.cpu_system_seconds))
+    assert [sum(one) for one in found] == pytest.approx([1.0, 1.007, 1.02])
+    assert found[0] == (0.75, 0.25)
+    assert all(later >= earlier for a, b in pairwise(found) for earlier, later in zip(a, b, strict=True))
+
+
+def test_the_share_of_the_busiest_is_over_the_time_between_its_own_readings(proc: FakeProc) -> None:
+    group = Group(proc.root)
+    clock = iter([(1.0, 10.0), (1.5, 10.5)])
+    group._clock = lambda _: next(clock)
+    proc.put(1)
+    group.read_clocks([1])
+    group.read([1], 10.0)
+    group.read_clocks([1])
+    # The rest of the sample took its time.
+    assert group.read([1], 10.4)["cpu_fraction_max"] == 1.0
 
 
 def test_a_process_that_just_appeared_does_not_count_as_busy(proc: FakeProc) -> None:

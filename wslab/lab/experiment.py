@@ -286,7 +286,7 @@ class Experiment:
             latency = store.read_latency(self.run_dir)
             self._manifest["summary"] = summarize(asked, self.plan, samples, latency, events)
             beside = dict.fromkeys([*self._beside, *registry.other_runs(self.run_dir)])
-            self._manifest["summary"]["disturbed_by"] = disturbances(samples, self.host.cpu_count, beside)
+            self._manifest["summary"]["disturbed_by"] = disturbances(samples, self.host.cpu_count, beside, events)
             self._close(replace(evidence, samples=samples), crashed, aborted)
         except Exception as problem:
             self._close(evidence, crashed or f"the figures cannot be computed: {problem!r}", aborted)

@@ -64,6 +64,7 @@ def list_runs(
     data_dir: str | Path | None = None,
     *,
     or_reference: bool = False,
+    at_least: int = 1,
     stage: str | int | None = None,
     server: str | None = None,
     outcome: str | None = None,
@@ -75,6 +76,7 @@ def list_runs(
     Args:
         data_dir: the data folder; None for the project's own.
         or_reference: fall back to the reference runs that come with the project when nothing was recorded yet.
+        at_least: with `or_reference`, the reference runs come first also when fewer than so many were recorded.
         stage: only those that asked for so many connections, such as `"700k"`.
         server: only those of this server: a kind, or a part of a command or URL.
         outcome: only those that ended so: held, broke, aborted, crashed, or running.
@@ -95,7 +97,7 @@ def list_runs(
         raise BadInput(f"outcome={outcome} is unknown: known are {', '.join(OUTCOMES)}")
     return RunList(
         run
-        for run in read_runs(data_dir, or_reference=or_reference)
+        for run in read_runs(data_dir, or_reference=or_reference, at_least=at_least)
         if (count is None or run.connections == count)
         and (server is None or _is_server(run, server))
         and (outcome is None or run.outcome == outcome)

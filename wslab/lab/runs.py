@@ -300,11 +300,13 @@ class Run:
         )
 
 
-def read_runs(data_dir: str | Path | None = None, *, or_reference: bool = False) -> list[Run]:
+def read_runs(data_dir: str | Path | None = None, *, or_reference: bool = False, at_least: int = 1) -> list[Run]:
     """Load all recorded runs of a data folder, newest last; see `wslab.list_runs`."""
     folder = store.data_folder(data_dir or "")
     runs = _runs_in(folder / "runs")
-    return runs if runs or not or_reference else _runs_in(folder / "reference") or _runs_in(store.reference_folder())
+    if len(runs) >= at_least or not or_reference:
+        return runs
+    return [*(_runs_in(folder / "reference") or _runs_in(store.reference_folder())), *runs]
 
 
 def load_run(run: str | Path, data_dir: str | Path | None = None) -> Run:

@@ -24,7 +24,11 @@ writes `samples.csv` and `latency.csv` into the run folder, a row at a time, and
    `counters` event: a second between two samples is long while 20,000 connections are opened in it.
 9. `lab_cpu_seconds` is the CPU time of what measures: this process, its parent (the supervisor) and the parent of that
    (the caller). It keeps the last reading of one that has ended.
-10. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
+10. The CPU clocks of all processes and of the machine are read first, one right after the other, and `elapsed_seconds`
+   is the time of these readings: differences of two samples are shares of the time between them.
+11. All processes of the machine are looked at when a phase of the load begins or ends. Those that are not the run's and
+   gained most in a phase are told in a `neighbours` event at its end.
+12. `swarm_lag_seconds_max` is taken from the scoreboard and reset to zero, so each row has the maximum since the last.
 """
 
 from __future__ import annotations
@@ -44,12 +48,13 @@ from wslab.core.records import DECISIVE_COLUMNS, LATENCY_COLUMNS, SAMPLE_COLUMNS
 from wslab.load import scoreboard as words
 from wslab.load.messages import Reports, unwritten_fields
 from wslab.load.scoreboard import Scoreboard
+from wslab.machine import neighbours
 from wslab.machine.between import Between
 from wslab.machine.counters import Counters
 from wslab.machine.firewall import read_rules
 from wslab.machine.line_file import LineFile
-from wslab.machine.process import cpu_seconds, parent_of, raise_fd_limit
-from wslab.machine.processes import Group
+from wslab.machine.process import parent_of, raise_fd_limit
+from wslab.machine.processes import Group, cpu_clock
 from wslab.machine.trees import with_descendants
 
 # How soon a change of phase is noticed; looking costs one word of shared memory.
@@ -68,6 +73,7 @@ _ROLE_WORDS = {
 }
 _HISTOGRAMS = {"handshake": words.HANDSHAKE, "roundtrip": words.ROUNDTRIP}
 _PSS_PHASES = ("hold", "verify")
+_LOADED = ("ramp", "hold", "climb", "verify")
 _UNLOADED = ("drain", "done")
 
 
@@ -122,6 +128,7 @@ class Recorder:
         self.full: list[tuple[int, int, int]] = []  # of these: pid, descriptors and limit of those without a free one
         self._failures: list[bytes] = []
         self._kinds: set[tuple[str, int]] = set()
+        self._looked: tuple[str, float, neighbours.Look] | None = None
 
     def watch(self, pids: list[int], below: int | None) -> None:
         """Watch a server that is not ours.
@@ -149,18 +156,22 @@ class Recorder:
 
     def sample(self) -> dict[str, Any]:
         """Return one sample of everything."""
-        now = time.monotonic()
         phase = self._scoreboard.phase
+        pids = {side: self._pids(side, role) for side, role in _ROLES.items()}
+        now = time.monotonic()
+        cpu = self._counters.cpu()
+        for side, group in self._groups.items():
+            group.read_clocks(pids[side])
+        self._lab |= {pid: reading[0] for pid in self._lab if (reading := cpu_clock(pid)) is not None}
         record: dict[str, Any] = {
             "elapsed_seconds": round(now - self._epoch, 6),
             "unix_seconds": round(time.time(), 6),
             "phase": phase,
         }
         for side, role in _ROLES.items():
-            record |= self._side(side, role, now)
-        self._lab |= {pid: seconds for pid in self._lab if (seconds := cpu_seconds(pid)) is not None}
+            record |= self._side(side, role, pids[side], now)
         record["lab_cpu_seconds"] = sum(self._lab.values())
-        record |= self._counters.read()
+        record |= self._counters.read() | cpu
         record |= self._between.read(self._scoreboard.port, record["swarm_connections_open"])
         if self._pss_is_due(phase, now):
             for side, group in self._groups.items():
@@ -185,10 +196,34 @@ class Recorder:
             ]
         return records
 
-    def _side(self, side: str, role: int, now: float) -> dict[str, Any]:
+    def neighbours(self) -> dict[str, Any] | None:
+        """Return who else used the machine in the phase that has ended since the last call; None while none has."""
+        phase = self._scoreboard.phase
+        if phase == (self._looked[0] if self._looked else ""):
+            return None
+        before = self._looked
+        if phase not in (*_LOADED, *_UNLOADED) or (before is None and phase in _UNLOADED):
+            return None
+        now, seen = time.monotonic(), neighbours.look()
+        self._looked = (phase, now, seen)
+        if before is None or before[0] not in _LOADED:
+            return None
+        ours = frozenset(self._lab).union(*(group.pids for group in self._groups.values()))
+        found = neighbours.gained(before[2], seen, now - before[1], ours, [os.getppid(), *self._roots])
+        return {"phase": before[0], "seconds": round(now - before[1], 6), "processes": found}
+
+    def _pids(self, side: str, role: int) -> list[int]:
+        """Return the processes of one end as they are now."""
+        if self._is_foreign(side):
+            return self._foreign()
+        return [pid for row in self._scoreboard.of(role) if (pid := row[words.PID])]
+
+    def _is_foreign(self, side: str) -> bool:
+        return side == "server" and bool(self._roots or self._keepers)
+
+    def _side(self, side: str, role: int, pids: list[int], now: float) -> dict[str, Any]:
         counts = [_take(row) for row in self._scoreboard.of(role)]
-        foreign = side == "server" and bool(self._roots or self._keepers)
-        pids = self._foreign() if foreign else [row[words.PID] for row in counts if row[words.PID]]
+        foreign = self._is_foreign(side)
         values: dict[str, Any] = {**self._groups[side].read(pids, now)}
         values |= {name: None if foreign else sum(row[word] for row in counts) for name, word in _ROLE_WORDS.items()}
         values["pss_bytes"] = None
@@ -294,6 +329,8 @@ def main(argv: list[str]) -> int:
             moment = record()
         if counters := recorder.counters_at_new_failures():
             reports.event("counters", **counters)
+        if found := recorder.neighbours():
+            reports.event("neighbours", **found)
         if scoreboard.phase in _UNLOADED and not told:
             told = True
             tell_rules()

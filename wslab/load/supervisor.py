@@ -252,10 +252,8 @@ class Supervisor:
             self._stop()
         elif name == "phase_ended":
             self._phases.swarm_says_done(fields["phase"])
-        elif name in ("proof", "broadcast"):
+        elif name in ("proof", "broadcast", "counters", "neighbours"):
             self._reports.event(name, **fields)
-        elif name == "counters":
-            self._reports.event("counters", **fields)
         elif name == "firewall":
             self._reports.event("firewall", rules=fields["rules"])
         elif name == "failure":

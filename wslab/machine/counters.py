@@ -87,9 +87,13 @@ class Counters:
         self._conntrack_max = OpenFile(root / "sys/net/netfilter/nf_conntrack_max")
         self._file_nr = OpenFile(root / "sys/fs/file-nr")
 
+    def cpu(self) -> Values:
+        """Return the columns of the CPUs as they are now."""
+        return _pick(_CPU, _parsed(self._stat, formats.parse_stat))
+
     def read(self) -> Values:
         """Return all machine-wide columns of a sample as they are now."""
-        values = _pick(_CPU, _parsed(self._stat, formats.parse_stat))
+        values = self.cpu()
         proc_cache = _parsed(self._slabinfo, formats.parse_proc_cache)
         memory = _parsed(self._meminfo, formats.parse_meminfo)
         if memory is not None:

@@ -73,6 +73,14 @@ def parse_pid_stat(text: str) -> tuple[str, float, float, int]:
     return fields[0], int(fields[11]) / TICKS_PER_SECOND, int(fields[12]) / TICKS_PER_SECOND, int(fields[19])
 
 
+@naming("PID/stat")
+def parse_pid_family(text: str) -> tuple[str, int, int, float, float]:
+    """Return command, parent, start time in ticks since boot, and CPU seconds: its own, and of children waited for."""
+    fields = text[text.rindex(")") + 1 :].split(None, 20)
+    own, waited = (sum(map(int, fields[at : at + 2])) / TICKS_PER_SECOND for at in (11, 13))
+    return text[text.index("(") + 1 : text.rindex(")")], int(fields[1]), int(fields[19]), own, waited
+
+
 @naming("PID/statm")
 def parse_statm(text: str) -> int:
     """Return the resident set size in bytes."""

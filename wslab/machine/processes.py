@@ -4,19 +4,23 @@
 2. The files of a process stay open. They belong to that process alone, so a later process with the same pid is never
    mistaken for it, and a reading costs half.
 3. PSS is read only when asked for: the kernel walks every page of every process for it.
+4. CPU time is the kernel's own clock of a process, in nanoseconds; each reading has its own time, so that a share over
+   a short interval is true and a thread never has more than a core. `stat` counts in ticks of 10 ms and tells only how
+   the time divides into user and system.
 
 CPU quotas:
 
-4. A quota is CPU time per period. A group that has used its quota waits for the next period, and the kernel counts
+5. A quota is CPU time per period. A group that has used its quota waits for the next period, and the kernel counts
    each period that ended with a process waiting (`nr_throttled` in cpu.stat).
-5. The share is that of all periods that have passed. The kernel's own count, `nr_periods`, leaves out those in which
+6. The share is that of all periods that have passed. The kernel's own count, `nr_periods`, leaves out those in which
    the group was idle: a group that works for 30 ms a second, and waits in most of these, would seem to wait always.
-6. A quota of any group above binds as well, so the one that throttled most counts.
-7. The groups of a process are looked up once. A sample then reads one small file per quota.
+7. A quota of any group above binds as well, so the one that throttled most counts.
+8. The groups of a process are looked up once. A sample then reads one small file per quota.
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from wslab.machine import formats
@@ -26,11 +30,12 @@ from wslab.machine.procfs import PROC, read_fd_count, read_pss, read_soft_fd_lim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     Values = dict[str, int | float | None]
+    Clock = Callable[[int], tuple[float, float] | None]
 
-# CPU times come in ticks of 10 ms: over a shorter window than this the share of one CPU would be mostly rounding.
+# Over a shorter window the share of one CPU would be mostly chance: the kernel lets a process run for milliseconds.
 FRACTION_WINDOW_SECONDS = 0.2
 # A shorter window has too few periods to judge by: by default a period takes 0.1 s.
 THROTTLE_WINDOW_SECONDS = 0.2
@@ -43,6 +48,33 @@ _STOPPED_STATES = frozenset("Tt")
 _BLOCKED_STATE = "D"
 
 
+# Of <linux/posix-timers_types.h>: the clock of a process is named by its pid.
+_CPUCLOCK_SCHED = 2
+# A reading that took longer was interrupted, so that its time is not known well enough; it is made again.
+_READING_SECONDS, _READINGS = 0.0002, 3
+
+
+def cpu_clock(pid: int) -> tuple[float, float] | None:
+    """Return the CPU time of all threads of a process and the monotonic time of this reading, both in seconds.
+
+    None when there is no such process. A zombie still has its time.
+    """
+    clock = (~pid << 3) | _CPUCLOCK_SCHED
+    readings = []
+    for _ in range(_READINGS):
+        before = time.monotonic()
+        try:
+            used = time.clock_gettime_ns(clock)
+        except OSError:
+            return None
+        after = time.monotonic()
+        readings.append((after - before, used / 1e9, (before + after) / 2))
+        if after - before < _READING_SECONDS:
+            break
+    _, seconds, at = min(readings)
+    return seconds, at
+
+
 class Process:
     """One process; `refresh` brings its figures up to date.
 
@@ -51,15 +83,19 @@ class Process:
         alive: whether it could be read the last time; a zombie counts as ended.
         cpu_user_seconds: CPU time in user mode, kept after its end.
         cpu_system_seconds: CPU time in the kernel, kept after its end.
+        read_at: monotonic time in seconds at which these were read; None where the process has no clock.
         rss_bytes: resident memory, 0 after its end.
         stopped: whether it is stopped, by a signal or a debugger.
         blocked: whether it waits in the kernel for what no signal interrupts, such as a disk or file server.
         fds: open descriptors; None after its end and before Linux 6.2.
     """
 
-    def __init__(self, pid: int, root: Path = PROC) -> None:
+    def __init__(self, pid: int, root: Path = PROC, clock: Clock | None = None) -> None:
         self.pid = pid
         self.alive = True
+        self.read_at: float | None = None
+        self._clock = clock
+        self._clocked: float | None = None
         self.cpu_user_seconds = self.cpu_system_seconds = 0.0
         self.rss_bytes = 0
         self.stopped = self.blocked = False
@@ -69,14 +105,26 @@ class Process:
         # The resident size in `stat` lags by up to 128 KiB a CPU; the one in `statm` is exact.
         self._statm = OpenFile(root / str(pid) / "statm")
 
+    def read_clock(self) -> None:
+        """Read the CPU clock alone, for the next `refresh`."""
+        reading = self._clock(self.pid) if self._clock is not None and self.alive else None
+        if reading is not None:
+            self._clocked, self.read_at = reading
+
     def refresh(self) -> None:
-        """Read the process as it is now."""
+        """Read the process as it is now, and its clock unless `read_clock` has just done so."""
         if not self.alive:
             return
+        if self._clocked is None:
+            self.read_clock()
         stat, statm = self._stat.read(), self._statm.read()
         state = "X"
         if stat is not None:
-            state, self.cpu_user_seconds, self.cpu_system_seconds, _ = formats.parse_pid_stat(stat)
+            state, user, system, _ = formats.parse_pid_stat(stat)
+            self._count(user, user + system if self._clocked is None else self._clocked)
+        elif self._clocked is not None:  # It has ended between the two.
+            self._count(self.cpu_user_seconds, self._clocked)
+        self._clocked = None
         if statm is None or state in _ENDED_STATES:
             self.alive = self.stopped = self.blocked = False
             self.rss_bytes, self.fds = 0, None
@@ -86,6 +134,12 @@ class Process:
         self.stopped, self.blocked = state in _STOPPED_STATES, state == _BLOCKED_STATE
         self.rss_bytes = formats.parse_statm(statm)
         self.fds = read_fd_count(self.pid, self._root)
+
+    def _count(self, user: float, total: float) -> None:
+        """Take the CPU time in all, divided as `stat` has it as far as neither part falls."""
+        total = max(total, self.cpu_user_seconds + self.cpu_system_seconds)
+        user = min(max(user, self.cpu_user_seconds), total - self.cpu_system_seconds)
+        self.cpu_user_seconds, self.cpu_system_seconds = user, total - user
 
 
 class Group:
@@ -99,8 +153,23 @@ class Group:
     def __init__(self, root: Path = PROC, cgroups: Path = CGROUPS) -> None:
         self._root = root
         self._throttle = Throttle(root, cgroups)
+        # The clocks are those of this machine: a made tree has none.
+        self._clock = cpu_clock if root == PROC else None
         self._processes: dict[int, Process] = {}
-        self._past: list[tuple[float, dict[int, float]]] = []
+        self._past: list[tuple[float, dict[int, tuple[float, float]]]] = []
+
+    def read_clocks(self, pids: Iterable[int]) -> None:
+        """Read the CPU clocks alone, one right after the other, for the next `read`.
+
+        Args:
+            pids: processes to watch from now on; those named before stay.
+        """
+        for pid in pids:
+            if pid not in self._processes:
+                self._processes[pid] = Process(pid, self._root, self._clock)
+                self._throttle.add(pid)
+        for process in self._processes.values():
+            process.read_clock()
 
     def read(self, pids: Iterable[int], now: float) -> Values:
         """Return what the processes use, all of them together.
@@ -114,10 +183,9 @@ class Group:
             `cpu_fraction_max` (None during the first `FRACTION_WINDOW_SECONDS`), `rss_bytes`, `fds`, `fds_max`, and
             what `Throttle.read` returns.
         """
-        for pid in pids:
-            if pid not in self._processes:
-                self._processes[pid] = Process(pid, self._root)
-                self._throttle.add(pid)
+        new = [pid for pid in pids if pid not in self._processes]
+        if new:
+            self.read_clocks(new)
         for process in self._processes.values():
             process.refresh()
         living = [process for process in self._processes.values() if process.alive]
@@ -163,16 +231,29 @@ class Group:
         """Return the processes that were alive at the last reading."""
         return frozenset(process.pid for process in self._processes.values() if process.alive)
 
+    @property
+    def pids(self) -> frozenset[int]:
+        """Return all processes that were watched, also those that have ended."""
+        return frozenset(self._processes)
+
     def _busiest(self, now: float) -> float | None:
         """Return the largest share of one CPU that a process used since the last reading that is old enough."""
-        used = {pid: process.cpu_user_seconds + process.cpu_system_seconds for pid, process in self._processes.items()}
+        used = {
+            pid: (process.cpu_user_seconds + process.cpu_system_seconds, process.read_at or now)
+            for pid, process in self._processes.items()
+        }
         while len(self._past) > 1 and now - self._past[1][0] >= FRACTION_WINDOW_SECONDS:
             del self._past[0]
         before, base = self._past[0] if self._past else (now, {})
         self._past.append((now, used))
         if now - before < FRACTION_WINDOW_SECONDS:
             return None
-        return max(((used[pid] - base[pid]) / (now - before) for pid in base), default=None)
+        shares = []
+        for pid, (seconds, at) in base.items():
+            # One that has ended was not read again, and has used no more.
+            until = used[pid][1] if used[pid][1] > at else now
+            shares.append((used[pid][0] - seconds) / (until - at))
+        return max(shares, default=None)
 
 
 class Throttle:

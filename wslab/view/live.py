@@ -22,6 +22,7 @@ from wslab.core.records import LATENCY_COLUMNS
 from wslab.lab import store
 from wslab.view.frame import frame_html
 from wslab.view.progress import Progress
+from wslab.view.stop_button import offer_stop
 
 NOTEBOOK_SECONDS = 1.0
 TERMINAL_SECONDS = 0.25
@@ -132,16 +133,23 @@ def plain_screen(stream: TextIO, prefix: str = "") -> Screen:
 
 
 def notebook_screen(prefix: str = "") -> Screen:
-    """Return a screen that updates one output of the running cell.
+    """Return a screen that updates one output of the running cell, with a Stop button where there can be one.
 
-    There is no button beside it: a kernel does not hear one while its cell is busy. The frame says how to stop the run.
+    The frame says in any case how to stop the run.
     """
     from IPython import display as output
 
     handle: Any = None
+    offered = False
+    take_away: Callable[[], None] | None = None
 
     def show(progress: Progress, last: bool) -> None:
-        nonlocal handle
+        nonlocal handle, offered, take_away
+        if progress.run_dir and not offered and not last:
+            offered, take_away = True, offer_stop(progress.run_dir)
+        if last and take_away is not None:
+            take_away()
+            take_away = None
         frame = output.HTML(frame_html(progress, prefix))  # type: ignore[no-untyped-call]
         if handle is None:
             handle = output.display(frame, display_id=True)  # type: ignore[no-untyped-call]
