@@ -73,7 +73,7 @@ browser-test: setup  ## Run the notebooks in JupyterLab in Chromium (4 min; inst
 	@$(VENV)/bin/python -m pytest --browser tests/browser $(PYTEST_OPTIONS)
 
 lab: setup  ## Open the notebooks in JupyterLab (LAB_OPTIONS=--no-browser)
-	@cd notebooks && ../$(VENV)/bin/jupyter lab $(LAB_OPTIONS)
+	@$(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(LAB_OPTIONS)
 
 bench: setup  ## Compare the servers with the raw TCP floor
 	@$(VENV)/bin/wslab bench $(BENCH_OPTIONS)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wslab.view.injected import check_parameters as check_parameters
     from wslab.view.live import live_view as live_view
     from wslab.view.publish import report as report
+    from wslab.view.story import story as story
     from wslab.view.workbook import sweep as sweep
 
 # Public name: where it is; a module stands for itself.
@@ -53,6 +54,7 @@ _WHERE = {
     "unless_interrupted": "wslab.view.attach",
     "live_view": "wslab.view.live",
     "report": "wslab.view.publish",
+    "story": "wslab.view.story",
     "sweep": "wslab.view.workbook",
 }
 __all__ = list(_WHERE)
