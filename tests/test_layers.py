@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # Rooms of one tuple have the same rank: the annexes use the trunk, which knows nothing of them.
-ROOMS = (("core",), ("machine",), ("load",), ("lab",), ("view",), ("breaks", "tune"), ("cli",))
+ROOMS = (("core",), ("machine",), ("load",), ("lab",), ("view",), ("breaks", "tune", "hosts"), ("cli",))
 
 # The core computes; it may use no module that reads a clock, a file, a socket or a process.
 PURE = """
@@ -39,6 +39,7 @@ LIBRARIES = {
     "tqdm": ["view/live.py"],
     "yaml": ["view/parameters.py"],
     "click": ["cli.py", "cli_options.py"],
+    "distributed": ["hosts/cluster.py"],
     "picows": ["load/servers/picows_server.py"],
     "socketify": ["load/servers/uwebsockets_server.py"],
     "pyroute2": ["machine/journal.py", "breaks/netns.py"],

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from wslab.breaks.run import run_breaks as run_breaks
     from wslab.core.stage import STAGES as STAGES
     from wslab.core.stage import Stage as Stage
+    from wslab.hosts.run import run_over as run_over
     from wslab.lab.experiment import run_lifted as run_lifted
     from wslab.lab.preflight import preflight as preflight
     from wslab.lab.run_list import delete as delete
@@ -43,6 +44,7 @@ _WHERE = {
     "relabel": "wslab.lab.run_list",
     "run_breaks": "wslab.breaks.run",
     "run_stage": "wslab.tune.apply",
+    "run_over": "wslab.hosts.run",
     "run_lifted": "wslab.lab.experiment",
     "preflight": "wslab.lab.preflight",
     "Run": "wslab.lab.runs",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +118,27 @@ def preflight(connections: str | None, server: str | None, as_json: bool) -> int
 
 @command(example="wslab stage --connections 15k --server 'node my.js --port {port}'")
 @click.option(CONSENT_OPTION, "operate_target", is_flag=True, help="Dial a server that is not on loopback.")
+@click.option("--cluster", metavar="ADDRESS", help="Run over the hosts of this Dask scheduler: tcp://10.0.0.1:8786.")
+@click.option("--server-on", metavar="NAME", help="With --cluster: worker of the server; default the largest.")
+@click.option("--swarm-on", metavar="LIST", help="With --cluster: workers of the swarm; default all others.")
 @parameter_file_option
 @stage_options()
-def stage(operate_target: bool, file: str, as_json: bool, **parameters: Any) -> int:
+def stage(
+    operate_target: bool,
+    cluster: str | None,
+    server_on: str | None,
+    swarm_on: str | None,
+    file: str,
+    as_json: bool,
+    **parameters: Any,
+) -> int:
     """Run one stage."""
-    return run_one(as_json, {"operate_target": operate_target, **given(parameters, file)})
+    asked = {"operate_target": operate_target, **given(parameters, file)}
+    if cluster is not None:
+        asked |= {"cluster": cluster, "server_on": server_on or "", "swarm_on": swarm_on or ""}
+    elif server_on or swarm_on:
+        raise BadInput("--server-on and --swarm-on belong to --cluster: see wslab stage --help")
+    return run_one(as_json, asked)
 
 
 @command(
@@ -548,8 +564,17 @@ def show(result: Any, as_json: bool, status: int = 0, kept: str = "") -> int:
 
 def run_one(as_json: bool, parameters: dict[str, Any]) -> int:
     """Run a stage, print its result, write its page and figures, and return its exit status."""
-    from wslab.tune.apply import run_stage
     from wslab.view.live import live_view
+
+    run_it: Callable[..., Any]
+    if "cluster" in parameters:
+        from wslab.hosts.run import run_over
+
+        run_it = run_over
+    else:
+        from wslab.tune.apply import run_stage
+
+        run_it = run_stage
 
     view, folders = live_view(), list[str]()
 
@@ -559,7 +584,7 @@ def run_one(as_json: bool, parameters: dict[str, Any]) -> int:
         view(event)
 
     try:
-        done = run_stage(on_event=on_event, **parameters)
+        done = run_it(on_event=on_event, **parameters)
         if done.outcome == ABORTED:
             ignore_signals()
     except KeyboardInterrupt:

@@ -165,6 +165,24 @@ def test_the_load_starts_after_the_first_sample_and_the_swarm_gets_the_servers_u
     assert (spec["url"], spec["board_row"]) == ("ws://127.0.0.1:9", 3)
 
 
+def test_a_server_alone_follows_the_phases_of_its_caller_until_it_dies(caller: Caller) -> None:
+    epoch = time.monotonic() - 100.0
+    nobody = {"workers": 0, "connections": 0}
+    caller.start({**commands(), "swarm": []}, swarm=nobody, epoch_monotonic=epoch)
+    assert [event["role"] for event in told(caller.heard, "processes_ready")] == ["recorder", "server"]
+    caller.send("ramp")
+    caller.wait("phase_started", phase="ramp")
+    caller.send("halt", stopped_by="host_died")
+    end = caller.wait("phase_ended", phase="ramp")
+    assert end["stopped_by"] == "host_died"
+    assert 100.0 < end["elapsed_seconds"] < 130.0
+    caller.send("hold")
+    caller.wait("phase_started", phase="hold")
+    os.kill(caller.pids("server")[0], signal.SIGKILL)
+    assert caller.wait("phase_ended", phase="hold")["stopped_by"] == "server_died"
+    assert caller.phase("verify")["stopped_by"] == "server_died"
+
+
 def test_children_hold_no_lifeline_of_a_sibling(caller: Caller) -> None:
     caller.start(commands())
     supervisor = os.stat(f"/proc/{caller.process.pid}/fd/0").st_ino

@@ -42,7 +42,7 @@ from wslab.lab.fleet import Fleet, FleetEnded
 from wslab.lab.place import MakePlace, Place, this_machine
 from wslab.lab.protocol_file import read_protocol
 from wslab.lab.running import Running, as_it_runs, check_server, look_at_running
-from wslab.lab.verdict import judge
+from wslab.lab.verdict import Verdict, judge
 from wslab.machine.process import start_ticks
 from wslab.machine.procfs import read_host
 
@@ -184,7 +184,7 @@ class Experiment:
         try:
             store.write_manifest(self.run_dir, self._manifest)
             self._tell(store.run_created(self.run_dir, self.stage.as_dict()))
-            with Fleet(self.run_dir) as fleet:
+            with self._fleet() as fleet:
                 try:
                     self._conduct(fleet)
                 except KeyboardInterrupt:
@@ -213,6 +213,13 @@ class Experiment:
         self._tell({"event": "run_ended", "outcome": self._manifest["outcome"], "reason": self._manifest["reason"]})
         if error is not None:
             raise error
+
+    def _fleet(self) -> Fleet:
+        """Return what owns the processes of the run; they run as long as its context lasts."""
+        return Fleet(self.run_dir)
+
+    def _judge(self, evidence: Evidence, crashed: str, aborted: str) -> Verdict:
+        return judge(evidence, crashed=crashed, aborted=aborted)
 
     def _conduct(self, fleet: Fleet) -> None:
         start = start_command(self.stage, self.plan, host=self.host, watch=self._running.pids, own=self._own)
@@ -293,7 +300,7 @@ class Experiment:
             raise
 
     def _close(self, evidence: Evidence, crashed: str, aborted: str) -> None:
-        verdict = judge(evidence, crashed=crashed, aborted=aborted)
+        verdict = self._judge(evidence, crashed, aborted)
         findings = [finding.as_dict() for finding in verdict.findings]
         self._manifest |= {"outcome": verdict.outcome, "reason": verdict.reason, "findings": findings}
         store.write_manifest(self.run_dir, self._manifest)

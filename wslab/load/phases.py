@@ -124,11 +124,16 @@ class Phases:
         self._next_guard = self._next_progress = 0.0
         self._latency_bound = start["swarm"].get("latency_bound", 0.0)
         self._climb: MessageClimb | None = None
+        self._follows = False
 
     @property
     def started(self) -> bool:
         """Return whether all processes have become ready."""
-        return self.swarm is not None
+        return self.swarm is not None or self._follows
+
+    def follow(self) -> None:
+        """Take the phases from the caller alone: the swarm is on other hosts."""
+        self._follows = True
 
     @property
     def draining(self) -> bool:
@@ -145,7 +150,11 @@ class Phases:
         self._deadline = now + DRAIN_SECONDS if name == "drain" else _NEVER
         self._next_guard = now
         self._reports.event("phase_started", phase=name)
-        if self.swarm is None or self.swarm.ended or (self._broken and name in LOADED):
+        if self._broken and name in LOADED:
+            self.end(self._broken)
+        elif self._follows:
+            return  # The next phase, `halt` or a bound of memory ends it.
+        elif self.swarm is None or self.swarm.ended:
             self.end(self._broken)
         elif name == "climb":
             self._climb = MessageClimb(self._reports, self._scoreboard, self._latency_bound, self.swarm.send, now)
@@ -226,7 +235,7 @@ class Phases:
             self.cut(breach.stopped_by, now)
             return ramping
         # Failed attempts are no progress of a ramp: only opened connections count.
-        moving = {"ramp": words.OPENED, "verify": words.VERIFIED}.get(self.name)
+        moving = None if self._follows else {"ramp": words.OPENED, "verify": words.VERIFIED}.get(self.name)
         if moving is not None and self._patience.over(self._scoreboard.total(moving, ROLE_SWARM), now):
             self.cut("no_progress", now)
         return True

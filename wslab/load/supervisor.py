@@ -13,6 +13,9 @@ children's stdout and for the children's pidfds at once.
    ready, which is a result (`server_failed`) and no error.
 5. A child gets its specification as JSON in its first argument. A specification may bring a `command` of its own,
    which is then started instead of the built-in module and speaks the same protocol.
+6. One stage may run over several hosts, each with a supervisor. A start command whose swarm has no workers starts the
+   server alone: the caller then says when each phase begins, and `halt` ends one early. With `epoch_monotonic`, on this
+   host's clock, all hosts of a run count `elapsed_seconds` from one moment.
 """
 
 from __future__ import annotations
@@ -144,6 +147,8 @@ class Supervisor:
             self._stop()
         elif name == "start" and not self._start:
             self._begin(dict(command))
+        elif name == "halt" and self._start and self._phases.started:
+            self._phases.cut(str(command["stopped_by"]), time.monotonic())
         elif name in PHASES and self._start and self._phases.started:
             if name == "drain" and "server" in self._children:
                 self._children["server"].send({"cmd": "drain"})
@@ -156,7 +161,7 @@ class Supervisor:
     def _begin(self, start: dict[str, Any]) -> None:
         run_dir = Path(start["run_dir"])
         os.makedirs(run_dir / "logs", exist_ok=True)
-        self._reports.epoch = time.monotonic()
+        self._reports.epoch = float(start.get("epoch_monotonic") or time.monotonic())
         self._reports.open_file(run_dir / "events.jsonl")
         self._shards = start["server"]["shards"] if start.get("server") else 0
         processes = self._shards + start["swarm"]["workers"]
@@ -204,6 +209,10 @@ class Supervisor:
             self._children["recorder"].send({"cmd": "watch", "below": pids[0], "pids": pids[1:]})
         if child.role == "recorder" and self._start.get("server"):
             self._start_server({**self._start["server"], "board_row": 0})
+        elif child.role == "server" and not self._start["swarm"]["workers"]:
+            self._deadline = _NEVER
+            self._phases.follow()
+            self._reports.event("started")
         elif child.role in ("recorder", "server"):
             swarm = {**self._start["swarm"], "board_row": self._shards + 1, **({"url": url} if url else {})}
             self._scoreboard.port = parse_url(str(swarm["url"]))[1] if swarm.get("url") else 0

@@ -1,0 +1,193 @@
+"""Stages over a real scheduler and real workers: on loopback, and in namespaces joined by a bridge."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hosts.cluster import Dask, dask, needs_distributed
+from wslab import cli
+from wslab.core.quantities import BadInput
+from wslab.hosts.run import run_over
+from wslab.lab import registry, store
+
+BRIDGE_IP, SUBNET = "10.203.{number}.254/24", "10.203.{number}."
+
+needs_namespaces = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None, reason="namespaces joined by a bridge need root and the program ip"
+)
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def bridged() -> Iterator[tuple[list[str], list[str]]]:
+    """Join three namespaces by a bridge; yield their names and their addresses."""
+    tag, number = f"wsl{secrets.token_hex(2)}", secrets.randbelow(200)
+    names = [f"{tag}{n}" for n in range(3)]
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True, timeout=10)
+
+    addresses = [f"{SUBNET.format(number=number)}{n + 1}" for n in range(3)]
+    try:
+        ip("link", "add", tag, "type", "bridge")
+        ip("addr", "add", BRIDGE_IP.format(number=number), "dev", tag)
+        ip("link", "set", tag, "up")
+        for name, address in zip(names, addresses, strict=True):
+            ip("netns", "add", name)
+            ip("link", "add", f"{name}v", "type", "veth", "peer", "name", "eth0", "netns", name)
+            ip("link", "set", f"{name}v", "master", tag, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
+            ip("-n", name, "link", "set", "eth0", "up")
+        yield names, addresses
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, timeout=10)
+        subprocess.run(["ip", "link", "delete", tag], capture_output=True, timeout=10)
+
+
+def open_by_host(run: Any, role: str) -> int:
+    """Return the most connections open at one moment, as the samples of the hosts of a role have it."""
+    folders = [run.run_dir / host["folder"] for host in run.manifest["hosts"] if host["role"] == role]
+    most = [[one[f"{role}_connections_open"] or 0 for one in store.read_samples(folder)] for folder in folders]
+    return sum(max(counts) for counts in most)
+
+
+@needs_distributed
+def test_a_stage_over_hosts_holds_and_refuses_what_cannot_be_placed(tmp_path: Path) -> None:
+    with dask(tmp_path, ["127.0.0.1"] * 3) as cluster:
+        with pytest.raises(BadInput, match="server_on=h9: the cluster has no worker of this name"):
+            run_over(cluster.address, connections=100, server_on="h9", data_dir=str(tmp_path))
+        run = run_over(
+            cluster.address, connections=1001, hold_seconds=0.5, server_on="h1", message_rate=1, data_dir=str(tmp_path)
+        )
+        assert (run.outcome, run.reason, run.findings) == ("held", "", [])
+        assert run.summary["connections_verified"] == run.summary["connections_open"] == 1001
+        hosts = {host["name"]: host for host in run.manifest["hosts"]}
+        assert {name: host["connections"] for name, host in hosts.items()} == {"h1": 0, "h0": 501, "h2": 500}
+        assert all(0 < host["clock_uncertainty_seconds"] < 1 for host in hosts.values())
+        assert open_by_host(run, "swarm") == open_by_host(run, "server") == 1001
+        assert not run.samples.empty
+        assert not run.latency.empty
+        assert cluster.load() == registry.list_processes() == []
+
+
+@needs_distributed
+@needs_namespaces
+def test_a_worker_killed_in_the_hold_is_named_and_the_rest_drains(
+    tmp_path: Path, bridged: tuple[list[str], list[str]]
+) -> None:
+    names, addresses = bridged
+    with dask(tmp_path, addresses, names) as cluster:
+        killed: list[float] = []
+        run = run_over(
+            cluster.address,
+            connections=5000,
+            hold_seconds=60,
+            server_on="h0",
+            operate_target=True,
+            data_dir=str(tmp_path),
+            on_event=lambda event: kill_when_held(cluster, event, killed),
+        )
+        assert time.monotonic() - killed[0] < 10
+        assert (run.outcome, [one["limit"] for one in run.findings]) == ("broke", ["host_lost"])
+        assert run.findings[0]["evidence"].startswith("on h2: its Dask worker is gone")
+        assert run.reason.startswith("host_lost on h2: 5,000 of 5,000 connections opened, 2,500 lost")
+        assert open_by_host(run, "swarm") == open_by_host(run, "server") == 5000
+        assert run.phases[-1]["name"] == "drain"
+        assert cluster.load() == registry.list_processes() == []
+
+
+def kill_when_held(cluster: Dask, event: dict[str, Any], killed: list[float]) -> None:
+    """Kill the worker h2 when a sample of the hold has all connections."""
+    if (
+        event["event"] == "sample"
+        and event["phase"] == "hold"
+        and event["swarm_connections_open"] == 5000
+        and not killed
+    ):
+        killed.append(time.monotonic())
+        cluster.kill("h2")
+
+
+@needs_distributed
+def test_where_there_is_no_cluster_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wslab.hosts.cluster.CONNECT_SECONDS", 0.2)
+    with pytest.raises(BadInput) as refused:
+        run_over("tcp://127.0.0.1:9", connections=10, data_dir=str(tmp_path))
+    assert str(refused.value) == "cluster=tcp://127.0.0.1:9: no scheduler answers there"
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"server": "node my.js --port {port}"}, "over hosts it is one of lean"),
+        ({"server": "ws://127.0.0.1:9000"}, "over hosts it is one of lean"),
+        ({"message_rate": "auto"}, "is for one host"),
+        ({"workload": "broadcast"}, "is for one host"),
+        ({"tune": True}, "is for one host"),
+    ],
+)
+def test_what_a_stage_over_hosts_cannot_do_is_refused_before_a_cluster_is_asked(
+    tmp_path: Path, parameters: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(BadInput, match=says):
+        run_over("tcp://127.0.0.1:9", connections=10, data_dir=str(tmp_path), **parameters)
+
+
+def test_without_the_package_one_line_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(BadInput, match=r"needs the package distributed.*pip install 'wslab\[hosts\]'"):
+        run_over("tcp://127.0.0.1:9", connections=10, data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--server-on", "a"], "wslab: --server-on and --swarm-on belong to --cluster: see wslab stage --help\n"),
+        (["--cluster", "here"], "wslab: cluster=here is no address of a scheduler, such as tcp://10.0.0.1:8786\n"),
+    ],
+)
+def test_the_command_refuses_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], says: str
+) -> None:
+    if "--cluster" in options:
+        pytest.importorskip("distributed", reason="the package distributed is not installed")
+    assert cli.run(["stage", "--connections", "10", "--data-dir", str(tmp_path), *options]) == cli.BAD_INPUT
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", says)
+
+
+@needs_distributed
+def test_the_command_hands_on_the_cluster_and_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def run_nothing(**parameters: Any) -> Any:
+        asked.update(parameters)
+        raise BadInput("enough")
+
+    monkeypatch.setattr("wslab.hosts.run.run_over", run_nothing)
+    assert cli.run(["stage", "--connections", "10", "--cluster", "tcp://h:1", "--swarm-on", "a,b"]) == cli.BAD_INPUT
+    del asked["on_event"]
+    assert asked == {
+        "cluster": "tcp://h:1",
+        "server_on": "",
+        "swarm_on": "a,b",
+        "connections": "10",
+        "operate_target": False,
+    }

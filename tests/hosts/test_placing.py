@@ -1,0 +1,138 @@
+"""Who gets the server and who the swarm, what each host gets of the load, and which host ends a stage."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from wslab.core.host import Host
+from wslab.core.quantities import BadInput
+from wslab.core.stage import Stage
+from wslab.hosts.placing import Candidate, Placing, choose, divide, refusal, server_start, swarm_start
+from wslab.lab.experiment import start_command
+
+GIB = 1 << 30
+HOST = Host(
+    fd_hard=20_000,
+    cpu_count=4,
+    memory_total_bytes=32 * GIB,
+    memory_headroom_bytes=30 * GIB,
+    port_low=32768,
+    port_high=60999,
+    somaxconn=4096,
+)
+MEMORY: dict[str, int | None] = {"a": 8, "b": 64, "c": 16}
+
+
+def candidate(name: str, ip: str = "10.0.0.9", **limits: Any) -> Candidate:
+    return Candidate(name=name, worker=f"tcp://{ip}:1", ip=ip, node=name, host=replace(HOST, **limits))
+
+
+def placed(connections: str = "40k", ip: str = "10.0.0.1", swarm: int = 2, **parameters: Any) -> Placing:
+    hosts = [candidate(f"swarm{n}", ip) for n in range(swarm)]
+    return divide(Stage.of(connections=connections, **parameters), candidate("big", ip), hosts)
+
+
+@pytest.mark.parametrize(
+    ("server_on", "swarm_on", "server", "swarm"),
+    [
+        ("", "", "b", ["a", "c"]),
+        ("a", "", "a", ["b", "c"]),
+        ("", "b", "c", ["b"]),
+        ("", ["b", "c"], "a", ["b", "c"]),
+        ("b", "b", "b", ["b"]),
+        ("b", "a, b", "b", ["a", "b"]),
+    ],
+    ids=["largest", "named server", "named swarm", "list", "one for both", "shared"],
+)
+def test_the_server_goes_to_the_largest_host_and_the_swarm_to_the_others_unless_named(
+    server_on: str, swarm_on: str | list[str], server: str, swarm: list[str]
+) -> None:
+    assert choose(MEMORY, server_on, swarm_on) == (server, swarm)
+
+
+@pytest.mark.parametrize(
+    ("names", "server_on", "swarm_on", "says"),
+    [
+        (MEMORY, "d", "", "server_on=d: the cluster has no worker of this name"),
+        (MEMORY, "", "a,x", "swarm_on=x: the cluster has no worker of this name"),
+        (MEMORY, "", "a,a", "names a twice"),
+        ({"a": 1}, "", "", "the cluster has 1 host, and the server and the swarm need one each"),
+        ({"a": 1}, "", "a", "the cluster has 1 host,"),
+        ({}, "", "", "the cluster has 0 hosts"),
+    ],
+)
+def test_unknown_names_and_too_few_hosts_are_refused_in_one_line(
+    names: dict[str, int | None], server_on: str, swarm_on: str, says: str
+) -> None:
+    with pytest.raises(BadInput) as refused:
+        choose(names, server_on, swarm_on)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_load_and_its_rate_are_divided_and_add_up() -> None:
+    placing = placed("10001", swarm=3, ramp_rate=3000)
+    connections = [share.plan.connections for share in placing.shares]
+    assert connections == [3334, 3334, 3333]
+    assert sum(share.ramp_rate or 0 for share in placing.shares) == pytest.approx(3000)
+    assert placing.plan.connections == 10001
+    assert placing.plan.swarm_workers == sum(share.plan.swarm_workers for share in placing.shares)
+    assert sum(share.plan.pending_max for share in placing.shares) <= placing.server_plan.pending_max
+
+
+def test_hosts_on_loopback_get_source_addresses_of_their_own_and_others_none() -> None:
+    local = placed("60k", ip="127.0.0.1")
+    addresses = [address for share in local.shares for address in share.plan.source_addresses]
+    assert len(addresses) == len(set(addresses)) >= 8
+    assert not any(share.plan.source_addresses for share in placed("40k").shares)
+
+
+def test_more_hosts_than_connections_are_refused() -> None:
+    with pytest.raises(BadInput, match="fewer than the 3 hosts"):
+        placed("2", swarm=3)
+
+
+@pytest.mark.parametrize(
+    ("role", "limits", "says"),
+    [
+        ("server", {"memory_headroom_bytes": 100 << 20}, "host big: .* memory_machine ends them"),
+        ("swarm", {"memory_headroom_bytes": 10 << 20}, "host swarm1: .* memory_machine ends them"),
+        ("swarm", {"port_low": 40000, "port_high": 49999}, "host swarm1: 20k connections .* ephemeral_ports ends them"),
+        ("server", {"conntrack_max": 30_000, "conntrack_tracking": True}, "host big: 40k connections .* conntrack"),
+        ("swarm", {"fd_hard": 200}, "host swarm1: 20k connections .* fd_limit ends them"),
+    ],
+)
+def test_a_stage_that_does_not_fit_is_refused_with_the_host_that_ends_it(
+    role: str, limits: dict[str, Any], says: str
+) -> None:
+    server = candidate("big", **(limits if role == "server" else {}))
+    swarm = [candidate("swarm0"), candidate("swarm1", **(limits if role == "swarm" else {}))]
+    refused = refusal(divide(Stage.of(connections="40k"), server, swarm))
+    assert refused is not None
+    assert re.search(says, refused), refused
+    assert "\n" not in refused
+    assert refusal(placed()) is None
+
+
+def test_workers_on_one_machine_share_its_memory() -> None:
+    enough = 50_000 * 4_450
+    hosts = [replace(candidate(name, memory_headroom_bytes=enough), node="one") for name in ("a", "b", "c")]
+    stage = Stage.of(connections="40k")
+    assert "memory_machine" in (refusal(divide(stage, hosts[0], hosts[1:])) or "")
+    apart = [replace(one, node=one.name) for one in hosts]
+    assert refusal(divide(stage, apart[0], apart[1:])) is None
+
+
+def test_each_supervisor_starts_its_own_end() -> None:
+    placing = placed("40k", ramp_rate=1000)
+    start = start_command(Stage.of(connections="40k", ramp_rate=1000), placing.plan, host=HOST)
+    own = server_start(start, placing)
+    assert (own["server"]["host"], own["swarm"]["workers"]) == ("10.0.0.1", 0)
+    part = swarm_start(start, placing.shares[0], "ws://10.0.0.1:9")
+    assert part["server"] is None
+    assert (part["swarm"]["url"], part["swarm"]["connections"]) == ("ws://10.0.0.1:9", 20_000)
+    assert (part["swarm"]["ramp_rate"], part["swarm"]["source_addresses"]) == (500.0, ())

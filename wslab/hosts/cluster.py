@@ -1,0 +1,212 @@
+"""The Dask cluster that a stage runs over: its workers, and the way to a relay on each.
+
+The only module that imports `distributed`. A relay is a Dask actor on one named worker; commands and news are calls of
+its methods, which go through the scheduler, so that the caller need not reach the workers. Certificates and all else of
+the connection are what Dask is configured with, or the caller's own client has.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+from wslab.core.host import Host
+from wslab.core.quantities import BadInput
+from wslab.hosts.fleet import HostGone
+from wslab.hosts.placing import Candidate
+from wslab.hosts.relay import Relay, look
+
+INSTALL = "pip install 'wslab[hosts]'"
+CONNECT_SECONDS = 5.0
+# Where no folder keeps the event loops yet, each host compiles them.
+LOOK_SECONDS = 120.0
+ACTOR_SECONDS = 30.0
+# A host that has not answered for so long is lost.
+SILENCE_SECONDS = 5.0
+POLL_SECONDS = 0.1
+CLOCK_READINGS = 7
+
+
+class Cluster:
+    """A connection to a cluster, for as long as the context lasts.
+
+    Args:
+        where: address of the scheduler such as `tcp://10.0.0.1:8786`, or a `distributed.Client`, which stays open.
+
+    Raises:
+        BadInput: `distributed` is not installed, or no scheduler answers there.
+    """
+
+    def __init__(self, where: Any) -> None:
+        try:
+            from distributed import Client
+        except ImportError:
+            raise BadInput(
+                f"cluster={where} needs the package distributed, which is not installed: {INSTALL}"
+            ) from None
+        self._own = not isinstance(where, Client)
+        self._loud: list[tuple[logging.Logger, int]] = []
+        if not self._own:
+            self.client = where
+            return
+        if not isinstance(where, str) or "://" not in where:
+            raise BadInput(f"cluster={where} is no address of a scheduler, such as tcp://10.0.0.1:8786")
+        # What it logs of a scheduler that is gone is said by the run, in its own words.
+        for name in ("distributed", "distributed.client", "distributed.core", "distributed.comm"):
+            logger = logging.getLogger(name)
+            self._loud.append((logger, logger.level))
+            logger.setLevel(logging.CRITICAL)
+        try:
+            self.client = Client(where, timeout=CONNECT_SECONDS, set_as_default=False)
+        except (OSError, ValueError, ImportError) as problem:
+            self._be_loud()
+            why = str(problem).splitlines()[0] if isinstance(problem, ValueError) else "no scheduler answers there"
+            raise BadInput(f"cluster={where}: {why}") from None
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._own:
+            self.client.close(timeout=2)
+        self._be_loud()
+
+    def candidates(self) -> dict[str, Candidate]:
+        """Return the workers by name, without what only a look at their hosts can tell."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        found = [
+            Candidate(
+                name=str(about["name"]),
+                worker=address,
+                ip=urlsplit(address).hostname or "",
+                folder=about["local_directory"],
+                host=Host(memory_total_bytes=int(about.get("memory_limit") or 0)),
+            )
+            for address, about in workers.items()
+        ]
+        return {one.name: one for one in sorted(found, key=lambda one: one.name)}
+
+    def look(self, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+        """Return what `wslab.hosts.relay.look` says on each host.
+
+        Raises:
+            BadInput: one of them cannot tell; the text names it.
+        """
+        asked = [
+            self.client.submit(look, workers=[one.worker], allow_other_workers=False, pure=False, priority=1)
+            for one in candidates
+        ]
+        found: list[dict[str, Any]] = []
+        deadline = time.monotonic() + LOOK_SECONDS
+        for one, future in zip(candidates, asked, strict=True):
+            try:
+                found.append(future.result(timeout=max(0.1, deadline - time.monotonic())))
+            except Exception as problem:  # It is what happened in another process, of any type.
+                self.client.cancel(asked)
+                why = " ".join(str(problem).split()) or type(problem).__name__
+                raise BadInput(f"host {one.name} cannot run a stage: {why}") from None
+        return found
+
+    def link(self, at: Candidate, run_id: str) -> DaskLink:
+        """Start a relay on a host, and return the way to it.
+
+        Raises:
+            OSError: it does not start.
+        """
+        future = self.client.submit(
+            Relay, at.folder, run_id, actor=True, workers=[at.worker], allow_other_workers=False, pure=False
+        )
+        with self.client.as_current():  # An actor belongs to the client that is current when it is first used.
+            return DaskLink(at.name, future)
+
+    def _be_loud(self) -> None:
+        for logger, level in self._loud:
+            logger.setLevel(level)
+
+
+class DaskLink:
+    """The way to the relay on one host; see `wslab.hosts.fleet.Link`.
+
+    Args:
+        name: name of the host.
+        future: the actor.
+
+    Raises:
+        OSError: the actor does not start.
+    """
+
+    def __init__(self, name: str, future: Any) -> None:
+        self.name, self._future = name, future
+        try:
+            self._actor = future.result(timeout=ACTOR_SECONDS)
+            self.offset_seconds, self.uncertainty_seconds = self._measure()
+        except Exception as problem:
+            raise OSError(f"host {name} cannot start a supervisor: {' '.join(str(problem).split())}") from problem
+        self._sent: list[Any] = []
+        self._asked: Any = None
+        self._asked_at = 0.0
+        self._stopping: Any = None
+
+    def command(self, name: str, fields: Mapping[str, Any], at: float | None = None) -> None:
+        """Send a command, to take effect at a time of the caller's monotonic clock; does not wait."""
+        there = None if at is None else at + self.offset_seconds
+        try:
+            # Kept, as nobody else holds what is under way; that it failed is seen by the next poll.
+            self._sent = [one for one in self._sent if not one.done()]
+            self._sent.append(self._actor.command(name, dict(fields), there))
+        except RuntimeError:
+            pass  # The worker is known to be lost; the next poll says so.
+
+    def poll(self) -> dict[str, Any] | None:
+        """Return what is new; None when nothing has arrived."""
+        now = time.monotonic()
+        try:
+            if self._asked is None:
+                if now - self._asked_at < POLL_SECONDS:
+                    return None
+                self._asked, self._asked_at = self._actor.poll(), now
+            if not self._asked.done():
+                if now - self._asked_at > SILENCE_SECONDS:
+                    raise HostGone(f"it has not answered for {SILENCE_SECONDS:.0f} s")
+                return None
+            asked, self._asked = self._asked, None
+            news: dict[str, Any] = asked.result()
+        except HostGone:
+            raise
+        except Exception as problem:  # Whatever Dask says of a worker that is gone.
+            raise HostGone(f"its Dask worker is gone: {' '.join(str(problem).split())}") from problem
+        return news
+
+    def stop(self) -> None:
+        """Ask for the end of everything on that host; does not wait."""
+        try:
+            self._stopping = self._actor.stop()
+        except RuntimeError:
+            self._stopping = None
+
+    def stopped(self, seconds: float) -> dict[str, Any]:
+        """Return what was new at the end; empty when the host does not say within so many seconds."""
+        try:
+            news: dict[str, Any] = self._stopping.result(timeout=seconds) if self._stopping is not None else {}
+        except Exception:  # A host that is lost now has nothing to say; its lease stops what it runs.
+            return {}
+        finally:
+            self._future.release()
+        return news
+
+    def _measure(self) -> tuple[float, float]:
+        """Return the offset of the host's monotonic clock and half the shortest round trip, in seconds."""
+        readings = []
+        for _ in range(CLOCK_READINGS):
+            before = time.monotonic()
+            there = self._actor.clock().result(timeout=ACTOR_SECONDS)
+            after = time.monotonic()
+            readings.append((after - before, there - (before + after) / 2))
+        shortest, offset = min(readings)
+        return offset, shortest / 2

@@ -1,0 +1,200 @@
+"""Which host runs the server and which the swarm, how the load is divided over them, and whether it fits.
+
+1. The server goes to the host with the most memory and the swarm to all others, unless hosts are named. One host runs
+   both ends only when it is named for both.
+2. The connections are divided evenly, and so is the ramp: each host opens its part at its part of the rate.
+3. Over loopback all hosts are one machine, so that each gets source addresses of its own. Elsewhere the kernel of each
+   host chooses the address that leads to the server.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from wslab.core.host import Host
+from wslab.core.pacer import split
+from wslab.core.plan import (
+    BYTES_PER_CONNECTION,
+    Plan,
+    fd_limit,
+    left,
+    loopback_addresses,
+    memory_left,
+    ports_per_address,
+    process_capacity,
+    processes_most,
+    resolve,
+)
+from wslab.core.quantities import BadInput, about_count, did_you_mean, format_count
+from wslab.core.stage import Stage
+from wslab.core.target import is_loopback
+
+# Of what a connection takes where both ends are on one host, each end takes about half.
+END_BYTES = BYTES_PER_CONNECTION // 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A worker of the cluster.
+
+    Attributes:
+        name: its name in the cluster.
+        worker: its address in the cluster.
+        ip: the address at which other hosts reach it.
+        folder: where it keeps its files.
+        node: name of its machine.
+        host: the limits there.
+    """
+
+    name: str
+    worker: str
+    ip: str
+    folder: str = ""
+    node: str = ""
+    host: Host = field(default_factory=Host)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """The part of the swarm on one host: where, its layout, and its connections a second; None for full speed."""
+
+    at: Candidate
+    plan: Plan
+    ramp_rate: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placing:
+    """Where a stage runs: the host of the server, its layout there, and the parts of the swarm."""
+
+    server: Candidate
+    server_plan: Plan
+    shares: tuple[Share, ...]
+
+    @property
+    def plan(self) -> Plan:
+        """The layout of the whole."""
+        plans = [share.plan for share in self.shares]
+        return replace(
+            self.server_plan,
+            swarm_workers=sum(plan.swarm_workers for plan in plans),
+            connections_per_worker=max(plan.connections_per_worker for plan in plans),
+            source_addresses=tuple(address for plan in plans for address in plan.source_addresses),
+        )
+
+
+def names_of(given: str | Sequence[str]) -> list[str]:
+    """Return names that were given as a list, or as text with commas."""
+    return [name.strip() for name in (given.split(",") if isinstance(given, str) else given) if name.strip()]
+
+
+def choose(
+    names: Mapping[str, int | None], server_on: str = "", swarm_on: str | Sequence[str] = ()
+) -> tuple[str, list[str]]:
+    """Choose the host of the server and those of the swarm.
+
+    Args:
+        names: the workers of the cluster, each with the memory of its host in bytes.
+        server_on: name of the server's host; empty for the one with the most memory that is not named for the swarm.
+        swarm_on: names of the swarm's hosts; empty for all but the server's.
+
+    Returns:
+        The name of the server's host, and those of the swarm's.
+
+    Raises:
+        BadInput: a name is unknown or given twice, or the hosts are too few.
+    """
+    swarm = names_of(swarm_on)
+    for option, name in [("server_on", server_on), *(("swarm_on", name) for name in swarm)]:
+        if name and name not in names:
+            hint = did_you_mean(name, list(names)) or f"there are {', '.join(names)}"
+            raise BadInput(f"{option}={name}: the cluster has no worker of this name; {hint}")
+    twice = [name for name, count in Counter(swarm).items() if count > 1]
+    if twice:
+        raise BadInput(f"swarm_on names {twice[0]} twice")
+    free = [name for name in names if name not in swarm]
+    if not server_on and free:
+        server_on = max(free, key=lambda name: names[name] or 0)
+    swarm = swarm or [name for name in names if name != server_on]
+    if not server_on or not swarm:
+        raise BadInput(
+            f"the cluster has {len(names)} host{'s' * (len(names) != 1)}, and the server and the swarm need one each; "
+            "to run both on one, name it in server_on and in swarm_on"
+        )
+    return server_on, swarm
+
+
+def divide(stage: Stage, server: Candidate, swarm: Sequence[Candidate]) -> Placing:
+    """Divide a stage over hosts.
+
+    Raises:
+        BadInput: there are more hosts than connections.
+    """
+    if stage.connections < len(swarm):
+        raise BadInput(f"connections={stage.connections} are fewer than the {len(swarm)} hosts of the swarm")
+    shares, first = [], 0
+    local = is_loopback(server.ip)
+    pending = resolve(stage, server.host).pending_max
+    for at, connections in zip(swarm, split(stage.connections, len(swarm)), strict=True):
+        plan = resolve(replace(stage, connections=connections), at.host)
+        count = len(plan.source_addresses)
+        addresses = loopback_addresses(first + count)[first:] if local else ()
+        first += count
+        plan = replace(plan, source_addresses=addresses, pending_max=max(1, pending // len(swarm)))
+        rate = None if stage.ramp_rate == "max" else float(stage.ramp_rate) * connections / stage.connections
+        shares.append(Share(at=at, plan=plan, ramp_rate=rate))
+    return Placing(server=server, server_plan=resolve(stage, server.host), shares=tuple(shares))
+
+
+def refusal(placing: Placing) -> str | None:
+    """Return one line that says which host ends the stage before it is complete, and why; None when all of it fits."""
+    ends = [(placing.server, placing.server_plan.connections)]
+    ends += [(share.at, share.plan.connections) for share in placing.shares]
+    for at, _ in ends:
+        bound = memory_left(at.host)
+        need = sum(count for other, count in ends if other.node == at.node)
+        if bound is not None and need > bound // END_BYTES:
+            return _too_many(at, need, bound // END_BYTES, "memory_machine", "ends of connections")
+    most = [(placing.server, placing.server_plan.server_shards, placing.server_plan.connections, "server_shards")]
+    most += [(one.at, one.plan.swarm_workers, one.plan.connections, "swarm_workers") for one in placing.shares]
+    for at, processes, connections, name in most:
+        if processes > processes_most(at.host):
+            return f"host {at.name}: {processes} {name} cannot be watched within its fd limit of {fd_limit(at.host)}"
+        if connections > processes * process_capacity(at.host):
+            return _too_many(at, connections, processes * process_capacity(at.host), "fd_limit")
+    for share in placing.shares:
+        ports = ports_per_address(share.at.host)
+        if not share.plan.source_addresses and share.plan.connections > ports:
+            return _too_many(share.at, share.plan.connections, ports, "ephemeral_ports")
+    for at, connections in ends:
+        tracked = left(at.host.conntrack_max, at.host.conntrack_count)
+        if at.host.conntrack_tracking and tracked is not None and connections > tracked:
+            return _too_many(at, connections, tracked, "conntrack")
+    return None
+
+
+def _too_many(at: Candidate, asked: int, most: int, limit: str, what: str = "connections") -> str:
+    return f"host {at.name}: {format_count(asked)} {what} do not fit; {limit} ends them at about {about_count(most)}"
+
+
+def server_start(start: Mapping[str, Any], placing: Placing) -> dict[str, Any]:
+    """Return the start command for the supervisor of the server's host, from that of the whole stage."""
+    server = {**start["server"], "host": placing.server.ip}
+    return {**start, "server": server, "swarm": {**start["swarm"], "connections": 0, "workers": 0}}
+
+
+def swarm_start(start: Mapping[str, Any], share: Share, url: str) -> dict[str, Any]:
+    """Return the start command for the supervisor of one of the swarm's hosts."""
+    swarm = {
+        **start["swarm"],
+        "url": url,
+        "connections": share.plan.connections,
+        "workers": share.plan.swarm_workers,
+        "ramp_rate": share.ramp_rate,
+        "source_addresses": share.plan.source_addresses,
+        "pending_max": share.plan.pending_max,
+    }
+    return {**start, "server": None, "swarm": swarm}
