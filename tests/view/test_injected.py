@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from wslab.core.quantities import BadInput
-from wslab.view.injected import check_injected, check_parameters
+from wslab.core.stage import Stage
+from wslab.view.injected import BEGINNING, check_injected, check_parameters
 
 TYPES = {"connections": int, "label": str, "tune": bool, "hold_seconds": "float", "out": "str"}
 
@@ -37,6 +38,18 @@ def test_what_is_not_a_parameter_or_not_of_its_type_is_refused(source: str, word
 )
 def test_what_fits_is_let_pass(source: str) -> None:
     check_injected(source, TYPES)
+
+
+def test_every_parameter_of_a_stage_passes_as_a_sweep_puts_it_into_the_template(project_root: Path) -> None:
+    notebook = json.loads((project_root / "notebooks/10-stage.ipynb").read_text(encoding="utf-8"))
+    (cell,) = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", ())]
+    declared: dict[str, object] = {}
+    exec("".join(cell["source"]), declared)
+    asked = Stage.of(server_shards=4, memory_cap="1GiB", message_rate=0.5, headers="A: b").as_dict()
+    injected = "".join(f"{name} = {value!r}\n" for name, value in asked.items())
+    check_injected(f"{BEGINNING}\n{injected}", declared["__annotations__"])  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="label=5 is not text any more"):
+        check_injected("label = 5\n", declared["__annotations__"])  # type: ignore[arg-type]
 
 
 def test_without_a_notebook_there_is_nothing_to_check() -> None:

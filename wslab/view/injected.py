@@ -1,7 +1,8 @@
 """The parameters that papermill puts into a notebook, checked by the notebook itself before anything starts.
 
 papermill accepts names that a notebook does not have, and makes a number of text that looks like one. Both would run
-something else than what was asked for.
+something else than what was asked for. A parameter of a stage that takes numbers as well as a word, such as
+`server_shards`, loses nothing by it: the stage itself says what it takes.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from wslab.core.quantities import BadInput, did_you_mean
+from wslab.core.stage import Stage
 
 # How the cell begins that papermill puts behind the one with the parameters.
 BEGINNING = "# Parameters"
+# Parameters of a stage that are not text alone.
+TAKE_MORE = frozenset(item.name for item in fields(Stage) if item.type != "str")
 
 
 def check_parameters() -> None:
@@ -52,7 +57,7 @@ def check_injected(source: str, annotations: Mapping[str, Any]) -> None:
             hint = did_you_mean(name, list(annotations)) or f"known are {', '.join(annotations)}"
             raise BadInput(f"unknown parameter {name}: {hint}")
         is_text = isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)
-        if annotations[name] in (str, "str") and not is_text:
+        if annotations[name] in (str, "str") and not is_text and name not in TAKE_MORE:
             raise BadInput(f"{name}={value} is not text any more: papermill takes it as it is typed with -r {name} …")
         if annotations[name] in (bool, "bool") and value not in ("True", "False"):
             raise BadInput(f"{name}={value} is not accepted: True or False")
