@@ -283,7 +283,7 @@ def test_a_data_folder_that_cannot_be_written_is_refused(
 
 def test_a_stage_beyond_the_memory_is_told_how_many_it_can_hold(wslab: Callable[..., Said]) -> None:
     assert (
-        "connections=900M needs about 7.3 TiB of memory; this machine can hold about "
+        "connections=900M needs about 7.2 TiB of memory; this machine can hold about "
         in wslab("stage", "--connections", PLENTY).err
     )
 

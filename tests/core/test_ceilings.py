@@ -185,8 +185,8 @@ def test_a_command_for_a_stage_that_fits_goes_about_twice_as_far() -> None:
 @pytest.mark.parametrize(
     ("parameters", "changes", "sentence"),
     [
-        ({"connections": "700k"}, {}, "700k fits with 16.2 GiB to spare"),
-        ({"connections": "700k"}, {"conntrack_tracking": False}, "700k fits with 16.2 GiB to spare"),
+        ({"connections": "700k"}, {}, "700k fits with 16.3 GiB to spare"),
+        ({"connections": "700k"}, {"conntrack_tracking": False}, "700k fits with 16.3 GiB to spare"),
         ({"connections": "700k"}, {"memory_headroom_bytes": None}, "700k fits"),
         (
             {"connections": "3M"},
@@ -236,8 +236,8 @@ def test_all_limits_in_the_way_are_told_lowest_first() -> None:
     here = host()
     fit = fits(here, resolve(Stage.of(connections="3M"), here))
     assert [item.limit for item in fit.broken] == ["memory_reserve", "memory_machine", "epoll_watches"]
-    assert "memory above the reserve ends at 2.52M" in fit.sentence
-    assert "; memory ends at 2.65M" in fit.sentence
+    assert "memory above the reserve ends at 2.57M" in fit.sentence
+    assert "; memory ends at 2.69M" in fit.sentence
 
 
 def test_a_ceiling_is_written_to_json_as_plain_values() -> None:
@@ -296,12 +296,12 @@ def test_a_wall_that_was_met_says_where_under_whatever_name(limit: str, named: s
 
 def test_without_a_measured_cost_memory_counts_at_the_rule_and_says_so() -> None:
     found = wall("memory_machine", summary={"total_bytes_per_connection": None})
-    assert found.title.endswith("at 8.7 KiB a connection as a rule")
-    assert found.stock == 15 * GIB // 8900
+    assert found.title.endswith("at 8.5 KiB a connection as a rule")
+    assert found.stock == 15 * GIB // 8750
 
 
 def test_the_nearest_wall_of_a_stock_machine_stands_first() -> None:
-    found = walls(host(), LAYOUT, {"connections_open": 10, "total_bytes_per_connection": 8900.0})
+    found = walls(host(), LAYOUT, {"connections_open": 10, "total_bytes_per_connection": 8750.0})
     assert [item.limit for item in found] == [
         *("ephemeral_ports", "conntrack", "fd_limit", "memory_machine", "epoll_watches")
     ]

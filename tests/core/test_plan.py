@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from wslab.core.host import Host
 from wslab.core.plan import (
     ADDRESSES_MOST,
     BYTES_PER_CONNECTION,
+    KERNEL_BYTES_PER_CONNECTION,
     MEMBER_BYTES,
     estimate_bytes,
     loopback_addresses,
@@ -19,6 +22,8 @@ from wslab.core.plan import (
     resolve,
 )
 from wslab.core.stage import Stage
+
+REFERENCE = Path(__file__).resolve().parents[2] / "data" / "reference"
 
 
 @pytest.mark.parametrize(
@@ -118,9 +123,20 @@ def test_a_host_that_tells_nothing_still_gets_a_plan() -> None:
 
 
 def test_memory_is_estimated_for_both_ends() -> None:
-    assert estimate_bytes(1_000_000) == 8_900_000_000
+    assert estimate_bytes(1_000_000) == 8_750_000_000
     assert memory_holds(host(memory_headroom_bytes=BYTES_PER_CONNECTION * 1000)) == 1000
     assert memory_holds(host(memory_headroom_bytes=None)) is None
+
+
+def test_the_largest_reference_runs_measured_what_is_planned_for_a_connection() -> None:
+    totals = []
+    for path in REFERENCE.glob("*/run.json"):
+        summary = json.loads(path.read_text())["summary"]
+        if summary["connections_open"] >= 700_000:
+            totals.append(summary["total_bytes_per_connection"])
+            assert summary["kernel_bytes_per_connection"] == pytest.approx(KERNEL_BYTES_PER_CONNECTION, rel=0.01)
+    assert len(totals) >= 2
+    assert 0.98 * BYTES_PER_CONNECTION <= max(totals) <= BYTES_PER_CONNECTION
 
 
 def test_the_reserve_and_the_control_group_leave_room_for_less() -> None:
@@ -131,7 +147,7 @@ def test_the_reserve_and_the_control_group_leave_room_for_less() -> None:
 
 def test_a_stage_out_of_reach_is_refused_with_what_the_machine_can_hold() -> None:
     assert refusal(Stage.of(connections="1G"), host()) == (
-        "connections=1G needs about 8.1 TiB of memory; this machine can hold about 2.65M"
+        "connections=1G needs about 8 TiB of memory; this machine can hold about 2.69M"
     )
 
 

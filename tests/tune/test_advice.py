@@ -37,7 +37,7 @@ def on_host(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_target_that_needs_nothing_is_answered_in_one_line(on_host: Any) -> None:
     found = on_host("100k")
-    assert found.text() == "100k needs no setting changed; memory, which no setting raises, holds about 10.7M"
+    assert found.text() == "100k needs no setting changed; memory, which no setting raises, holds about 10.9M"
     assert found.status == 0
     assert found.files == {}
 
@@ -59,10 +59,10 @@ def test_the_answer_shows_values_commands_files_and_flags(on_host: Any) -> None:
 def test_memory_is_told_and_never_asked_for(on_host: Any) -> None:
     short = {"memory_headroom_bytes": 3 * GIB, "cpu_count": 8}
     assert on_host("1M", **short).sentence == (
-        "no setting helps 1M; memory, which no setting raises, holds only about 241k"
+        "no setting helps 1M; memory, which no setting raises, holds only about 245k"
     )
     assert "needs 1 setting changed" in on_host("3M", **short).sentence
-    assert "holds only about 241k" in on_host("3M", **short).sentence
+    assert "holds only about 245k" in on_host("3M", **short).sentence
 
 
 def test_a_limit_that_no_setting_lifts_is_told_with_what_does(on_host: Any) -> None:

@@ -29,9 +29,10 @@ FDS_RECORDER = 24
 MASTERS = 2  # one forks the shards, one the workers
 FDS_LEAST = FDS_RECORDER + FDS_WATCHING * (MASTERS + 2)
 
-# What one connection costs on a host that runs both ends, measured on Linux 6.18 as a slope over 0.1M to 2.6M.
-KERNEL_BYTES_PER_CONNECTION = 8400
-USER_BYTES_PER_CONNECTION = 500
+# What one connection costs on a host that runs both ends with their processes, measured on Linux 6.18 at 0.7M to 2.8M;
+# the largest reference runs agree.
+KERNEL_BYTES_PER_CONNECTION = 8480
+USER_BYTES_PER_CONNECTION = 270
 BYTES_PER_CONNECTION = KERNEL_BYTES_PER_CONNECTION + USER_BYTES_PER_CONNECTION
 
 # What a control group that holds one end alone is charged for a connection, measured the same way over 500 to 16,000
