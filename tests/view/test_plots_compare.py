@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 
 from wslab.core.comparison import FIGURES, FLOOR
 from wslab.view.plots_compare import COMPARISON_FIGURES, latency_to_the_knee, servers_side_by_side, where_servers_end
-from wslab.view.plots_frame import COLOURS, image_bytes
+from wslab.view.plots_frame import image_bytes
 
 
 def step(rate: float, p99: float | None, limited_by: str | None = None) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def test_the_steps_of_a_climb_stand_at_their_rate_and_those_of_the_generator_are
     assert list(lines["generator lean"].get_xdata()) == [8000]
     assert to_hex(lines["generator lean"].get_markerfacecolor()) == "#ffffff"
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
-    assert [line.get_ydata()[0] for line in ax.lines if line.get_color() == COLOURS["break"]] == [0.1]
+    assert [line.get_ydata()[0] for line in ax.lines if line.get_gid() == "bound"] == [0.1]
 
 
 def test_where_a_server_ends_has_its_bounds_and_the_stage_that_checked_it() -> None:

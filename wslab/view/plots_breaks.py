@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from wslab.view.plots_frame import COLOURS, Plot, count_axis, figure, new_plot, note, side_note
+from wslab.view.plots_frame import COLOURS, PAGE_INCHES, Plot, count_axis, figure, new_plot, note, side_note
 
 # Inches: what title, axis, key and caption take together, and a row.
 FRAME_HEIGHT, ROW_HEIGHT = 2.1, 0.52
+# Characters a line of what stands beside a row.
+REMEDY_WIDTH = 44
+# The largest mark of the key, in points: longer ones would reach into the axes.
+KEY_MARK = 10
 # What is right where no limit was to bind.
 RIGHT_NAME = {"healthy": "nothing"}
 
@@ -76,7 +82,7 @@ def predicted_and_measured(atlas: MeasuredAtlas) -> Plot:
     shown = [result for result in atlas.run if result.predicted and result.measured is not None]
     caption = " · ".join(filter(None, (next((item.caption for item in shown), ""), atlas.folder.name)))
     height = FRAME_HEIGHT + ROW_HEIGHT * max(3, len(shown))
-    plot = new_plot("Where limits were predicted to break, and where they did", caption, size=(10.8, height))
+    plot = new_plot("Where limits were predicted to break, and where they did", caption, size=(PAGE_INCHES, height))
     ax = plot.axes[0]
     for place, result in enumerate(shown):
         _draw(ax, place, result)
@@ -91,7 +97,10 @@ def predicted_and_measured(atlas: MeasuredAtlas) -> Plot:
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
     if shown:
-        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4, borderaxespad=0.2)
+        legend = ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4, borderaxespad=0.2)
+        for line in legend.legend_handles:
+            if isinstance(line, Line2D):
+                line.set_markersize(min(KEY_MARK, line.get_markersize()))
     return plot
 
 
@@ -108,7 +117,7 @@ def expected_and_named(result: Named) -> Plot:
         {name for names in matrix.values() for name in names} - {RIGHT_NAME.get(row, row) for row in expected}
     )
     names = [*(RIGHT_NAME.get(row, row) for row in expected), *others]
-    size = (4.6 + 0.62 * max(6, len(names)), 3.4 + 0.42 * max(4, len(expected)))
+    size = (min(PAGE_INCHES, 4.6 + 0.62 * max(6, len(names))), 3.4 + 0.42 * max(4, len(expected)))
     caption = "\n".join(filter(None, (result.sentence, result.caption)))
     plot = new_plot("The limit that bound first, and the one that was named first", caption, size=size)
     ax = plot.axes[0]
@@ -144,7 +153,7 @@ def _draw(ax: Axes, place: int, result: Measured) -> None:
     names = {"predicted": "predicted", "break": "broke", "held": "same load held, remedied", "band": "tolerance"}
     labels = names if place == 0 else dict.fromkeys(names)
     low = predicted * (1 - tolerance)
-    band: dict[str, Any] = {"color": "#dddddd", "zorder": 1, "gid": f"tolerance {result.name}"}
+    band: dict[str, Any] = {"color": "#bbbbbb", "zorder": 1, "gid": f"tolerance {result.name}"}
     ax.barh(place, 2 * predicted * tolerance, left=low, height=0.7, label=labels["band"], **band)
     tick: dict[str, Any] = {"markersize": 20, "markeredgewidth": 2, "zorder": 3, "gid": f"predicted {result.name}"}
     ax.plot([predicted], [place], "|", color=COLOURS["total"], label=labels["predicted"], **tick)
@@ -154,4 +163,5 @@ def _draw(ax: Axes, place: int, result: Measured) -> None:
         circle: dict[str, Any] = {"markersize": 9, "zorder": 4, "gid": f"held {result.name}"}
         ax.plot([result.asked], [place], "o", color=COLOURS["kernel"], label=labels["held"], **circle)
     numbers = f"predicted {result.predicted:,}, broke at {result.measured:,} ({result.off_by:.1%} off)"
-    side_note(ax, place, f"{numbers}\n{'held' if result.held else 'not held'} with {result.remedy}")
+    remedied = textwrap.fill(f"{'held' if result.held else 'not held'} with {result.remedy}", REMEDY_WIDTH)
+    side_note(ax, place, f"{numbers}\n{remedied}")

@@ -18,6 +18,7 @@ from wslab.core.comparison import FLOOR, label
 from wslab.lab.tables import bytes_text, count_text, seconds_text
 from wslab.view.plots_frame import (
     COLOURS,
+    PAGE_INCHES,
     Plot,
     bytes_axis,
     count_axis,
@@ -29,18 +30,20 @@ from wslab.view.plots_frame import (
     side_note,
 )
 
-# Okabe-Ito, and a marker each, so that lines differ without colour as well.
+# The palette of all figures, and a marker each, so that lines differ without colour as well.
 LINES = (
     ("#0072b2", "o"),
     ("#d55e00", "s"),
     ("#009e73", "^"),
     ("#cc79a7", "D"),
-    ("#e69f00", "v"),
+    ("#c28500", "v"),
     ("#332288", "P"),
-    ("#56b4e9", "X"),
+    ("#3399d6", "X"),
 )
-FLOOR_LINE = (COLOURS["floor"], "|")
+FLOOR_LINE = (COLOURS["floor"], "*")
 HATCH = "////"
+# How much of its colour the range of a prediction has.
+BAND = 0.45
 # Steps of several climbs whose rates differ by less than this part of an octave are one point of a line.
 RATES_AN_OCTAVE = 3
 ROW_HEIGHT, FRAME_HEIGHT = 0.42, 2.0
@@ -67,7 +70,7 @@ def servers_side_by_side(comparison: Compared) -> Plot:
     shown = [one for one in comparison.results if any(f["median"] is not None for f in one["figures"].values())]
     height = FRAME_HEIGHT + 2 * ROW_HEIGHT * max(3, len(shown)) + 1.0
     title = "Servers side by side, medians and ranges"
-    plot = new_plot(title, comparison.caption, rows=2, columns=2, size=(10.8, height))
+    plot = new_plot(title, comparison.caption, rows=2, columns=2, size=(PAGE_INCHES, height))
     opened, knee, memory, cpu = plot.axes
     _bars(opened, shown, "connections_per_second", "#555555")
     _bars(knee, shown, "knee_messages_per_second", COLOURS["roundtrip"])
@@ -75,7 +78,7 @@ def servers_side_by_side(comparison: Compared) -> Plot:
     _bars(cpu, shown, "server_cpu_seconds_per_message", COLOURS["server"], text=seconds_text)
     count_axis(opened, "x", "connections opened a second")
     count_axis(knee, "x", "messages/s at the knee")
-    bytes_axis(memory, "x", "memory a connection: server, then kernel")
+    bytes_axis(memory, "x", "memory a connection")
     seconds_axis(cpu, "x", "CPU of the server for one message")
     for ax in plot.axes:
         ax.set_yticks(range(len(shown)), [label(one["server"]) for one in shown])
@@ -88,7 +91,9 @@ def servers_side_by_side(comparison: Compared) -> Plot:
         note(opened, "No server held.")
     keys: list[Any] = [Patch(facecolor="white", edgecolor="#555555", hatch=HATCH, label="at least: the swarm's limit")]
     keys += [Line2D([], [], color="black", linestyle=(0, (3, 1.5)), label="floor, raw TCP")]
-    opened.legend(handles=keys, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.2)
+    parts = [Patch(color=COLOURS[part], label=part) for part in ("server", "kernel")]
+    for ax, handles in ((opened, keys), (memory, parts)):
+        ax.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.2)
     return plot
 
 
@@ -141,7 +146,7 @@ def latency_to_the_knee(comparison: Compared) -> Plot:
         comparison: what was measured. Filled points were within the bound; latency counts from when a message was due,
             so a point beyond the knee shows the delay of the whole backlog.
     """
-    plot = new_plot("Latency up to the knee and beyond", comparison.caption, size=(10.0, 5.4))
+    plot = new_plot("Latency up to the knee and beyond", comparison.caption, size=(PAGE_INCHES, 5.2))
     ax = plot.axes[0]
     steps = {one["server"]: _steps(comparison, one["server"]) for one in comparison.results}
     lines = iter(LINES)
@@ -150,7 +155,11 @@ def latency_to_the_knee(comparison: Compared) -> Plot:
         if not taken:
             continue
         colour, marker = FLOOR_LINE if server == FLOOR else next(lines, LINES[-1])
-        ax.plot(*_middle(taken), color=colour, linewidth=1.4, label=label(server), gid=f"knee {server}")
+        ax.plot(*_middle(taken), color=colour, linewidth=1.4, gid=f"knee {server}")
+        # The key shows what tells a server from the others: its colour and its mark.
+        ax.plot(
+            [], [], marker, linestyle="-", color=colour, linewidth=1.4, markersize=5, label=label(server), gid="key"
+        )
         for limited, gid in ((False, "step"), (True, "generator")):
             these = [step for step in taken if (step["limited_by"] == "generator") == limited]
             places = [step["messages_per_second"] for step in these], [step["roundtrip_seconds_p99"] for step in these]
@@ -162,7 +171,9 @@ def latency_to_the_knee(comparison: Compared) -> Plot:
         if knee := entry["summary"].get("knee"):
             bounds.add(knee["latency_bound"])
     for bound in bounds:
-        ax.axhline(bound, color=COLOURS["break"], linewidth=1.0, linestyle="--", label=f"bound, {seconds_text(bound)}")
+        ax.axhline(
+            bound, color="#333333", linewidth=1.0, linestyle="--", gid="bound", label=f"bound, {seconds_text(bound)}"
+        )
     if not any(steps.values()):
         note(ax, "No climb was recorded.")
     count_axis(ax, "x", "messages/s offered over all connections; hollow where the swarm was the limit", log=True)
@@ -201,7 +212,7 @@ def where_servers_end(comparison: Compared) -> Plot:
     """
     shown = [one for one in comparison.results if one["model"]]
     places = [("here", COLOURS["server"], -0.17), ("there", COLOURS["swarm"], 0.17)]
-    size = (10.8, FRAME_HEIGHT + ROW_HEIGHT * max(3, len(shown)) * 1.4)
+    size = (PAGE_INCHES, FRAME_HEIGHT + ROW_HEIGHT * max(3, len(shown)) * 1.4)
     plot = new_plot("Where each server ends, as predicted from its stages", comparison.caption, size=size)
     ax = plot.axes[0]
     for name, colour, shift in places:
@@ -214,16 +225,20 @@ def where_servers_end(comparison: Compared) -> Plot:
                     continue
                 y = place + shift
                 if at["low"] is not None:
-                    ax.plot([at["low"], at["high"] or at["value"] * 10], [y, y], color=colour, linewidth=5, alpha=0.35)
+                    ax.plot([at["low"], at["high"] or at["value"] * 10], [y, y], color=colour, linewidth=5, alpha=BAND)
                 look: dict[str, Any] = {"markersize": 8, "label": None if told else words, "gid": f"end {name}"}
                 ax.plot([at["value"]], [y], "|", color=colour, markeredgewidth=3, **look)
                 told = True
+    checked = set[str]()
     for place, result in enumerate(shown):
         check = result["model"].get("check")
         if check and check["measured_connections"]:
             broke = bool(check["measured_limits"])
             colour = COLOURS["break"] if broke else COLOURS["kernel"]
-            ax.plot([check["measured_connections"]], [place], "X" if broke else "o", color=colour, gid="check")
+            words = "broke, measured" if broke else "held, measured"
+            mark: dict[str, Any] = {"color": colour, "gid": "check", "label": None if words in checked else words}
+            ax.plot([check["measured_connections"]], [place], "X" if broke else "o", **mark)
+            checked.add(words)
         ends = [_end_text(name, result["model"].get(name) or []) for name, _, _ in places]
         side_note(ax, place, "\n".join(filter(None, ends)))
     count_axis(ax, "x", "connections, both ends on one machine", log=True)
@@ -232,7 +247,11 @@ def where_servers_end(comparison: Compared) -> Plot:
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
     if shown:
-        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
+        keys = [
+            *ax.get_legend_handles_labels()[0],
+            Patch(color=COLOURS["floor"], alpha=BAND, label="range of the prediction"),
+        ]
+        ax.legend(handles=keys, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(keys), borderaxespad=0.2)
     else:
         note(ax, "Nothing held that could be fitted.")
     return plot

@@ -1,7 +1,8 @@
 """What all figures share: style, colours, axes in readable units, captions, and how they are saved.
 
 1. Figures are made without pyplot: no global state is changed, no figure stays open, no display is needed.
-2. One colour a quantity, from the Okabe-Ito palette, the same in every figure.
+2. One colour a quantity, from the Okabe-Ito palette, the same in every figure; its pale ones are darkened until a line
+   in them can be told from a white page.
 3. Every figure carries its machine, kernel, date and run below, so that it can be published alone.
 """
 
@@ -34,9 +35,9 @@ COLOURS = {
     "total": "#000000",
     "connections": "#000000",
     "server": "#0072b2",
-    "swarm": "#e69f00",
+    "swarm": "#c28500",
     "kernel": "#009e73",
-    "headroom": "#56b4e9",
+    "headroom": "#3399d6",
     "handshake": "#cc79a7",
     "roundtrip": "#332288",
     "floor": "#777777",
@@ -45,6 +46,8 @@ COLOURS = {
 SHORT_LOG_SPAN = 150
 # The text width of a page of two columns, as journals of ACM and IEEE have it.
 PAPER_INCHES = 7.0
+# README and a cell of a notebook show no more without making the text smaller.
+PAGE_INCHES = 9.6
 P = ParamSpec("P")
 
 

@@ -178,8 +178,10 @@ def connections_over_time(runs: Run | Sequence[Run]) -> Plot:
             counts.lines[-1].set_linestyle((0, (4, 3)))
         draw.rate(rates, per_second(samples["swarm_connections_opened"]), "connections", "opened a second")
         _mark_breaks(run, counts, draw.start)
-    for asked in dict.fromkeys(run.connections for run in shown if run.connections):
-        words = f"asked: {count_text(asked)}"
+    several = len(shown) > 1
+    for number, asked in enumerate(dict.fromkeys(run.connections for run in shown if run.connections)):
+        # Lines that look the same are named once.
+        words = None if several and number else "asked for" if several else f"asked: {count_text(asked)}"
         counts.axhline(asked, color="#888888", linewidth=1.0, linestyle=":", label=words)
     count_axis(counts, "y", "connections")
     counts.set_ylim(bottom=0)

@@ -12,7 +12,18 @@ from matplotlib.patches import Patch
 
 from wslab.core.records import BROKE, HELD, Certainty
 from wslab.lab.tables import bytes_text, count_text
-from wslab.view.plots_frame import COLOURS, Plot, bytes_axis, count_axis, figure, new_plot, note, side_note, stage_lines
+from wslab.view.plots_frame import (
+    COLOURS,
+    PAGE_INCHES,
+    Plot,
+    bytes_axis,
+    count_axis,
+    figure,
+    new_plot,
+    note,
+    side_note,
+    stage_lines,
+)
 from wslab.view.plots_run import FLOOR_SERVER, as_list, caption_of
 from wslab.view.plots_theme import ON_COLOUR
 
@@ -25,6 +36,8 @@ HIGHEST_SHOWN = 10_000_000
 LIFT_WIDTH, TITLE_WIDTH, FOLDED_WIDTH = 34, 36, 128
 # Inches: a row, and what title, axis, key and caption take together.
 ROW_HEIGHT, FRAME_HEIGHT = 0.62, 2.0
+# More keys than these, of the longest words, are wider than the axes and take two lines.
+KEYS_A_LINE = 4
 # A single stage would otherwise be one bar as wide as the figure.
 SLOTS = 3
 FLOOR_LABEL = "floor, raw TCP"
@@ -88,7 +101,7 @@ def where_things_break(
     below = _folded_text(folded)
     height = FRAME_HEIGHT + ROW_HEIGHT * max(3, len(rows) + bool(runs)) + 0.16 * below.count("\n")
     caption = "\n".join(filter(None, (below, caption)))
-    plot = new_plot("Where a climb in connections ends on this machine", caption, size=(9.6, height))
+    plot = new_plot("Where a climb in connections ends on this machine", caption, size=(PAGE_INCHES, height))
     ax = plot.axes[0]
     lowest = min([_ceiling(row) for row in rows] + [_reached(run) for run in runs if _reached(run)], default=10_000)
     left = 1_000 if lowest > 1_500 else max(1.0, lowest / 3)
@@ -124,7 +137,13 @@ def where_things_break(
     if keys:
         # Above the names of the stages.
         where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 1.9}
-        ax.legend(handles=keys, ncols=len(keys), columnspacing=1.2, handlelength=1.4, **where)
+        ax.legend(
+            handles=keys,
+            ncols=len(keys) if len(keys) <= KEYS_A_LINE else KEYS_A_LINE - 1,
+            columnspacing=1.2,
+            handlelength=1.4,
+            **where,
+        )
     return plot
 
 
@@ -172,7 +191,9 @@ def _draw_ceiling(ax: Axes, place: int, row: Mapping[str, Any], left: float, rig
     ceiling = _ceiling(row)
     end = min(ceiling, right)
     colour = ROOT if row["needs_root"] else FREE
-    ax.barh(place, end - left, left=left, height=0.5, color=colour, zorder=2, gid=f"ceiling {row['limit']}")
+    # A pale bar has an edge that can be told from the page.
+    look: dict[str, Any] = {"facecolor": colour, "edgecolor": ROOT, "linewidth": 0.8}
+    ax.barh(place, end - left, left=left, height=0.5, zorder=2, gid=f"ceiling {row['limit']}", **look)
     inside = end > right / 4
     ax.annotate(
         f"{count_text(ceiling)}{' ▶' if ceiling > right else ''}",
@@ -208,7 +229,7 @@ def _keys(rows: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> list[Patch 
     keys: list[Patch | Line2D] = []
     for root, colour, words in ((False, FREE, "lifted without root"), (True, ROOT, "lifting it needs root")):
         if any(bool(row["needs_root"]) == root for row in rows):
-            keys.append(Patch(color=colour, label=f"ceiling, {words}"))
+            keys.append(Patch(facecolor=colour, edgecolor=ROOT, linewidth=0.8, label=f"ceiling, {words}"))
     for mark in dict.fromkeys(map(_mark, runs)):
         style: dict[str, Any] = {"linestyle": "", "markersize": 9}
         keys.append(Line2D([], [], marker=mark.marker, color=mark.colour, label=mark.label, **style))
@@ -227,7 +248,7 @@ def stages_overview(runs: Run | Sequence[Run]) -> Plot:
     caption = shown[-1].machine.line if shown else ""
     dates = sorted({run.created_at[:10] for run in shown})
     caption += f" · {dates[0]}" + (f" to {dates[-1]}" if len(dates) > 1 else "") if dates else ""
-    plot = new_plot("What a stage costs and how fast it opens", caption, columns=2, size=(10.0, 4.8))
+    plot = new_plot("What a stage costs and how fast it opens", caption, columns=2, size=(PAGE_INCHES, 4.8))
     memory, rate = plot.axes
     several = len({run.server for run in shown}) > 1
     names = [_stage_label(run, several) for run in shown]
