@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test quick browser-test lab bench lint lock clean FORCE
+.PHONY: help setup run test quick browser-test screenshot lab bench lint lock clean FORCE
 
 STAGES ?= 10k,100k,700k,1M
 UV ?= uv
@@ -71,6 +71,9 @@ browser-test: setup  ## Run the notebooks in JupyterLab in Chromium (4 min; inst
 		! command -v apt-get >/dev/null || { echo "Installing: chromium"; apt-get -qq update && \
 		DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium >/dev/null; } || :
 	@$(VENV)/bin/python -m pytest --browser tests/browser $(PYTEST_OPTIONS)
+
+screenshot: setup  ## Take the picture of the lab at work again: data/reference/lab.png (after make browser-test)
+	@cd tests && ../$(VENV)/bin/python -m browser.screenshot
 
 lab: setup  ## Open the notebooks in JupyterLab (LAB_OPTIONS=--no-browser)
 	@$(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(LAB_OPTIONS)
