@@ -50,7 +50,7 @@ def _facts(progress: Progress) -> str:
     items = "".join(
         f'<div><span style="opacity:.75">{escape(name)}</span> <b>{escape(text)}</b></div>' for name, text in facts
     )
-    grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(24em,1fr));gap:0 1.5em;margin:4px 0"
+    grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(24em,1fr));gap:0 .5em;margin:4px 0"
     return f'<div style="{grid}">{items}</div>'
 
 
