@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from load.rig import KEY, Player, frame, heard, scripted, until, upgraded
 from load.test_swarm import echo, swarming, the_library
 from wslab.load import scoreboard as words
-from wslab.load.engine import state, swarm_loop
+from wslab.load.engine import state, swarm_words
 from wslab.load.swarm.dialects import WebSocket
 
 PING, PONG = 9, 10
@@ -107,11 +107,11 @@ def test_messages_of_the_server_are_counted_and_disturb_no_ping(
         return answer(said(PONG, payload))
 
     with scripted(pongs(reply, greeting)) as url, Player(url, plain=plain, proof="ping") as player:
-        player.worker.words[swarm_loop.DIALLING] = 1
+        player.worker.words[swarm_words.DIALLING] = 1
         player.until(lambda: player.row[words.OPEN] == 1)
         for _ in range(2):
             player.worker.start_verifying(1)
-            player.until(lambda: not player.worker.words[swarm_loop.VERIFYING])
+            player.until(lambda: not player.worker.words[swarm_words.VERIFYING])
         player.until(lambda: player.row[words.MESSAGES_UNASKED] == unasked)
         counts = [player.row[word] for word in (words.VERIFIED, words.SENT, words.RECEIVED, words.MESSAGES_FAILED)]
         assert counts == [1, 2, 2, 0]
@@ -124,7 +124,7 @@ def test_messages_of_the_server_are_counted_and_disturb_no_ping(
 def test_a_pong_with_another_payload_proves_nothing(plain: bool) -> None:
     script = pongs(lambda payload: said(PONG, payload[::-1]))
     with scripted(script) as url, Player(url, plain=plain, proof="ping") as player:
-        player.worker.words[swarm_loop.DIALLING] = 1
+        player.worker.words[swarm_words.DIALLING] = 1
         player.until(lambda: player.row[words.OPEN] == 1)
         player.worker.start_verifying(1)
         player.until(lambda: player.row[words.MESSAGES_FAILED] == 1)
@@ -137,7 +137,7 @@ def test_a_plain_greeting_needs_no_python_once_the_answer_is_known() -> None:
         read: list[int] = []
         receive = player.worker.receive_bytes
         player.worker.actions[state.BYTES] = lambda: (read.append(1), receive())
-        player.worker.words[swarm_loop.DIALLING] = 1
+        player.worker.words[swarm_words.DIALLING] = 1
         player.until(lambda: player.row[words.OPEN] == 3)
         player.until(lambda: player.row[words.MESSAGES_UNASKED] == 3)
         assert len(read) <= 2  # The first answer, perhaps in two parts.

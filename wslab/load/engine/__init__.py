@@ -2,8 +2,9 @@
 
 Theory of operation:
 
-1. Two loops, `server_loop` for a shard and `swarm_loop` for a worker, are Python compiled to machine code by Numba.
-   They call libc directly (`libc`), so that a plain connection touches no Python object at all.
+1. Two loops, `server_loop` for a shard and `swarm_loop` for a worker, are Python compiled to machine code by Numba,
+   with what they are made of (`blocks`; `dialling`, `talking`, `unasked`, `swarm_connection`; `wire`). They call
+   libc directly (`libc`), so that a plain connection touches no Python object at all.
 2. A connection is a record in an array indexed by its descriptor (`state`). Both loops use the same words for what a
    connection is. Counters are written straight into the shared memory of the scoreboard.
 3. A loop handles the plain case: the whole request that differs from a judged one in its key only, the whole answer

@@ -6,7 +6,8 @@
    Python is left out. LLVM's large code model refers to everything by 64-bit addresses, so that linking is adding.
 3. The code may call functions of the C library and nothing else.
 
-Only this module, `libc`, `wire` and the loops import numba, and only the process that compiles imports these.
+Only this module, the loops and what is compiled into them import numba, and only the process
+that compiles imports these.
 """
 
 from __future__ import annotations
