@@ -12,6 +12,8 @@ from statistics import median
 
 import pytest
 
+from wslab.breaks.confusion import Confusion, seeds_table
+from wslab.breaks.scenario import draw
 from wslab.lab.runs import Run
 from wslab.view.publish import results_table
 
@@ -39,9 +41,20 @@ def test_the_comparison_with_the_interpreted_loops_is_that_of_the_recorded_pairs
     assert f"where it was {before[0]:.1f} + {before[1]:.1f}:" in readme
 
 
+def test_the_table_of_names_is_that_of_the_recorded_scenarios(project_root: Path) -> None:
+    readme = (project_root / "README.md").read_text(encoding="utf-8")
+    folders = sorted((project_root / "data/reference/names").glob("seed-*"))
+    results = [Confusion.load(folder) for folder in folders]
+    assert [(one.seed, one.asked, len(one.judged)) for one in results] == [(seed, 200, 200) for seed in (7, 8, 9)]
+    for one in results:
+        for judged in one.judged:
+            assert judged.title == draw(judged.number, one.seed).title
+    assert seeds_table(results).markdown() in readme
+
+
 def test_every_file_that_readme_points_to_is_there(project_root: Path) -> None:
     readme = (project_root / "README.md").read_text(encoding="utf-8")
-    targets = re.findall(r"\]\(([^)#]+)\)", readme)
+    targets = re.findall(r"\]\(([^)#]+)\)", readme) + re.findall(r'src(?:set)?="([^"]+)"', readme)
     assert [target for target in targets if "://" not in target and not (project_root / target).exists()] == []
     assert any(target.endswith(".svg") for target in targets)
 

@@ -38,6 +38,14 @@ def test_the_knee_of_a_climb_stands_among_the_figures_with_what_ended_it(tmp_pat
     assert dict(run.figures())["what ended the climb"] == "no step was kept"
 
 
+def test_a_run_that_was_proved_by_ping_does_not_speak_of_echoes(tmp_path: Path) -> None:
+    run = Run.load(make_run(tmp_path))
+    assert dict(run.figures())["verified by their own echo"] == "100,000"
+    run.summary["proof"] = "ping"
+    assert dict(run.figures())["verified by a pong of their own"] == "100,000"
+    assert "verified by their own echo" not in dict(run.figures())
+
+
 def test_a_last_line_torn_by_a_death_is_left_out(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path, 50_000)
     whole = len(Run.load(run_dir).samples)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from wslab.breaks.run import measure_connections, predict_limit, reason_to_skip_trial, run_trial
 from wslab.breaks.scenario import Scenario, draw
+from wslab.breaks.trial import COUNTED, ESTIMATED
 from wslab.core.quantities import BadInput, counted
 from wslab.lab import store
 from wslab.lab.tables import Table, card_html, seconds_text, whole_text
@@ -206,6 +207,16 @@ class Confusion:
 
     def _repr_html_(self) -> str:
         return card_html(f"<b>{escape(self.sentence)}.</b>", self.table().html(), footer=self.caption)
+
+
+def seeds_table(results: Sequence[Confusion]) -> Table:
+    """Return one row a series: how its scenarios were named, and how far counts were from the predicted ones."""
+    rows = []
+    for one in results:
+        errors = [f"{max(off):.1%}" if (off := one.errors().get(f"{t:.0%}")) else "" for t in (COUNTED, ESTIMATED)]
+        rows.append((str(one.seed), str(len(one.judged)), *(str(one.counts[verdict]) for verdict in VERDICTS), *errors))
+    headings = ("seed", "scenarios", *VERDICTS, "counted limits off by at most", "memory off by at most")
+    return Table(headings=headings, rows=rows, numbers=tuple(range(8)))
 
 
 def run_scenarios(

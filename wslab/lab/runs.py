@@ -32,6 +32,7 @@ from wslab.core.records import (
     Value,
 )
 from wslab.core.servers import DEFAULT_SERVER, short_name
+from wslab.core.stage import PING
 from wslab.core.timeline import timeline
 from wslab.lab import series, store
 from wslab.lab.tables import (
@@ -214,8 +215,9 @@ class Run:
 
     def figures(self) -> list[tuple[str, str]]:
         """Return the summary's figures as (words, formatted value), in reading order; absent ones are left out."""
-        shown = [(words, self.figure(key)) for key, words, _ in FIGURES if self.summary.get(key) is not None]
-        return shown + self._knee()
+        ping = {"connections_verified": "verified by a pong of their own"} if self.summary.get("proof") == PING else {}
+        known = [(key, words) for key, words, _ in FIGURES if self.summary.get(key) is not None]
+        return [(ping.get(key, words), self.figure(key)) for key, words in known] + self._knee()
 
     def _knee(self) -> list[tuple[str, str]]:
         """Return how far a climb in messages came, and which side ended it; nothing where there was none."""
