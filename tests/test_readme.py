@@ -76,12 +76,12 @@ FAKE_MAKE = """#!/bin/bash
 case "$*" in --version) exit;; esac
 found=0; for program in nft ip; do if test -x "$(command -v $program)"; then found=$((found + 1)); fi; done
 echo "$* $PYTEST_OPTIONS; $found found" >>calls
-test "$*" = lint || echo "==== $(wc -l <calls) passed in 1.00s ===="
+test "$*" = lint || test "$*" = browser-test || echo "==== $(wc -l <calls) passed in 1.00s ===="
 test "$(wc -l <calls)" != "$FAILING"
 """
 
 
-@pytest.mark.parametrize(("failing", "closing"), [(0, 1), (1, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize(("failing", "closing"), [(0, 1), (1, 1), (2, 2), (3, 1), (4, 1)])
 def test_ci_calls_the_test_command_as_it_stands_and_again_without_the_optional_programs(
     project_root: Path, tmp_path: Path, failing: int, closing: int
 ) -> None:
@@ -94,8 +94,9 @@ def test_ci_calls_the_test_command_as_it_stands_and_again_without_the_optional_p
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "FAILING": str(failing)}
     environment.pop("PYTEST_OPTIONS", None)
     done = subprocess.run([".ci/run"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
-    first, second, third = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    first, second, third, fourth = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
     assert first.startswith("test ;")
     assert re.fullmatch(r"test --without=\S*nft\S*; 0 found", second)
     assert third.startswith("lint ")
+    assert fourth.startswith("browser-test ")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (int(failing > 0), f"{closing} passed in 1.00s")
