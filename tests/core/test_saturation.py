@@ -47,6 +47,9 @@ FULL = {"cpu_user_seconds": rising(102.0, 2.0), "cpu_idle_seconds": rising(502.0
         ({"swarm_lag_seconds_max": 0.5, "swarm_cpu_user_seconds": rising(0.6, 1.5), **FULL}, True),
         # Where others fill the machine, it is not the swarm that is short of CPU.
         ({"swarm_cpu_fraction_max": 0.95, **KNOWN, **FULL}, False),
+        # Where the kernel fills it with packets, which are handled in the time of who sends them, it is neither.
+        ({"swarm_cpu_fraction_max": 0.95, **FULL, "cpu_softirq_seconds": rising(9.0, 4.0)}, False),
+        ({"swarm_cpu_fraction_max": 0.95, **FULL, "cpu_softirq_seconds": rising(9.0, 0.5)}, True),
         ({"swarm_cpu_fraction_max": 0.95, **KNOWN, **FULL, **SWARM_WAITS}, True),
         (
             {

@@ -24,6 +24,7 @@ from wslab.core.saturation import (
     generator_limited,
     machine_busy,
     others_filled,
+    packets_filled,
     pairs_of,
     server_busy,
     server_idle,
@@ -480,6 +481,7 @@ def machine_cpu(run: Evidence) -> Findings:
         waiting = _waiting(run, *ENDS)
         why = f"{' and '.join(waiting)} wait for a CPU quota, and both ends are busy" if waiting else "no idle CPU"
         why += ", a large part of it taken by other processes" if others_filled(run.active, run.missed_in) else ""
+        why += ", most of it taken by the handling of packets" if packets_filled(run.active, run.missed_in) else ""
         text = f"{run.misses[0]}; {why}; {_busy(run)}; {_quiet(run)}"
         yield finding(run, "machine_cpu", "machine", text, remedy=_quota_remedy(run, waiting))
 

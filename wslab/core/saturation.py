@@ -4,7 +4,8 @@
 2. An end is busy when one of its processes fills a core, or when its control group has used up its CPU quota and waits.
    Only an end that is neither has time to spare.
 3. The generator is asked before the server: a server that has time to spare is never the bottleneck.
-4. Where others fill the machine, neither end is the bottleneck, whichever was the later: the machine is.
+4. Where others fill the machine, or the kernel does with handling packets, neither end is the bottleneck, whichever
+   was the later: the machine is. The kernel handles a packet in the time of the process that sends it.
 5. A miss is explained from the phases in which it happened: a ramp at full speed fills the cores and says nothing about
    the hold.
 """
@@ -34,6 +35,8 @@ MACHINE_IDLE = 0.10
 SWARM_OUTWEIGHS = 2.0
 # The share of all CPU time that others must take before a full machine is theirs to blame, and no end of the load.
 OTHERS_TAKE = 0.25
+# The share of all CPU time in soft interrupts from which on the handling of packets is what a full machine does.
+PACKETS_TAKE = 0.5
 
 MACHINE_KINDS = ("user", "nice", "system", "irq", "softirq", "iowait", "steal", "idle")
 
@@ -166,20 +169,31 @@ def others_fill(pair: Pair) -> bool:
     return foreign is not None and _machine_full(pair) and foreign * seconds >= OTHERS_TAKE * total > 0
 
 
+def packets_fill(pair: Pair) -> bool:
+    """Return whether the machine had no idle CPU, and spent most of its time on packets."""
+    total = sum(_spent(pair, f"cpu_{kind}_seconds") or 0.0 for kind in MACHINE_KINDS)
+    return _machine_full(pair) and (_spent(pair, "cpu_softirq_seconds") or 0.0) >= PACKETS_TAKE * total > 0
+
+
+def packets_filled(samples: Sequence[Record], phases: Sequence[str] = ACTIVE) -> bool:
+    """Return whether the handling of packets filled the machine for at least half of a phase."""
+    return _holds(samples, phases, packets_fill)
+
+
 def others_filled(samples: Sequence[Record], phases: Sequence[str] = ACTIVE) -> bool:
     """Return whether others filled the machine for at least half of a phase."""
     return _holds(samples, phases, others_fill)
 
 
 def _server_only(pair: Pair) -> bool:
-    if others_fill(pair) and not is_throttled(pair, "server"):
+    if (others_fill(pair) or packets_fill(pair)) and not is_throttled(pair, "server"):
         return False
     return _is_busy(pair, "server") and not _is_busy(pair, "swarm")
 
 
 def _swarm_only(pair: Pair) -> bool:
     unknown = pair[1].get("server_cpu_fraction_max") is None
-    if others_fill(pair) and not is_throttled(pair, "swarm"):
+    if (others_fill(pair) or packets_fill(pair)) and not is_throttled(pair, "swarm"):
         return False
     if unknown or busiest(pair, "server") >= SPARE or is_throttled(pair, "server"):
         return False
