@@ -446,6 +446,20 @@ BROKEN: list[tuple[str, str, dict[str, Any], list[str]]] = [
         ["connect ECONNREFUSED × 1,000", "sockets that listen on its port: 0", "OutRsts 7 → "],
     ),
     (
+        "host_lost",
+        "swarm",
+        {
+            "told": {
+                "hold": {"connections_open": 60_000, "stopped_by": "host_died"},
+                "extra": [
+                    {"event": "host_lost", "host": "h2", "role": "swarm", "why": "it has not answered for 5 s"}
+                    | {"elapsed_seconds": 7.0, "host_connections_open": 40_000, "connections_open": 60_000}
+                ],
+            }
+        },
+        ["host h2 is lost: it has not answered for 5 s; it held 40,000 connections"],
+    ),
+    (
         "server_unreachable",
         "server",
         {"opened": 0, "failures": [failure("connect", "EHOSTUNREACH", 100)]},
@@ -700,7 +714,7 @@ def test_a_run_that_recorded_nothing_is_an_honest_unknown() -> None:
 
 
 def test_every_limit_that_can_be_found_is_one_of_the_vocabulary() -> None:
-    words = {limit.name for limit in LIMITS} | {"unknown", *SERVER_FAULTS}
+    words = {limit.name for limit in LIMITS} | {"unknown", "host_lost", *SERVER_FAULTS}
     named = {name for rule in RULES for name in rule.limits}
     assert named == words
     assert {row[0] for row in BROKEN} == words

@@ -184,6 +184,18 @@ def test_a_supervisor_that_says_why_it_stops_is_no_lost_host(rig: Rig) -> None:
     assert rig.names() == ["error", "stopped"]
 
 
+def test_samples_of_the_whole_are_on_the_disk_as_they_come(rig: Rig) -> None:
+    rig.start()
+    rig.a.says("sample", phase="hold", swarm_connections_open=3)
+    rig.s.says("sample", phase="hold", server_connections_open=3)
+    rig.events()
+    rig.a.says("sample", phase="hold", swarm_connections_open=4)
+    rig.s.says("sample", phase="hold", server_connections_open=4)
+    rig.events()
+    rows = store.read_samples(rig.fleet.run_dir)
+    assert [(row["server_connections_open"], row["swarm_connections_open"]) for row in rows] == [(3, None), (4, 3)]
+
+
 def test_files_are_kept_for_each_host_and_put_together_at_the_end(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     columns = header(SAMPLE_COLUMNS)

@@ -105,7 +105,8 @@ def test_a_worker_killed_in_the_hold_is_named_and_the_rest_drains(
         )
         assert time.monotonic() - killed[0] < 10
         assert (run.outcome, [one["limit"] for one in run.findings]) == ("broke", ["host_lost"])
-        assert run.findings[0]["evidence"].startswith("on h2: its Dask worker is gone")
+        assert run.findings[0]["evidence"].startswith("host h2 is lost: its Dask worker is gone")
+        assert (run.findings[0]["host"], run.diagnose()[0].limit) == ("h2", "host_lost")
         assert run.reason.startswith("host_lost on h2: 5,000 of 5,000 connections opened, 2,500 lost")
         assert open_by_host(run, "swarm") == open_by_host(run, "server") == 5000
         assert run.phases[-1]["name"] == "drain"

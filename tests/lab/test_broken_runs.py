@@ -57,6 +57,8 @@ def test_the_limit_that_was_lowered_is_named_first_and_none_that_was_not(item: B
         ("server_refused", "server", "connect ECONNREFUSED × 100; sockets that listen on its port: 0; OutRsts "),
         # In a namespace that knows no way to the server's address.
         ("server_unreachable", "server", "connect ENETUNREACH × 100"),
+        # Over three hosts, of which the Dask worker of one was killed in the hold.
+        ("host_lost", "swarm", "host h2 is lost: its Dask worker is gone: Unable to contact Actor's worker"),
         # Against a server that closes each connection after two and a half seconds.
         ("server_closed", "server", "closed with code 1001 (idle for too long); hold ESHUTDOWN × 200"),
     ],

@@ -71,6 +71,7 @@ class Rule:
 RULES: tuple[Rule, ...] = (
     Rule(rank=PROVED, limits=("memory_machine", "memory_cgroup"), test=rules.out_of_memory),
     Rule(rank=PROVED, limits=SERVER_FAULTS, test=rules.server_failed),
+    Rule(rank=PROVED, limits=("host_lost",), test=rules.host_lost),
     Rule(rank=PROVED, limits=("memory_reserve",), test=rules.memory_reserve),
     Rule(rank=PROVED, limits=("process_limit",), test=rules.process_limit),
     Rule(rank=PROVED, limits=("server_died", "generator"), test=rules.died),

@@ -408,6 +408,21 @@ _ROWS: tuple[Explanation, ...] = (
         example="upgrade EPROTO × 112; no upgrade: GET / HTTP/1.1",
     ),
     Explanation(
+        limit="host_lost",
+        title="a host of a run over several that went away",
+        reads="the calls to the relay on that host, which Dask carries",
+        remedy="look on that host why its Dask worker, or the network to it, went away",
+        what="In a run over several hosts one of them does not answer any more: its Dask worker or its supervisor has "
+        "ended, or the network to it is cut. What it held is counted as lost; the other hosts drain.",
+        symptoms="The run ends early, and as many connections are lost as that host held.",
+        proof="A call to the relay on that host fails, or has no answer for five seconds.",
+        look_alikes={
+            "server_died": "a process of the server ended, and its host still answers",
+            "generator": "a process of the swarm ended, and its host still answers",
+        },
+        example="host h2 is lost: its Dask worker is gone: Unable to contact Actor's worker; it held 1,000 connections",
+    ),
+    Explanation(
         limit="unknown",
         title="no known limit explains what was missed",
         reads="everything that was recorded; the finding lists what was ruled out",

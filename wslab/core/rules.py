@@ -345,6 +345,15 @@ def server_protocol(run: Evidence) -> Findings:
         yield finding(run, "server_protocol", "server", text, remedy=remedy, first=first)
 
 
+def host_lost(run: Evidence) -> Findings:
+    """A host of a run over several was lost: its supervisor, its Dask worker, or the way to it."""
+    for event in run.named("host_lost"):
+        text = f"host {event['host']} is lost: {event['why']}; it held {event['host_connections_open']:,} connections"
+        remedy = "look on that host why its Dask worker, or the network to it, went away"
+        at, first = event.get("connections_open"), _event_at(event)
+        yield finding(run, "host_lost", str(event["role"]), text, remedy=remedy, first=first, at=at)
+
+
 def died(run: Evidence) -> Findings:
     """A process ended unexpectedly, and not because memory or processes ran out."""
     if next(out_of_memory(run), None) or next(process_limit(run), None):

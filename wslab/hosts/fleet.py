@@ -7,7 +7,8 @@
    it. Its counts are sums.
 3. A host that stops answering, or whose supervisor ends without saying why, is lost: that is an event, the phase ends
    early on the others, and the run goes on to its drain.
-4. Files of each host are kept as they come, in `hosts/NAME/`; those of the whole are written from them at the end.
+4. Files of each host are kept as they come, in `hosts/NAME/`; samples of the whole as well, and
+   at the end both they and the latencies are written once more from those of the hosts, second by second.
 """
 
 from __future__ import annotations
@@ -123,6 +124,7 @@ class HostsFleet(Fleet):
             OneHost(link, SWARM, folder / link.name, share) for link, share in zip(swarm, placing.shares, strict=True)
         ]
         self._events_file: LineFile | None = None
+        self._samples_file: LineFile
         self._waiting: list[Event] = []
         self._start: Event = {}
         self._epoch = time.monotonic()
@@ -132,6 +134,8 @@ class HostsFleet(Fleet):
 
     def __enter__(self) -> HostsFleet:
         self._events_file = LineFile(self.run_dir / store.EVENTS)
+        self._samples_file = LineFile(self.run_dir / store.SAMPLES)
+        self._samples_file.append([",".join(header()) + "\n"])
         return self
 
     def __exit__(
@@ -197,6 +201,7 @@ class HostsFleet(Fleet):
             if self._events_file is not None:
                 self._record("stopped")
                 self._events_file.close()
+                self._samples_file.close()
             self._write_tables()
 
     # Events
@@ -231,6 +236,7 @@ class HostsFleet(Fleet):
             if host is self.server:
                 merged = merge_sample(host.sample, [one.sample for one in self.swarm if one.sample])
                 self._waiting.append({"event": name, **merged})
+                self._samples_file.append([",".join(to_cells(merged)) + "\n"])
         elif name == "progress":
             if host.role == SWARM:
                 host.counts = event

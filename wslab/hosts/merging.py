@@ -76,27 +76,6 @@ def merge_samples(server: Sequence[Record], swarm: Sequence[Sequence[Record]]) -
     return merged
 
 
-def lost_findings(events: Iterable[Record]) -> list[tuple[str, Finding]]:
-    """Return a finding for each host that was lost, with its name."""
-    return [
-        (
-            str(event["host"]),
-            Finding(
-                limit=HOST_LOST,
-                side=str(event["role"]),
-                at_connections=int(event.get("connections_open") or 0),
-                evidence=f"{event['why']}; its last counts {event['elapsed_seconds']:.1f} s into the run: "
-                f"{event.get('host_connections_open', 0):,} connections open",
-                remedy="look on this host why its Dask worker or the network to it went away; the others were drained",
-                first_seconds=(float(event["elapsed_seconds"]), float(event["elapsed_seconds"])),
-                certainty=Certainty.PROVED,
-            ),
-        )
-        for event in events
-        if event.get("event") == HOST_LOST
-    ]
-
-
 def find(whole: Evidence, server: str, parts: Mapping[str, Evidence]) -> list[tuple[str, Finding]]:
     """Return the findings over all hosts, each with the name of its host and that name in its evidence.
 
@@ -107,19 +86,20 @@ def find(whole: Evidence, server: str, parts: Mapping[str, Evidence]) -> list[tu
     """
     if not whole.misses:
         return []
-    found = lost_findings(whole.events)
-    explained = bool(found)
+    hosts = [str(event["host"]) for event in whole.named(HOST_LOST)]
+    judged = diagnose(whole)
+    lost = [(name, one) for one in judged for name in hosts if one.evidence.startswith(f"host {name} is lost: ")]
     own = [(name, one) for name, part in parts.items() for one in diagnose(part)]
     own = [(name, one) for name, one in own if one.side != "server" and one.limit != "unknown"]
     proved = [(name, one) for name, one in own if one.certainty is not Certainty.INFERRED]
     elsewhere = {one.limit for _, one in proved}
-    common = [(server, one) for one in diagnose(whole) if one.limit not in elsewhere]
+    common = [(server, one) for one in judged if one.limit not in {*elsewhere, HOST_LOST}]
     known = [(name, one) for name, one in common if one.limit != "unknown"]
     if proved:  # An errno comes before CPU time that may explain.
         known = [(name, one) for name, one in known if one.certainty is not Certainty.INFERRED]
-    if explained:  # What is cut short by the loss of a host is no proof of another limit.
+    if lost:  # What is cut short by the loss of a host is no proof of another limit.
         known = [(name, one) for name, one in known if one.certainty is Certainty.PROVED]
     else:
         proved = proved or ([] if known else own)
-    found += [*proved, *known]
-    return [(name, replace(one, evidence=f"on {name}: {one.evidence}")) for name, one in found or common]
+    named = [(name, replace(one, evidence=f"on {name}: {one.evidence}")) for name, one in [*proved, *known]]
+    return [*lost, *named] or [(name, replace(one, evidence=f"on {name}: {one.evidence}")) for name, one in common]

@@ -142,6 +142,7 @@ class OverHosts(Experiment):
         super().__init__(stage, here, data_dir, on_event=on_event, running=Running(), own={}, beside=beside)
         self._placing, self._cluster = placing, cluster
         self._hosts: list[OneHost] = []
+        self._found_on: list[str] = []
 
     def _fleet(self) -> HostsFleet:
         name, run_id = self._placing.server.name, self.run_dir.name
@@ -175,13 +176,18 @@ class OverHosts(Experiment):
         """Judge the whole, and name each limit with the host on which it bound."""
         verdict = judge(evidence, crashed=crashed, aborted=aborted)
         found = find(evidence, self._placing.server.name, dict(map(self._part, self._hosts[1:])))
-        self.note("findings_on", [name for name, _ in found])
-        findings = tuple(one for _, one in found if one.limit != "unknown" or verdict.outcome not in (ABORTED, CRASHED))
+        if verdict.outcome in (ABORTED, CRASHED):
+            found = [(name, one) for name, one in found if one.limit != "unknown"]
+        self._found_on = [name for name, _ in found]
         reason = verdict.reason
         if verdict.outcome == BROKE:
             named = ", ".join(dict.fromkeys(f"{one.limit} on {name}" for name, one in found))
             reason = f"{named}: {reached(evidence)}" if named else reached(evidence)
-        return Verdict(outcome=verdict.outcome, reason=reason, findings=findings)
+        return Verdict(outcome=verdict.outcome, reason=reason, findings=tuple(one for _, one in found))
+
+    def _rows(self, verdict: Verdict) -> list[dict[str, Any]]:
+        rows = super()._rows(verdict)
+        return [row | {"host": name} for row, name in zip(rows, self._found_on, strict=True)]
 
     def _part(self, host: OneHost) -> tuple[str, Evidence]:
         """Return the name of a host of the swarm and its own records."""

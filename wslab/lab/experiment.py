@@ -221,6 +221,10 @@ class Experiment:
     def _judge(self, evidence: Evidence, crashed: str, aborted: str) -> Verdict:
         return judge(evidence, crashed=crashed, aborted=aborted)
 
+    def _rows(self, verdict: Verdict) -> list[dict[str, Any]]:
+        """Return the findings as the manifest has them."""
+        return [finding.as_dict() for finding in verdict.findings]
+
     def _conduct(self, fleet: Fleet) -> None:
         start = start_command(self.stage, self.plan, host=self.host, watch=self._running.pids, own=self._own)
         fleet.send("start", run_dir=str(self.run_dir), **self.place.put_into(start))
@@ -301,8 +305,7 @@ class Experiment:
 
     def _close(self, evidence: Evidence, crashed: str, aborted: str) -> None:
         verdict = self._judge(evidence, crashed, aborted)
-        findings = [finding.as_dict() for finding in verdict.findings]
-        self._manifest |= {"outcome": verdict.outcome, "reason": verdict.reason, "findings": findings}
+        self._manifest |= {"outcome": verdict.outcome, "reason": verdict.reason, "findings": self._rows(verdict)}
         store.write_manifest(self.run_dir, self._manifest)
 
 
