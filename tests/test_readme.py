@@ -56,7 +56,9 @@ def test_every_file_that_readme_points_to_is_there(project_root: Path) -> None:
     readme = (project_root / "README.md").read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)#]+)\)", readme) + re.findall(r'src(?:set)?="([^"]+)"', readme)
     assert [target for target in targets if "://" not in target and not (project_root / target).exists()] == []
-    assert any(target.endswith(".svg") for target in targets)
+    light = {target for target in targets if re.search(r"(?<!-dark)\.svg$", target)}
+    assert light
+    assert {target.replace(".svg", "-dark.svg") for target in light} <= set(targets)
 
 
 def test_every_make_target_and_command_that_readme_names_exists(project_root: Path) -> None:
