@@ -216,7 +216,7 @@ def test_setup_is_done_again_only_when_something_changed(
 def test_make_alone_lists_the_targets(checkout: Path) -> None:
     done = make(checkout)
     listed = re.findall(r"^  make (\w+) ", done.stdout, re.MULTILINE)
-    assert listed == ["help", "setup", "run", "test", "quick", "lab", "bench", "lint", "lock", "clean"]
+    assert listed == ["help", "setup", "run", "test", "quick", "screenshot", "lab", "bench", "lint", "lock", "clean"]
 
 
 @pytest.mark.parametrize("status", [0, 1])

@@ -117,16 +117,23 @@ BUSY = "while True: pass"
 
 
 def test_the_cpu_clock_of_a_busy_thread_goes_as_fast_as_time_and_no_faster() -> None:
-    with subprocess.Popen([sys.executable, "-c", BUSY]) as child:
-        eventually(lambda: (cpu_clock(child.pid) or (0,))[0] > 0.01)
+    def advance() -> tuple[float, float]:
+        """Return by how much the clock and the time of its readings advanced over some 50 ms."""
         first = cpu_clock(child.pid)
         assert first is not None
         eventually(lambda: time.monotonic() > first[1] + 0.05)
         second = cpu_clock(child.pid)
+        assert second is not None
+        return second[0] - first[0], second[1] - first[1]
+
+    with subprocess.Popen([sys.executable, "-c", BUSY]) as child:
+        eventually(lambda: (cpu_clock(child.pid) or (0,))[0] > 0.01)
+        # Who is interrupted between the halves of a reading measures something else; that does not happen each time.
+        found = [advance() for _ in range(5)]
         child.kill()
-    assert second is not None
+    assert all(used > 0 for used, _ in found)
     # Finer than a tick of 10 ms, and each reading has its own time.
-    assert 0 < second[0] - first[0] <= (second[1] - first[1]) * 1.001 + 0.0004
+    assert any(used <= passed * 1.001 + 0.0004 for used, passed in found)
     assert cpu_clock(child.pid) is None
 
 
