@@ -11,6 +11,7 @@ import pytest
 
 from made_runs import BROKEN, make_run
 from wslab.lab.runs import Run
+from wslab.view import publish
 from wslab.view.plots import RUN_FIGURES
 from wslab.view.publish import Report, report, results_table, run_report
 
@@ -47,6 +48,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 @pytest.fixture(scope="module")
 def page(runs: list[Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return report(runs, tmp_path_factory.mktemp("report")).page
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the figures of each run, which take most of the time, where a test asks for nothing of them."""
+    monkeypatch.setattr(publish, "_figures_of", lambda run: [])
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> None:
+    """Leave out all figures."""
+    monkeypatch.setattr(publish, "_overview_figures", lambda runs: [])
 
 
 def test_the_page_holds_all_that_it_shows_and_runs_no_script(page: Path) -> None:
@@ -90,17 +103,17 @@ def test_each_figure_is_there_for_light_and_dark_readers_with_words_and_a_captio
     assert "color-scheme: light dark" in text
 
 
-def test_the_same_runs_give_the_same_report(page: Path, runs: list[Run], tmp_path: Path) -> None:
-    again = report(runs, tmp_path, paper=True).page
+@pytest.mark.usefixtures("undrawn")
+def test_the_same_runs_give_the_same_report(runs: list[Run], tmp_path: Path) -> None:
+    first, again = (report(runs[:1], tmp_path / name, paper=True).page.parent for name in "ab")
     for name in ("index.html", "runs.csv", "results.md", "figures/stages.svg", "figures/stages-dark.svg"):
-        assert (again.parent / name).read_bytes() == (page.parent / name).read_bytes()
-    assert {path.name for path in (tmp_path / "paper").iterdir()} == {
-        "where-things-break.pdf",
-        "stages.pdf",
-        "memory.pdf",
-    }
+        assert (again / name).read_bytes() == (first / name).read_bytes()
+    papers = {path.name: path.read_bytes() for path in (first / "paper").iterdir()}
+    assert papers == {path.name: path.read_bytes() for path in (again / "paper").iterdir()}
+    assert set(papers) == {"where-things-break.pdf", "stages.pdf", "memory.pdf"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_of_several_machines_have_figures_of_their_own(tmp_path: Path, runs: list[Run]) -> None:
     other = Run.load(make_run(tmp_path, 50_000))
     other.host["cpu_model"] = "Another CPU"
@@ -151,6 +164,7 @@ def test_each_run_gets_a_page_and_figures_of_its_own(page: Path, runs: list[Run]
         assert files == {f"{name}{end}" for name in names for end in ENDS}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_that_come_with_the_project_stay_as_they_are(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path, 1_000)
     (tmp_path / "runs").rename(tmp_path / "reference")
@@ -160,6 +174,7 @@ def test_runs_that_come_with_the_project_stay_as_they_are(tmp_path: Path) -> Non
     assert sorted(path.name for path in run.run_dir.iterdir()) == before
 
 
+@pytest.mark.usefixtures("bare")
 def test_text_of_a_run_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     finding = {**BROKEN, "evidence": "<script>alert(1)</script>"}
     run = Run.load(make_run(tmp_path, 1_000, outcome="broke", findings=(finding,)))
@@ -172,6 +187,7 @@ def test_without_runs_the_page_says_how_to_make_some(tmp_path: Path) -> None:
     assert "No runs are recorded yet" in page.read_text("utf-8")
 
 
+@pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize("server", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)"])
 def test_text_that_a_spreadsheet_would_run_is_quoted_in_the_table(tmp_path: Path, server: str) -> None:
     report([Run.load(make_run(tmp_path, 1_000, server=server))], tmp_path / "report")
@@ -188,6 +204,7 @@ def test_the_markdown_table_keeps_its_columns_whatever_a_server_is_called(tmp_pa
     assert r"a \| b" in row
 
 
+@pytest.mark.usefixtures("bare")
 def test_what_was_found_in_a_run_that_held_is_a_remark_and_no_break(tmp_path: Path) -> None:
     run = Run.load(make_run(tmp_path, 100_000, findings=(BROKEN,)))
     page = report([run], tmp_path / "report").page.read_text("utf-8")

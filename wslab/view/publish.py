@@ -269,11 +269,18 @@ def _write_run_page(run: Run, body: str) -> Path:
 
 
 def _run_body(run: Run, folder: Path | None) -> str:
+    images = [
+        _figure(_render(plot, folder, name), plot.title, words, run.caption) for name, words, plot in _figures_of(run)
+    ]
+    return run._repr_html_() + "".join(images)
+
+
+def _figures_of(run: Run) -> list[tuple[str, str, Plot]]:
+    """Return (file name, what to conclude, figure) for what one run shows."""
     drawn = run_figures(run)
     if run.preflight:
         drawn.append(("ceilings", CEILINGS[1], where_things_break(measured=[run])))
-    images = [_figure(_render(plot, folder, name), plot.title, words, run.caption) for name, words, plot in drawn]
-    return run._repr_html_() + "".join(images)
+    return drawn
 
 
 def _render(plot: Plot, folder: Path | None, name: str) -> tuple[bytes, bytes]:
