@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wslab.load.phases import MemoryGuard, Patience, read_headroom
+from wslab.load.phases import MemoryGuard, Patience, least_progress, read_headroom
 
 GUARD = MemoryGuard(reserve_bytes=100, cap_bytes=500, baseline_bytes=1000)
 
@@ -48,6 +48,24 @@ def test_patience_ends_when_a_counter_stood_still_and_begins_anew_when_it_moves(
     assert not patience.over(2, 10.0)
     assert not patience.over(2, 19.9)
     assert patience.over(2, 20.0)
+
+
+def test_patience_ends_when_a_counter_only_creeps_or_falls() -> None:
+    patience = Patience(seconds=10.0, since=0.0, step=100)
+    assert not patience.over(0, 0.0)
+    assert not patience.over(100, 5.0)
+    assert not patience.over(199, 14.9)
+    assert not patience.over(50, 14.9)
+    assert patience.over(199, 15.0)
+
+
+@pytest.mark.parametrize(
+    ("connections", "rate", "least"), [(700_000, None, 7000), (700_000, 100.0, 3000), (10_000, 1.0, 30), (50, None, 1)]
+)
+def test_a_ramp_has_to_make_a_hundredth_of_its_way_or_half_of_its_rate(
+    connections: int, rate: float | None, least: int
+) -> None:
+    assert least_progress(connections, rate, 60.0) == least
 
 
 def test_the_headroom_of_this_machine_is_some_memory() -> None:

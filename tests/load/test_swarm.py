@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 import signal
 import socket
 import threading
@@ -629,6 +630,68 @@ def test_the_first_connection_of_a_worker_waits_for_its_turn() -> None:
         worker.words[swarm_words.BEGAN] -= 10**8
         player.turn()
         assert worker.words[swarm_words.DIALLED] == 1
+
+
+def keepalive(payload: bytes) -> bytes:
+    """Return a ping as a server sends it."""
+    return frame(9, payload, masked=False)
+
+
+@pytest.mark.parametrize("payload", [b"", b"ping!", bytes(range(125))])
+@pytest.mark.parametrize("due", [False, True], ids=["idle", "while an echo is due"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_ping_of_the_server_is_answered_by_a_masked_pong(plain: bool, due: bool, payload: bytes) -> None:
+    mine, theirs = socket.socketpair()
+    with Player("ws://127.0.0.1:9/", plain=plain) as player, theirs:
+        player.adopt(mine.detach())
+        theirs.settimeout(rig.DEADLINE_SECONDS)
+        if due:
+            player.worker.start_verifying(1)
+            player.until(lambda: player.row[words.SENT] == 1)
+            opcode, message = heard(theirs)
+        theirs.sendall(keepalive(payload))
+        player.until(lambda: select.select([theirs], [], [], 0)[0])
+        assert heard(theirs) == (10, payload)
+        if due:
+            theirs.sendall(frame(opcode, message, masked=False))
+            player.until(lambda: player.row[words.VERIFIED] == 1)
+        counts = (words.MESSAGES_FAILED, words.MESSAGES_UNASKED, words.CLOSED)
+        assert [player.row[word] for word in counts] == [0, 0, 0]
+
+
+def test_a_ping_alone_needs_no_python_and_no_two_pongs_have_the_same_mask() -> None:
+    mine, theirs = socket.socketpair()
+    with Player("ws://127.0.0.1:9/") as player, theirs:
+        player.adopt(mine.detach())
+        del player.worker.actions[state.BYTES]
+        masks = set()
+        for _ in range(8):
+            theirs.sendall(keepalive(b"beat"))
+            player.until(lambda: select.select([theirs], [], [], 0)[0])
+            masks.add(theirs.recv(100)[2:6])
+        assert len(masks) == 8
+
+
+def test_a_pong_that_the_peer_does_not_take_is_kept_until_it_does() -> None:
+    mine, theirs = socket.socketpair()
+    with Player("ws://127.0.0.1:9/") as player, theirs:
+        mine.setblocking(False)
+        filled = 0
+        try:
+            while True:
+                filled += mine.send(frame(2, b"x" * 125))
+        except BlockingIOError:
+            pass
+        fd = mine.detach()
+        player.adopt(fd)
+        theirs.sendall(keepalive(b"beat"))
+        player.until(lambda: player.worker.states[fd] & state.KEPT)
+        theirs.settimeout(rig.DEADLINE_SECONDS)
+        while filled:
+            filled -= len(theirs.recv(min(filled, 1 << 16)))
+        player.until(lambda: select.select([theirs], [], [], 0)[0])
+        assert heard(theirs) == (10, b"beat")
+        player.until(lambda: player.worker.states[fd] == state.OPEN)
 
 
 def test_an_echo_that_comes_after_it_was_given_up_is_not_taken_for_a_wrong_one() -> None:

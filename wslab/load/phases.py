@@ -29,6 +29,7 @@ from wslab.machine import procfs
 GUARD_SECONDS = 0.2
 PROGRESS_SECONDS = 0.25
 NO_PROGRESS_SECONDS = 60.0
+RAMP_PROGRESS = 0.01  # of the connections asked for
 HALT_SECONDS = 15.0  # longer than a handshake in flight may take
 EMERGENCY_FRACTION = 0.5  # of the reserve
 DRAIN_SECONDS = 30.0  # a million resets take seconds
@@ -81,17 +82,34 @@ class MemoryGuard:
 
 @dataclass(slots=True, kw_only=True)
 class Patience:
-    """Detects that a counter has not changed for too long."""
+    """Detects that a counter has not grown for too long.
+
+    Attributes:
+        seconds: how long that is.
+        since: when it had last grown by enough.
+        step: how much is enough.
+    """
 
     seconds: float
     since: float
-    _last: int = field(default=-1)
+    step: int = 1
+    _last: int | None = field(default=None)
 
     def over(self, counter: int, now: float) -> bool:
-        """Note the counter and return whether it has not changed for `seconds`."""
-        if counter != self._last:
+        """Note the counter and return whether it has not grown by `step` for `seconds`."""
+        if self._last is None or counter >= self._last + self.step:
             self._last, self.since = counter, now
         return now - self.since >= self.seconds
+
+
+def least_progress(connections: int, ramp_rate: float | None, seconds: float) -> int:
+    """Return by how many open connections a ramp has to grow within `seconds` so as not to be given up.
+
+    One that opens less than a hundredth of what was asked for, or half of what its rate would, stands still: a server
+    that is busy with what is open already, or that closes as many as it takes, would keep it going for hours.
+    """
+    enough = connections * RAMP_PROGRESS
+    return max(1, int(enough if ramp_rate is None else min(enough, ramp_rate * seconds / 2)))
 
 
 class Phases:
@@ -117,6 +135,7 @@ class Phases:
         rate = start["swarm"].get("ramp_rate")
         # A slow ramp may go longer without a new connection.
         self._patience_seconds = start.get("no_progress_seconds", NO_PROGRESS_SECONDS) + (2 / rate if rate else 0.0)
+        self._ramp_step = least_progress(start["swarm"].get("connections", 1), rate, self._patience_seconds)
         self._patience = Patience(seconds=self._patience_seconds, since=0.0)
         self._stopped_by: str | None = None  # why the running phase is being cut short
         self._broken: str | None = None  # why no load may be put on any more
@@ -146,7 +165,8 @@ class Phases:
             self.end(None if self.name == "hold" else "caller")
         self.name = self._scoreboard.phase = name
         self.active, self._stopped_by = True, None
-        self._patience = Patience(seconds=self._patience_seconds, since=now)
+        step = self._ramp_step if name == "ramp" else 1
+        self._patience = Patience(seconds=self._patience_seconds, since=now, step=step)
         self._deadline = now + DRAIN_SECONDS if name == "drain" else _NEVER
         self._next_guard = now
         self._reports.event("phase_started", phase=name)
@@ -234,8 +254,8 @@ class Phases:
             self._reports.event(breach.event, **breach.fields, connections_open=open_now)
             self.cut(breach.stopped_by, now)
             return ramping
-        # Failed attempts are no progress of a ramp: only opened connections count.
-        moving = None if self._follows else {"ramp": words.OPENED, "verify": words.VERIFIED}.get(self.name)
+        # Attempts that failed, and connections that were closed again, are no progress of a ramp.
+        moving = None if self._follows else {"ramp": words.OPEN, "verify": words.VERIFIED}.get(self.name)
         if moving is not None and self._patience.over(self._scoreboard.total(moving, ROLE_SWARM), now):
             self.cut("no_progress", now)
         return True

@@ -9,7 +9,8 @@
    proved by ping, the message is a ping and its echo the pong; `SAYS` and `HEARS` are the first bytes of the two.
 4. Whole data frames that answer nothing are counted in here where they cannot be an echo that comes late: behind the
    answer to an upgrade, and everywhere where life is proved by ping.
-5. Failures are counted in Python, in one place: the loop says what happened to which descriptor.
+5. A ping of the server's, alone in what was read, is answered in here: keepalive comes to every connection.
+6. Failures are counted in Python, in one place: the loop says what happened to which descriptor.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ from wslab.load.engine.state import (
     NONE,
     OPEN,
     OVERDUE,
+    PARTLY_SENT,
     PLAIN,
     SIZE,
     SLOW,
+    START,
     STATE,
     SWARM_CONNECTION,
     TICK,
@@ -75,8 +78,8 @@ from wslab.load.engine.swarm_words import (
 )
 from wslab.load.engine.talking import next_open, say_what_is_owed, send_more, talk_as_scheduled, verify_more
 from wslab.load.engine.unasked import count_unasked, hash_of, note_broadcast, only_counts
-from wslab.load.engine.wire import accept_value, header_size, seed_of, write_frame, write_key
-from wslab.load.engine.wire_format import ACCEPT_BYTES
+from wslab.load.engine.wire import accept_value, drawn, header_size, seed_of, write_frame, write_key
+from wslab.load.engine.wire_format import ACCEPT_BYTES, PING, PONG
 
 
 @njit
@@ -105,6 +108,35 @@ def answered(fd, size, w, row, conn, pair, buffer, frame, answer, hello, accept,
     opened(fd, w, row, conn, pair)
     count_unasked(behind, size, w, row, pair, buffer)
     return True
+
+
+@njit
+def is_ping(size, buffer):
+    """Tell whether the buffer holds one whole ping and nothing else."""
+    return size >= 2 and buffer[0] == PING and buffer[1] < 126 and size == 2 + np.int64(buffer[1])
+
+
+@njit
+def pong(fd, size, w, pair, buffer):
+    """Answer the ping in the buffer (RFC 6455, 5.5.3); return the reason to leave the loop, or -1."""
+    mask = drawn(w[MESSAGE_SEED], libc.clock(pair))
+    # The mask comes between header and payload. From the end, as the two overlap.
+    for n in range(size - 3, -1, -1):
+        buffer[6 + n] = buffer[2 + n] ^ np.uint8(mask >> np.uint64(8 * (n & 3)))
+    for n in range(4):
+        buffer[2 + n] = np.uint8(mask >> np.uint64(8 * n))
+    buffer[0] = PONG
+    buffer[1] |= 0x80
+    sent = libc.write(fd, buffer.ctypes.data, size + 4)
+    if sent == size + 4:
+        return -1
+    if sent < 0:
+        error = libc.errno()
+        if error != libc.EAGAIN:
+            return gone(fd, error, w)
+        sent = 0
+    w[FD], w[START], w[SIZE] = fd, sent, size + 4 - sent
+    return PARTLY_SENT
 
 
 @njit(forceinline=True)
@@ -142,6 +174,14 @@ def receive(websocket, fd, size, w, reals, row, conn, event, pair, buffer, frame
         elif what == OPEN and w[COUNTS_UNASKED] and only_counts(0, size, 0, w, buffer, frame):
             count_unasked(0, size, w, row, pair, buffer)
             return -1
+        if (
+            websocket
+            and what in (OPEN, WAITING)
+            and conn[fd].got == 0
+            and not state & (KEPT | HALF)
+            and is_ping(size, buffer)
+        ):
+            return pong(fd, size, w, pair, buffer)
     w[FD], w[SIZE] = fd, size
     return BYTES
 
