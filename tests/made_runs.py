@@ -197,3 +197,18 @@ def _write_events(path: Path, phases: list[dict[str, Any]], reached: int) -> Non
         ended = {"elapsed_seconds": phase["ended_seconds"], "event": "phase_ended", "phase": name}
         events.append({**ended, "connections_open": reached, "connections_failed": 0, "stopped_by": None})
     path.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+
+
+def make_run_over_hosts(data_dir: Path, connections: int = 100_000, **more: Any) -> Path:
+    """Write a run of a server on `big` and a swarm on `left` and `right`; each host has the samples of the whole."""
+    run_dir = make_run(data_dir, connections, **more)
+    manifest = json.loads((run_dir / "run.json").read_text("utf-8"))
+    manifest["hosts"] = [
+        {"name": name, "role": role, "folder": f"hosts/{name}"}
+        for name, role in (("big", "server"), ("left", "swarm"), ("right", "swarm"))
+    ]
+    (run_dir / "run.json").write_text(json.dumps(manifest), "utf-8")
+    for host in manifest["hosts"]:
+        (run_dir / host["folder"]).mkdir(parents=True)
+        (run_dir / host["folder"] / "samples.csv").write_bytes((run_dir / "samples.csv").read_bytes())
+    return run_dir

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from wslab.breaks.run import run_breaks as run_breaks
     from wslab.core.stage import STAGES as STAGES
     from wslab.core.stage import Stage as Stage
+    from wslab.hosts.cluster import open_cluster as open_cluster
+    from wslab.hosts.preflight import preflight_over as preflight_over
     from wslab.hosts.run import run_over as run_over
     from wslab.lab.experiment import run_lifted as run_lifted
     from wslab.lab.preflight import preflight as preflight
@@ -45,6 +47,8 @@ _WHERE = {
     "run_breaks": "wslab.breaks.run",
     "run_stage": "wslab.tune.apply",
     "run_over": "wslab.hosts.run",
+    "open_cluster": "wslab.hosts.cluster",
+    "preflight_over": "wslab.hosts.preflight",
     "run_lifted": "wslab.lab.experiment",
     "preflight": "wslab.lab.preflight",
     "Run": "wslab.lab.runs",

@@ -11,7 +11,8 @@ import pytest
 from wslab.core.host import Host
 from wslab.core.quantities import BadInput
 from wslab.core.stage import Stage
-from wslab.hosts.placing import Candidate, Placing, choose, divide, refusal, server_start, swarm_start
+from wslab.hosts.placing import Candidate, Placing, bounds, choose, divide, refusal, server_start, swarm_start
+from wslab.hosts.preflight import HostsPreflight
 from wslab.lab.experiment import start_command
 
 GIB = 1 << 30
@@ -116,6 +117,29 @@ def test_a_stage_that_does_not_fit_is_refused_with_the_host_that_ends_it(
     assert re.search(says, refused), refused
     assert "\n" not in refused
     assert refusal(placed()) is None
+
+
+def test_a_preflight_shows_the_part_of_each_host_and_the_limit_that_ends_it_first_there() -> None:
+    stage = Stage.of(connections="40k")
+    small = candidate("small", port_low=40000, port_high=49999)
+    placing = divide(stage, candidate("big"), [candidate("roomy"), small])
+    shown = HostsPreflight(stage=stage, placing=placing, bounds=tuple(bounds(placing)), refused=refusal(placing) or "")
+    assert shown.sentence == refusal(placing)
+    rows = {row["host"]: row for row in shown.as_dict()["hosts"]}
+    assert {name: (row["runs"], row["connections"]) for name, row in rows.items()} == {
+        "big": ("server", "40k"),
+        "roomy": ("swarm", "20k"),
+        "small": ("swarm", "20k"),
+    }
+    assert {name: (row["limit"], row["ends at"]) for name, row in rows.items()} == {
+        "big": ("fd_limit", "59.8k"),
+        "roomy": ("ephemeral_ports", "28.2k"),
+        "small": ("ephemeral_ports", "10k"),
+    }
+    fits = divide(Stage.of(connections="20k"), candidate("big"), [candidate("roomy")])
+    fitting = HostsPreflight(stage=Stage.of(connections="20k"), placing=fits, bounds=tuple(bounds(fits)), refused="")
+    assert fitting.sentence == "20k connections fit on 2 hosts"
+    assert "<b>20k connections fit on 2 hosts.</b>" in fitting._repr_html_()
 
 
 def test_workers_on_one_machine_share_its_memory() -> None:

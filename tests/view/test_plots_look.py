@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from breaks.test_plots_breaks import PORTS, PROCESSES
-from made_runs import BROKEN, ceiling_rows, make_run
+from made_runs import BROKEN, ceiling_rows, make_run, make_run_over_hosts
 from view.test_plots_compare import Made
 from wslab.breaks.atlas import Atlas
 from wslab.lab.compare import Comparison
@@ -77,6 +77,7 @@ def drawn(folder: Path) -> Iterator[tuple[str, Plot]]:
         yield name, compared(Made(limited_by="generator"))
     yield "breaks", plots.predicted_and_measured(Atlas(folder=folder, results=(PORTS, PROCESSES)))
     yield "names", plots.expected_and_named(Names(NAMES))
+    yield "hosts", plots.hosts_over_time(Run.load(make_run_over_hosts(folder, 20_000, second=6)))
     yield from of_reference()
     foreign = Run.load(DATA / FOREIGN)
     yield "ceilings of a foreign server", plots.where_things_break(measured=foreign)

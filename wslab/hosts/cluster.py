@@ -7,9 +7,11 @@ the connection are what Dask is configured with, or the caller's own client has.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,8 +21,13 @@ from wslab.core.quantities import BadInput
 from wslab.hosts.fleet import HostGone
 from wslab.hosts.placing import Candidate
 from wslab.hosts.relay import Relay, look
+from wslab.lab.tables import Table, bytes_text
 
-INSTALL = "pip install 'wslab[hosts]'"
+MISSING = "the package distributed, which is not installed: pip install 'wslab[hosts]'"
+# One for the server and two for the swarm.
+WORKERS = 3
+# One thread runs the commands of a relay while the other looks.
+WORKER_THREADS = 2
 CONNECT_SECONDS = 5.0
 # Where no folder keeps the event loops yet, each host compiles them.
 LOOK_SECONDS = 120.0
@@ -31,29 +38,72 @@ POLL_SECONDS = 0.1
 CLOCK_READINGS = 7
 
 
+def open_cluster(where: Any = "", workers: int = WORKERS, *, say: Callable[[str], None]) -> Cluster | None:
+    """Open a cluster for several stages; `close()` ends it, and so does the end of this process.
+
+    Args:
+        where: as in `Cluster`; empty for workers of this machine's own, of which the first has the scheduler beside it.
+        workers: how many of these.
+        say: called with one line where the package `distributed` is missing.
+
+    Returns:
+        The cluster, for `run_over`; None where the package is missing.
+
+    Raises:
+        BadInput: no scheduler answers there.
+    """
+    if importlib.util.find_spec("distributed") is None:
+        say(f"A stage over several hosts needs {MISSING}")
+        return None
+    return Cluster(where, workers)
+
+
+def opened(where: Any) -> AbstractContextManager[Cluster]:
+    """Return a cluster for as long as the context lasts: one that is open already stays open.
+
+    Raises:
+        BadInput: as for `Cluster`.
+    """
+    return nullcontext(where) if isinstance(where, Cluster) else Cluster(where)
+
+
+def _workers_here(count: int) -> Any:
+    """Start a scheduler in this process and so many workers, each a process of its own that ends with this one."""
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    common = {"host": "127.0.0.1", "dashboard": False}
+    options = {**common, "nthreads": WORKER_THREADS, "silence_logs": logging.CRITICAL}
+    return SpecCluster(
+        scheduler={"cls": Scheduler, "options": {**common, "dashboard_address": "127.0.0.1:0"}},
+        workers={f"host-{number}": {"cls": Nanny, "options": options} for number in range(count)},
+        silence_logs=logging.CRITICAL,
+    )
+
+
 class Cluster:
     """A connection to a cluster, for as long as the context lasts.
 
     Args:
-        where: address of the scheduler such as `tcp://10.0.0.1:8786`, or a `distributed.Client`, which stays open.
+        where: address of the scheduler such as `tcp://10.0.0.1:8786`, or a `distributed.Client`, which stays open;
+            empty for workers of this machine's own, which end with the context.
+        workers: how many of these.
 
     Raises:
         BadInput: `distributed` is not installed, or no scheduler answers there.
     """
 
-    def __init__(self, where: Any) -> None:
+    def __init__(self, where: Any, workers: int = WORKERS) -> None:
         try:
             from distributed import Client
         except ImportError:
-            raise BadInput(
-                f"cluster={where} needs the package distributed, which is not installed: {INSTALL}"
-            ) from None
+            raise BadInput(f"cluster={where} needs {MISSING}") from None
         self._own = not isinstance(where, Client)
         self._loud: list[tuple[logging.Logger, int]] = []
+        self._here: Any = None
         if not self._own:
             self.client = where
             return
-        if not isinstance(where, str) or "://" not in where:
+        if where and (not isinstance(where, str) or "://" not in where):
             raise BadInput(f"cluster={where} is no address of a scheduler, such as tcp://10.0.0.1:8786")
         # What it logs of a scheduler that is gone is said by the run, in its own words.
         for name in ("distributed", "distributed.client", "distributed.core", "distributed.comm"):
@@ -61,7 +111,8 @@ class Cluster:
             self._loud.append((logger, logger.level))
             logger.setLevel(logging.CRITICAL)
         try:
-            self.client = Client(where, timeout=CONNECT_SECONDS, set_as_default=False)
+            self._here = None if where else _workers_here(workers)
+            self.client = Client(self._here or where, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, ImportError) as problem:
             self._be_loud()
             why = str(problem).splitlines()[0] if isinstance(problem, ValueError) else "no scheduler answers there"
@@ -73,8 +124,14 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection, and the workers of this machine's own; does nothing the second time."""
         if self._own:
             self.client.close(timeout=2)
+        if self._here is not None:
+            self._here.close(timeout=CONNECT_SECONDS)
         self._be_loud()
 
     def candidates(self) -> dict[str, Candidate]:
@@ -91,6 +148,19 @@ class Cluster:
             for address, about in workers.items()
         ]
         return {one.name: one for one in sorted(found, key=lambda one: one.name)}
+
+    def __repr__(self) -> str:
+        return self._table().text()
+
+    def _repr_html_(self) -> str:
+        return self._table().html()
+
+    def _table(self) -> Table:
+        rows = [
+            (one.name, one.ip, bytes_text(one.host.memory_total_bytes), one.worker)
+            for one in self.candidates().values()
+        ]
+        return Table(headings=("worker", "address", "memory", "in the cluster"), rows=rows, numbers=(2,))
 
     def look(self, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
         """Return what `wslab.hosts.relay.look` says on each host.

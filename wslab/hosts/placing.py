@@ -149,35 +149,70 @@ def divide(stage: Stage, server: Candidate, swarm: Sequence[Candidate]) -> Placi
     return Placing(server=server, server_plan=resolve(stage, server.host), shares=tuple(shares))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """A limit of one host of a placed stage, and what is asked of it.
+
+    Attributes:
+        at: the host.
+        limit: its name.
+        asked: how many are placed there.
+        most: how many it can hold.
+        what: of what: connections, or ends of them where both ends are on one machine.
+    """
+
+    at: Candidate
+    limit: str
+    asked: int
+    most: int
+    what: str = "connections"
+
+    @property
+    def fits(self) -> bool:
+        """Whether the host holds what is asked."""
+        return self.asked <= self.most
+
+    @property
+    def sentence(self) -> str:
+        """What does not fit, in one line."""
+        asked, most = format_count(self.asked), about_count(self.most)
+        return f"host {self.at.name}: {asked} {self.what} do not fit; {self.limit} ends them at about {most}"
+
+
+def bounds(placing: Placing) -> list[Bound]:
+    """Return what each host of a placed stage can hold beside what it is to hold, by limit."""
+    ends = [(placing.server, placing.server_plan.connections, placing.server_plan.server_shards)]
+    ends += [(share.at, share.plan.connections, share.plan.swarm_workers) for share in placing.shares]
+    found = []
+    for at, _, _ in ends:
+        memory = memory_left(at.host)
+        if memory is not None:
+            need = sum(count for other, count, _ in ends if other.node == at.node)
+            found.append(
+                Bound(at=at, limit="memory_machine", asked=need, most=memory // END_BYTES, what="ends of connections")
+            )
+    for at, connections, processes in ends:
+        most = processes * process_capacity(at.host)
+        found.append(Bound(at=at, limit="fd_limit", asked=connections, most=most))
+    for share in placing.shares:
+        if not share.plan.source_addresses:
+            most = ports_per_address(share.at.host)
+            found.append(Bound(at=share.at, limit="ephemeral_ports", asked=share.plan.connections, most=most))
+    for at, connections, _ in ends:
+        tracked = left(at.host.conntrack_max, at.host.conntrack_count)
+        if at.host.conntrack_tracking and tracked is not None:
+            found.append(Bound(at=at, limit="conntrack", asked=connections, most=tracked))
+    return found
+
+
 def refusal(placing: Placing) -> str | None:
     """Return one line that says which host ends the stage before it is complete, and why; None when all of it fits."""
-    ends = [(placing.server, placing.server_plan.connections)]
-    ends += [(share.at, share.plan.connections) for share in placing.shares]
-    for at, _ in ends:
-        bound = memory_left(at.host)
-        need = sum(count for other, count in ends if other.node == at.node)
-        if bound is not None and need > bound // END_BYTES:
-            return _too_many(at, need, bound // END_BYTES, "memory_machine", "ends of connections")
-    most = [(placing.server, placing.server_plan.server_shards, placing.server_plan.connections, "server_shards")]
-    most += [(one.at, one.plan.swarm_workers, one.plan.connections, "swarm_workers") for one in placing.shares]
-    for at, processes, connections, name in most:
-        if processes > processes_most(at.host):
-            return f"host {at.name}: {processes} {name} cannot be watched within its fd limit of {fd_limit(at.host)}"
-        if connections > processes * process_capacity(at.host):
-            return _too_many(at, connections, processes * process_capacity(at.host), "fd_limit")
-    for share in placing.shares:
-        ports = ports_per_address(share.at.host)
-        if not share.plan.source_addresses and share.plan.connections > ports:
-            return _too_many(share.at, share.plan.connections, ports, "ephemeral_ports")
-    for at, connections in ends:
-        tracked = left(at.host.conntrack_max, at.host.conntrack_count)
-        if at.host.conntrack_tracking and tracked is not None and connections > tracked:
-            return _too_many(at, connections, tracked, "conntrack")
-    return None
-
-
-def _too_many(at: Candidate, asked: int, most: int, limit: str, what: str = "connections") -> str:
-    return f"host {at.name}: {format_count(asked)} {what} do not fit; {limit} ends them at about {about_count(most)}"
+    processes = [(placing.server, placing.server_plan.server_shards, "server_shards")]
+    processes += [(share.at, share.plan.swarm_workers, "swarm_workers") for share in placing.shares]
+    for at, count, name in processes:
+        if count > processes_most(at.host):
+            return f"host {at.name}: {count} {name} cannot be watched within its fd limit of {fd_limit(at.host)}"
+    return next((bound.sentence for bound in bounds(placing) if not bound.fits), None)
 
 
 def server_start(start: Mapping[str, Any], placing: Placing) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from wslab.core.records import ABORTED, BROKE, CRASHED
 from wslab.core.servers import SERVER_KINDS
 from wslab.core.stage import BROADCAST, Stage
 from wslab.core.target import check_target
-from wslab.hosts.cluster import Cluster
+from wslab.hosts.cluster import Cluster, opened
 from wslab.hosts.fleet import HostsFleet, OneHost
 from wslab.hosts.merging import find
 from wslab.hosts.placing import Placing, choose, divide, refusal
@@ -46,7 +46,8 @@ def run_over(
     """Run one stage over several hosts and return what was recorded: `run_over("tcp://10.0.0.1:8786")`.
 
     Args:
-        cluster: address of a Dask scheduler, or a `distributed.Client`.
+        cluster: address of a Dask scheduler, a `distributed.Client`, or what `open_cluster` returned; the last two stay
+            open. Empty for workers of this machine's own.
         stage: what is asked for; or give the parameters themselves, which override those of a stage.
         server_on: name of the worker on whose host the server runs; empty for the one with the most memory.
         swarm_on: names of those that run the swarm; empty for all others. One in both runs both ends.
@@ -66,7 +67,7 @@ def run_over(
     data_dir = store.data_folder(stage.data_dir)
     store.check_writable(data_dir)
     beside = check_alone(stage)
-    with Cluster(cluster) as connected:
+    with opened(cluster) as connected:
         placing = place(connected, stage, server_on, swarm_on)
         check_target(f"ws://{_bracketed(placing.server.ip)}:1", operate_target)
         refused = refusal(placing)

@@ -175,8 +175,13 @@ class Run:
     @cached_property
     def samples(self) -> pd.DataFrame:
         """One row a second, columns as `wslab.columns()` explains them, indexed by `elapsed_seconds`."""
-        recorded = _frame(store.read_samples(self.run_dir), SAMPLE_COLUMNS).set_index("elapsed_seconds")
-        return series.with_fractions(recorded)
+        return _samples(self.run_dir)
+
+    @cached_property
+    def hosts(self) -> list[tuple[str, str, pd.DataFrame]]:
+        """Name, end (`server` or `swarm`) and samples of each host of a run over several; empty for a run on one."""
+        recorded = self.manifest.get("hosts") or ()
+        return [(host["name"], host["role"], _samples(self.run_dir / host["folder"])) for host in recorded]
 
     @property
     def rates(self) -> pd.DataFrame:
@@ -365,6 +370,11 @@ def _runs_in(folder: Path) -> list[Run]:
         except (BadInput, OSError) as problem:
             _log.warning("left out: %s", problem)
     return sorted(runs, key=lambda run: (run.created_at, run.run_id))
+
+
+def _samples(folder: Path) -> pd.DataFrame:
+    recorded = _frame(store.read_samples(folder), SAMPLE_COLUMNS).set_index("elapsed_seconds")
+    return series.with_fractions(recorded)
 
 
 def _frame(rows: Sequence[Mapping[str, Value]], columns: Sequence[Column]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from wslab.view.plots_breaks import expected_and_named, predicted_and_measured
 from wslab.view.plots_compare import latency_to_the_knee, servers_side_by_side, where_servers_end
 from wslab.view.plots_frame import Plot
+from wslab.view.plots_hosts import hosts_over_time
 from wslab.view.plots_run import (
     connections_over_time,
     cpu_memory_over_time,
@@ -24,6 +25,7 @@ __all__ = [
     "connections_over_time",
     "cpu_memory_over_time",
     "expected_and_named",
+    "hosts_over_time",
     "latency",
     "latency_to_the_knee",
     "memory_over_connections",
@@ -63,6 +65,12 @@ RUN_FIGURES: tuple[tuple[str, str, Callable[[Run], Plot]], ...] = (
     ),
 )
 
+# What to conclude from the figure of a run over several hosts.
+HOSTS_WORDS = (
+    "Whether each host of the swarm opened its part at the same pace. One that lags behind, or whose cores are all "
+    "busy, limits the whole; a line that ends early is a host that was lost."
+)
+
 
 def run_figures(run: Run) -> list[tuple[str, str, Plot]]:
     """Draw the figures of one run for which it recorded anything, as (file name, what to conclude, figure)."""
@@ -71,4 +79,6 @@ def run_figures(run: Run) -> list[tuple[str, str, Plot]]:
         recorded = run.latency if draw is latency else run.samples
         if len(recorded) > 1:
             drawn.append((name, words, draw(run)))
+    if run.hosts:
+        drawn.append(("hosts", HOSTS_WORDS, hosts_over_time(run)))
     return drawn

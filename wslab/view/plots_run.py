@@ -270,14 +270,14 @@ def _finish_time_axes(runs: Sequence[Run], axes: Sequence[Axes]) -> None:
         if not any(len(run.samples) for run in runs):
             note(ax, "No samples were recorded.")
     if len(runs) == 1:
-        _draw_phases(runs[0], axes)
+        draw_phases(runs[0], axes)
     else:
         ends = [run.samples.index[-1] - Line(runs, number).start for number, run in enumerate(runs) if len(run.samples)]
         axes[0].set_xlim(min(0.0, -0.02 * max(ends, default=1.0)), max([1.0, *ends]))
         axes[-1].set_xlabel("seconds since the ramp began")
 
 
-def _draw_phases(run: Run, axes: Sequence[Axes]) -> None:
+def draw_phases(run: Run, axes: Sequence[Axes]) -> None:
     """Shade and name the phases of a run, and give each of them room enough to be seen."""
     ends = [phase.get("ended_seconds") or 0.0 for phase in run.phases]
     last = max([1.0, *ends, *run.samples.index[-1:].astype(float)])
