@@ -97,7 +97,9 @@ def test_the_hold_before_a_climb_is_idle_and_the_limits_provide_for_its_messages
     assert (held_rate("0.5"), most_rate(0.5), held_rate(None)) == (0.5, 0.5, 0.0)
 
 
-def sampled(server: float, swarm: float, idle: float, lag: float = 0.001) -> list[dict[str, Any]]:
+def sampled(
+    server: float, swarm: float, idle: float, lag: float = 0.001, waiting: float = 0.25
+) -> list[dict[str, Any]]:
     """Return samples at both ends of the seconds 10 to 12 of a climb, on two cores."""
     return [
         {
@@ -114,7 +116,7 @@ def sampled(server: float, swarm: float, idle: float, lag: float = 0.001) -> lis
             "swarm_lag_seconds_max": lag,
             "cpu_user_seconds": (2 - idle) * at,
             "cpu_idle_seconds": idle * at,
-            "psi_cpu_some_seconds": 0.25 * at,
+            "psi_cpu_some_seconds": waiting * at,
         }
         for at in (10.01, 11.0, 12.1)
     ]
@@ -130,6 +132,8 @@ def sampled(server: float, swarm: float, idle: float, lag: float = 0.001) -> lis
         (sampled(0.99, 0.99, 8.0), "server"),
         (sampled(0.99, 0.99, 8.0, lag=0.5), "generator"),
         (sampled(0.2, 0.2, 1.6), None),
+        (sampled(0.2, 0.2, 0.4, waiting=0.4), None),
+        (sampled(0.2, 0.2, 0.4, waiting=0.6), "machine"),
     ],
 )
 def test_the_step_beyond_the_knee_says_which_side_was_the_limit(samples: list[dict[str, Any]], side: str) -> None:

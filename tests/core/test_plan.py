@@ -10,17 +10,19 @@ import pytest
 
 from core.hosts import GIB, host
 from wslab.core.host import Host
+from wslab.core.limits import LIMITS
 from wslab.core.plan import (
     ADDRESSES_MOST,
     BYTES_PER_CONNECTION,
     KERNEL_BYTES_PER_CONNECTION,
     MEMBER_BYTES,
-    estimate_bytes,
+    bytes_per_connection,
     loopback_addresses,
     memory_holds,
     refusal,
     resolve,
 )
+from wslab.core.servers import SERVER_KINDS
 from wslab.core.stage import Stage
 
 REFERENCE = Path(__file__).resolve().parents[2] / "data" / "reference"
@@ -123,9 +125,9 @@ def test_a_host_that_tells_nothing_still_gets_a_plan() -> None:
 
 
 def test_memory_is_estimated_for_both_ends() -> None:
-    assert estimate_bytes(1_000_000) == 8_750_000_000
-    assert memory_holds(host(memory_headroom_bytes=BYTES_PER_CONNECTION * 1000)) == 1000
-    assert memory_holds(host(memory_headroom_bytes=None)) is None
+    assert bytes_per_connection("lean") == BYTES_PER_CONNECTION == 8750
+    assert memory_holds(host(memory_headroom_bytes=BYTES_PER_CONNECTION * 1000), "lean") == 1000
+    assert memory_holds(host(memory_headroom_bytes=None), "lean") is None
 
 
 def test_the_largest_reference_runs_measured_what_is_planned_for_a_connection() -> None:
@@ -139,10 +141,26 @@ def test_the_largest_reference_runs_measured_what_is_planned_for_a_connection() 
     assert max(totals) == pytest.approx(BYTES_PER_CONNECTION, rel=0.01)
 
 
+@pytest.mark.parametrize("server", ["asyncio", "node_ws", "picows"])
+def test_memory_counts_what_the_processes_of_a_server_kind_take(server: str) -> None:
+    kind, machine = SERVER_KINDS[server], host(fd_hard=20_000)
+    plan = resolve(Stage.of(connections="200k", server=server), machine)
+    each = BYTES_PER_CONNECTION + kind.connection_bytes
+    assert (plan.bytes_per_connection, plan.start_bytes) == (each, plan.server_shards * kind.process_bytes)
+    assert plan.server_shards > 1
+    rows = {limit.name: limit.ceiling(machine, plan) for limit in LIMITS if limit.name == "memory_machine"}
+    assert rows == {"memory_machine": (machine.memory_headroom_bytes - plan.start_bytes) // each}
+    holds = memory_holds(machine, server)
+    assert holds is not None
+    assert holds < 0.7 * memory_holds(machine, "lean")
+    assert refusal(Stage.of(connections=int(1.1 * holds), server=server), machine) is not None
+    assert refusal(Stage.of(connections=int(1.1 * holds)), machine) is None
+
+
 def test_the_reserve_and_the_control_group_leave_room_for_less() -> None:
-    assert memory_holds(host(), reserve_bytes=22 * GIB) == 0
+    assert memory_holds(host(), "lean", reserve_bytes=22 * GIB) == 0
     confined = host(memory_cgroup_limit_bytes=2 * GIB, memory_cgroup_used_bytes=GIB)
-    assert memory_holds(confined) == GIB // BYTES_PER_CONNECTION
+    assert memory_holds(confined, "lean") == GIB // BYTES_PER_CONNECTION
 
 
 def test_a_stage_out_of_reach_is_refused_with_what_the_machine_can_hold() -> None:

@@ -40,3 +40,10 @@ def test_it_reads_as_text_table_html_and_json() -> None:
 def test_a_number_that_makes_no_sense_is_refused(connections: object) -> None:
     with pytest.raises(BadInput, match="connections="):
         preflight(connections)
+
+
+def test_of_a_server_that_nobody_has_measured_it_says_that_its_memory_is_not_counted() -> None:
+    assert preflight(100, server="node my.js --port {port}").sentence.endswith(
+        "not counted, as only a run can measure it"
+    )
+    assert "counted" not in preflight(100, server="asyncio").sentence

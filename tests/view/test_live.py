@@ -158,6 +158,12 @@ def test_facts_are_those_of_the_last_second() -> None:
     assert facts["round trip p50 / p99"].count("–") == 0
 
 
+def test_memory_that_processes_share_is_counted_once_also_between_two_readings_of_it() -> None:
+    first = {**used(1.0, 0.0), "server_rss_bytes": 700 << 20, "server_pss_bytes": 100 << 20}
+    progress = fed(CREATED, first, {**used(2.0, 0.8), "server_rss_bytes": 750 << 20, "server_pss_bytes": None})
+    assert dict(progress.facts())["memory"] == "server 150 MiB · swarm 40 MiB"
+
+
 def test_facts_have_the_same_number_in_every_phase() -> None:
     phases = [{"event": "phase_started", "phase": phase} for phase in ("ramp", "hold", "verify", "drain")]
     assert len({len(fed(CREATED, phase).facts()) for phase in phases}) == 1

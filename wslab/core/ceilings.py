@@ -18,9 +18,7 @@ from typing import Any
 from wslab.core.host import Host
 from wslab.core.limits import LIMITS, ONE_PROCESS, Limit
 from wslab.core.plan import (
-    BYTES_PER_CONNECTION,
     Plan,
-    estimate_bytes,
     loopback_addresses,
     memory_left,
 )
@@ -108,7 +106,8 @@ def fits(host: Host, plan: Plan) -> Fit:
         return Fit(fits=False, sentence=f"{wanted} does not fit: {ends}", broken=broken)
     if host.memory_headroom_bytes is None:
         return Fit(fits=True, sentence=f"{wanted} fits", broken=())
-    spare = format_bytes(max(0, host.memory_headroom_bytes - estimate_bytes(plan.connections)))
+    taken = plan.start_bytes + plan.connections * plan.bytes_per_connection
+    spare = format_bytes(max(0, host.memory_headroom_bytes - taken))
     return Fit(fits=True, sentence=f"{wanted} fits with {spare} to spare", broken=())
 
 
@@ -321,7 +320,7 @@ def walls(host: Host, plan: Plan, summary: Mapping[str, Any], findings: Sequence
         here, stock = (_place(limit, machine, plain, summary) for machine in (host, STOCK))
         wall = Wall(
             limit=limit.name,
-            title=_title(limit, summary),
+            title=_title(limit, plan, summary),
             here=here,
             stock=stock or 0,
             told=_told(limit.name, here, plan, summary),
@@ -338,14 +337,14 @@ def _place(limit: Limit, host: Host, plan: Plan, summary: Mapping[str, Any]) -> 
     """Return where a plain set-up meets a wall; for memory, at the bytes per connection that the run measured."""
     if limit.name == "memory_machine":
         left = memory_left(host, plan.memory_reserve_bytes)
-        return None if left is None else int(left / float(_measured(summary) or BYTES_PER_CONNECTION))
+        return None if left is None else int(left / float(_measured(summary) or plan.bytes_per_connection))
     return limit.ceiling(host, plan)
 
 
-def _title(limit: Limit, summary: Mapping[str, Any]) -> str:
+def _title(limit: Limit, plan: Plan, summary: Mapping[str, Any]) -> str:
     if limit.name != "memory_machine":
         return limit.wall
-    each = format_bytes(int(_measured(summary) or BYTES_PER_CONNECTION))
+    each = format_bytes(int(_measured(summary) or plan.bytes_per_connection))
     return f"{limit.wall}, at {each} a connection" + ("" if _measured(summary) else " as a rule")
 
 

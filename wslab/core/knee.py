@@ -20,7 +20,7 @@ from math import sqrt
 from typing import Any
 
 from wslab.core.quantities import parse_number
-from wslab.core.saturation import bottleneck, busiest, cpu_seconds, pressure, swarm_lag_seconds
+from wslab.core.saturation import Pair, bottleneck, busiest, cpu_seconds, pressure, swarm_lag_seconds
 from wslab.core.timeline import Record
 
 AUTO = "auto"
@@ -36,6 +36,8 @@ MESSAGES_LEAST = 100
 STEPS_MOST = 40
 # Answers that come at less than this share of the offered rate do not keep up.
 RATE_KEPT = 0.90
+# A late step in which something waited for a CPU for at least this share of the time is the machine's.
+WAITS = 0.5
 # The recorder notices the end of a step within this time.
 BOUNDARY_SECONDS = 0.2
 QUANTILES = ("p50", "p99", "p999")
@@ -196,7 +198,7 @@ def _observed(event: Record, samples: Sequence[Record], latency_bound: float) ->
     kept = step.is_kept(latency_bound)
     return step.as_dict() | {
         "kept": kept,
-        "limited_by": None if kept else bottleneck(pairs),
+        "limited_by": None if kept else bottleneck(pairs) or _by_waiting(pairs),
         **{
             f"{end}_cpu_fraction_max": max((busiest(p, end) for p in pairs), default=None)
             for end in ("server", "swarm")
@@ -205,6 +207,14 @@ def _observed(event: Record, samples: Sequence[Record], latency_bound: float) ->
         "cpu_pressure_fraction": pressure(pairs),
         "swarm_lag_seconds_max": swarm_lag_seconds(pairs),
     }
+
+
+def _by_waiting(pairs: Sequence[Pair]) -> str | None:
+    """Return `machine` where something waited for a CPU most of the time, though no process filled one.
+
+    With many processes on few cores each has little to do and all wait for each other's turns.
+    """
+    return "machine" if (pressure(pairs) or 0.0) >= WAITS else None
 
 
 def _cpu_each(step: Mapping[str, Any], end: str) -> float | None:

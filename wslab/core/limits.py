@@ -55,7 +55,7 @@ class Limit:
         reads: where its value is read.
         value: its value among the host's limits; None when it has none.
         supply: units that this host has for connections; None when it has no number or it is not known.
-        units_per_connection: units that one connection takes.
+        units_per_connection: units that one connection takes, as planned.
         exempt: says why it does not bind here; empty when it does.
         remedy: what lifts it, one sentence.
         lifts: the same in commands, the best first.
@@ -69,7 +69,7 @@ class Limit:
     reads: str
     value: Callable[[Host], float | None] = lambda host: None
     supply: Callable[[Host, Plan], int | None] = lambda host, plan: None
-    units_per_connection: int = 1
+    units_per_connection: Callable[[Plan], int] = lambda plan: 1
     exempt: Callable[[Host, Plan], str] = no_exemption
     remedy: str
     lifts: tuple[Lift, ...] = ()
@@ -79,7 +79,7 @@ class Limit:
     def ceiling(self, host: Host, plan: Plan) -> int | None:
         """Return the connections at which it ends; None when it has no number in connections."""
         supply = self.supply(host, plan)
-        return None if supply is None else supply // self.units_per_connection
+        return None if supply is None else supply // self.units_per_connection(plan)
 
     @property
     def needs_root(self) -> bool:
@@ -109,8 +109,8 @@ def bucket_entries(host: Host, plan: Plan) -> int | None:
 
 def memory_above_reserve(host: Host, plan: Plan) -> int | None:
     """Return the memory that the ramp may use."""
-    # The memory of shards and workers is part of the bytes per connection.
-    return left(host.memory_headroom_bytes, plan.memory_reserve_bytes + FLEET_BYTES)
+    # The memory of shards and workers is part of the bytes per connection, where it is not much.
+    return left(host.memory_headroom_bytes, plan.memory_reserve_bytes + FLEET_BYTES + plan.start_bytes)
 
 
 def group_memory(host: Host, plan: Plan) -> int | None:
@@ -121,12 +121,16 @@ def group_memory(host: Host, plan: Plan) -> int | None:
     """
     room, role = left(host.memory_cgroup_limit_bytes, host.memory_cgroup_used_bytes), host.memory_cgroup_of
     if room is None or not role:
-        return room
+        return left(room, plan.start_bytes)
     accepted = SERVER_GROUP_BYTES_V2 if host.cgroup_version == 2 else SERVER_GROUP_BYTES
+    accepted += plan.bytes_per_connection - BYTES_PER_CONNECTION
     if host.server_fd_limit is not None:  # What its processes take is in use already.
-        return room // accepted * BYTES_PER_CONNECTION
-    processes, each = (plan.server_shards, accepted) if role == "server" else (plan.swarm_workers, SWARM_GROUP_BYTES)
-    return max(0, room - MASTER_BYTES - processes * MEMBER_BYTES) // each * BYTES_PER_CONNECTION
+        return room // accepted * plan.bytes_per_connection
+    if role == "server":
+        room, processes, each = max(0, room - plan.start_bytes), plan.server_shards, accepted
+    else:
+        processes, each = plan.swarm_workers, SWARM_GROUP_BYTES
+    return max(0, room - MASTER_BYTES - processes * MEMBER_BYTES) // each * plan.bytes_per_connection
 
 
 def foreign_memory(host: Host, plan: Plan) -> str:
@@ -295,7 +299,7 @@ CAPACITIES: tuple[Limit, ...] = (
         reads="/proc/sys/fs/file-nr fields 1 and 3",
         value=lambda host: host.file_max,
         supply=lambda host, plan: left(host.file_max, host.file_used),
-        units_per_connection=2,
+        units_per_connection=lambda plan: 2,
         exempt=root_exempt,
         remedy="raise fs.file-max",
         lifts=(
@@ -393,7 +397,7 @@ CAPACITIES: tuple[Limit, ...] = (
         reads="/proc/sys/fs/epoll/max_user_watches",
         value=lambda host: host.epoll_watches_max,
         supply=lambda host, plan: host.epoll_watches_max,
-        units_per_connection=2,
+        units_per_connection=lambda plan: 2,
         remedy="raise fs.epoll.max_user_watches, or run the server as another user",
         lifts=(
             Lift(
@@ -412,8 +416,8 @@ CAPACITIES: tuple[Limit, ...] = (
         title="memory left: free and file cache",
         reads="/proc/meminfo MemFree+Buffers+Cached-Shmem",
         value=lambda host: host.memory_headroom_bytes,
-        supply=lambda host, plan: host.memory_headroom_bytes,
-        units_per_connection=BYTES_PER_CONNECTION,
+        supply=lambda host, plan: left(host.memory_headroom_bytes, plan.start_bytes),
+        units_per_connection=lambda plan: plan.bytes_per_connection,
         remedy="more memory, or the swarm on another machine",
         wall="memory",
     ),
@@ -424,7 +428,7 @@ CAPACITIES: tuple[Limit, ...] = (
         reads="/proc/meminfo, less the parameter memory_reserve",
         value=lambda host: host.memory_headroom_bytes,
         supply=memory_above_reserve,
-        units_per_connection=BYTES_PER_CONNECTION,
+        units_per_connection=lambda plan: plan.bytes_per_connection,
         remedy="a smaller reserve, more memory, or the swarm on another machine",
         lifts=(Lift(kind=PARAMETER, key="memory_reserve", value=lambda n: need.SMALL_RESERVE),),
     ),
@@ -435,7 +439,7 @@ CAPACITIES: tuple[Limit, ...] = (
         reads="cgroup v2 memory.max and memory.current; v1 memory.limit_in_bytes and memory.usage_in_bytes",
         value=lambda host: host.memory_cgroup_limit_bytes,
         supply=group_memory,
-        units_per_connection=BYTES_PER_CONNECTION,
+        units_per_connection=lambda plan: plan.bytes_per_connection,
         exempt=foreign_memory,
         remedy="raise the memory limit of the container or control group",
         lifts=(

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from wslab.core.host import Host
 from wslab.core.quantities import about_count, format_bytes, format_count
-from wslab.core.servers import backlog_of, is_command, is_foreign, is_url, pending_within, serves_in_one_process
+from wslab.core.servers import (
+    SERVER_KINDS,
+    backlog_of,
+    is_command,
+    is_foreign,
+    is_url,
+    pending_within,
+    serves_in_one_process,
+)
 
 if TYPE_CHECKING:
     from wslab.core.stage import Stage
@@ -74,6 +82,8 @@ class Plan:
         destinations: addresses of the server that the swarm dials.
         ports_at_bind: whether bind chooses the port, which is then in use towards all destinations.
         listener_ports: ephemeral ports that the server's own listener takes from every source address.
+        bytes_per_connection: memory of a connection, both ends together; see `bytes_per_connection`.
+        start_bytes: memory of the server's processes before the first connection, where it is much.
     """
 
     connections: int
@@ -87,6 +97,8 @@ class Plan:
     destinations: int = 1
     ports_at_bind: bool = False
     listener_ports: int = 0
+    bytes_per_connection: int = BYTES_PER_CONNECTION
+    start_bytes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as it is written to JSON."""
@@ -127,6 +139,8 @@ def resolve(stage: Stage, host: Host) -> Plan:
         memory_reserve_bytes=stage.memory_reserve,
         # The kernel gives a server that is started for the stage an ephemeral port, which connect then never chooses.
         listener_ports=1 if not is_url(stage.server) and stage.server_port == "auto" else 0,
+        bytes_per_connection=bytes_per_connection(stage.server),
+        start_bytes=shards * process_bytes(stage.server),
     )
 
 
@@ -198,15 +212,27 @@ def loopback_addresses(count: int) -> tuple[str, ...]:
     return tuple(f"127.{n // 254 >> 8}.{n // 254 & 255}.{n % 254 + 1}" for n in hosts)
 
 
-def estimate_bytes(connections: int) -> int:
-    """Return the memory that so many connections take on a host that runs both ends."""
-    return connections * BYTES_PER_CONNECTION
+def bytes_per_connection(server: str) -> int:
+    """Return the memory that a connection takes on a host that runs both ends.
+
+    Of a server that is no kind of the table, what its own processes take is not known before a run, and not counted.
+    """
+    return BYTES_PER_CONNECTION + (SERVER_KINDS[server].connection_bytes if server in SERVER_KINDS else 0)
 
 
-def memory_holds(host: Host, reserve_bytes: int = 0) -> int | None:
-    """Return how many connections the memory of this host can hold, leaving a reserve; None when it is not known."""
+def process_bytes(server: str) -> int:
+    """Return the memory of one process of the server before the first connection, where it is much and known."""
+    return SERVER_KINDS[server].process_bytes if server in SERVER_KINDS else 0
+
+
+def memory_holds(host: Host, server: str, reserve_bytes: int = 0) -> int | None:
+    """Return how many connections to a server the memory of this host can hold, leaving a reserve; None if not known.
+
+    The processes of the server are counted as if each held as many connections as it can.
+    """
     left = memory_left(host, reserve_bytes)
-    return None if left is None else left // BYTES_PER_CONNECTION
+    each = bytes_per_connection(server) + process_bytes(server) // process_capacity(host)
+    return None if left is None else left // each
 
 
 def memory_left(host: Host, reserve_bytes: int = 0) -> int | None:
@@ -235,11 +261,11 @@ def refusal(stage: Stage, host: Host) -> str | None:
             f"{plan.server_shards} server_shards and {plan.swarm_workers} swarm_workers cannot be watched within the "
             f"fd limit of {limit} (ulimit -Hn): {most} processes can"
         )
-    holds = memory_holds(host)
+    holds = memory_holds(host, stage.server)
     if holds is None:
         return None
     if stage.connections > holds:
-        need = format_bytes(estimate_bytes(stage.connections))
+        need = format_bytes(plan.start_bytes + stage.connections * plan.bytes_per_connection)
         return (
             f"connections={format_count(stage.connections)} needs about {need} of memory; "
             f"this machine can hold about {about_count(holds)}"
@@ -248,7 +274,7 @@ def refusal(stage: Stage, host: Host) -> str | None:
     asked = [("server_shards", stage.server_shards), ("swarm_workers", stage.swarm_workers)]
     for name, count in asked:
         processes = 0 if count == "auto" else min(int(count), stage.connections)
-        most = holds * BYTES_PER_CONNECTION // MEMBER_BYTES
+        most = holds * plan.bytes_per_connection // MEMBER_BYTES
         if processes > most:
             need = format_bytes(processes * MEMBER_BYTES)
             return f"{name}={count} needs about {need} of memory; this machine can hold about {about_count(most)}"

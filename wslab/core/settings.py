@@ -17,7 +17,6 @@ from typing import Any
 
 from wslab.core.host import Host
 from wslab.core.plan import (
-    BYTES_PER_CONNECTION,
     FDS_RESERVED,
     Plan,
     address_span,
@@ -305,7 +304,9 @@ def chains_long(need: Need) -> bool:
 def group_bytes(need: Need) -> int:
     """Return the memory of a control group that holds both ends."""
     return round_up(
-        (need.host.memory_cgroup_used_bytes or 0) + with_margin(need.plan.connections * BYTES_PER_CONNECTION)
+        (need.host.memory_cgroup_used_bytes or 0)
+        + need.plan.start_bytes
+        + with_margin(need.plan.connections * need.plan.bytes_per_connection)
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from wslab.core.ceilings import Ceiling, Fit, ceilings, fits
 from wslab.core.host import Host
 from wslab.core.plan import Plan, before_start, memory_holds, resolve
+from wslab.core.servers import SERVER_KINDS
 from wslab.core.stage import Stage
 from wslab.lab.running import as_it_runs, look_at_running
 from wslab.lab.signatures import shows_parameters
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # Planned for when neither a number is asked for nor the memory is known.
 CONNECTIONS_DEFAULT = 1_000_000
+NOT_COUNTED = "; what the server's own processes take is not counted, as only a run can measure it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,10 @@ class Preflight:
     @property
     def sentence(self) -> str:
         """The answer in one sentence: whether the stage fits, or how many connections this machine can hold."""
+        return self._answer + ("" if self.stage.server in SERVER_KINDS else NOT_COUNTED)
+
+    @property
+    def _answer(self) -> str:
         if self.asked:
             return self.fit.sentence
         first = self.first
@@ -141,4 +147,4 @@ def stage_for(host: Host, connections: int | str | None, parameters: Mapping[str
     if connections is not None:
         return Stage.of(connections=connections, **parameters)
     stage = Stage.of(**parameters)
-    return replace(stage, connections=memory_holds(host, stage.memory_reserve) or CONNECTIONS_DEFAULT)
+    return replace(stage, connections=memory_holds(host, stage.server, stage.memory_reserve) or CONNECTIONS_DEFAULT)

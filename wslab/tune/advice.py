@@ -63,7 +63,7 @@ class Tune:
     @property
     def holds(self) -> int | None:
         """How many connections the memory of this machine can hold; None when it is not known."""
-        return memory_holds(self.host, self.stage.memory_reserve)
+        return memory_holds(self.host, self.stage.server, self.stage.memory_reserve)
 
     @property
     def sentence(self) -> str:

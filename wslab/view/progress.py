@@ -75,6 +75,7 @@ class Progress:
         self._sample: Mapping[str, Any] = {}
         self._cores: dict[str, float] = {}
         self._memory: dict[str, float] = {}
+        self._shared: dict[str, float] = {}  # of RSS, what several processes count
         self._quantiles: dict[str, tuple[float | None, float | None]] = {}
 
     def take(self, event: Mapping[str, Any]) -> bool:
@@ -136,8 +137,10 @@ class Progress:
     def _use(self, sample: Mapping[str, Any]) -> None:
         """Take CPU and memory of both ends from a sample."""
         for side in ("server", "swarm"):
-            if sample.get(f"{side}_rss_bytes"):  # PSS is read every few seconds only; the two are not comparable.
-                self._memory[side] = sample[f"{side}_rss_bytes"]
+            rss, pss = sample.get(f"{side}_rss_bytes"), sample.get(f"{side}_pss_bytes")
+            if rss:  # PSS is read now and then only; since then the processes have grown as their RSS has.
+                shared = rss - pss if pss else self._shared.get(side, 0)
+                self._shared[side], self._memory[side] = shared, max(0, rss - shared)
         before, seconds = self._sample, sample["elapsed_seconds"] - self._sample.get("elapsed_seconds", 0.0)
         if before and seconds < CPU_SECONDS_MIN:
             return
