@@ -3,7 +3,8 @@
 Run as `python fake_load.py ROLE BEHAVIOUR SPEC_JSON`. Each behaviour but `plain` departs in one way:
 
 - swarm: `slow` opens a connection every 10 ms, `stuck` opens none, `deaf` never answers, `losing` loses one in a hold,
-  `failing` cannot open the last one, `chatty` loses three messages in verify and hears one a connection unasked.
+  `failing` cannot open the last one, `weary` has one more echo every 10 ms, `chatty` loses three messages in verify and
+  hears one a connection unasked.
 - server: `refusing` reports an error instead of being ready, `leaving` exits without a word, `mute` is never ready.
 """
 
@@ -119,7 +120,7 @@ class Swarm:
         elif name == "hold" and self.behaviour == "losing":
             self.row[words.OPEN] -= 1
             self.row[words.CLOSED] += 1
-        elif name == "verify":
+        elif name == "verify" and self.behaviour != "weary":
             if self.behaviour == "chatty":
                 self.row[words.MESSAGES_FAILED], self.row[words.MESSAGES_UNASKED] = 3, self.row[words.OPEN]
             self.row[words.VERIFIED] = self.row[words.OPEN]
@@ -131,6 +132,8 @@ class Swarm:
     def on_tick(self) -> None:
         """Open connections while ramping."""
         self.crew.report_deaths()
+        if self.behaviour == "weary" and not self.ramping:
+            self.row[words.VERIFIED] += 1
         if not self.ramping or self.behaviour == "stuck":
             return
         failing = int(self.behaviour == "failing")

@@ -244,6 +244,13 @@ def test_a_ramp_that_only_creeps_is_cut_short_and_keeps_what_is_open(caller: Cal
     assert 0 < ended["connections_open"] < 10**4
 
 
+def test_verifying_that_would_take_hours_is_cut_short(caller: Caller) -> None:
+    swarm = {"workers": 2, "connections": 10**6, "command": command("swarm", "weary")}
+    caller.start(commands(swarm="weary"), swarm=swarm, no_progress_seconds=0.5)
+    caller.phase("ramp")
+    assert caller.phase("verify")["stopped_by"] == "no_progress"
+
+
 def test_a_reserve_of_memory_that_is_reached_halts_the_ramp_and_later_stops_everything(caller: Caller) -> None:
     reserve = 1 << 60
     caller.start(commands(swarm="slow"), memory_reserve_bytes=reserve)

@@ -74,8 +74,9 @@ class ServerKind:
         needs: what has to be on the machine.
         backlog: the accept queue that it asks for, which keeps handshakes in flight below.
         one_process: whether it serves in one process only, so that more shards are no remedy.
-        connection_bytes: memory that a connection takes in its processes, more than in those of `lean`.
-        process_bytes: memory of one of its processes before the first connection, more than of `lean`.
+        connection_bytes: memory that a connection takes in its processes, more than in those of `lean`; as measured
+            with 700,000 (`asyncio_tuned`), 100,000 (`node_ws`) or 15,000 connections, the largest of several runs.
+        process_bytes: memory of one of its processes before the first connection; what they share is divided.
         fans_out: whether it can send a message to every connection instead of back; see `fan_out` in its specification.
         defaults: further entries of its specification.
     """
@@ -118,8 +119,8 @@ SERVER_KINDS: dict[str, ServerKind] = {
         ),
         ServerKind(
             name="asyncio",
-            connection_bytes=14_200,
-            process_bytes=18 << 20,
+            connection_bytes=15_000,
+            process_bytes=5 << 20,
             module="wslab.load.servers.asyncio_server",
             summary="asyncio server of the websockets library as its documentation teaches it",
             # All is the library's own: a ping every 20 s, messages of 1 MiB, compression for clients that offer it. The
@@ -128,8 +129,8 @@ SERVER_KINDS: dict[str, ServerKind] = {
         ),
         ServerKind(
             name="asyncio_tuned",
-            connection_bytes=12_900,
-            process_bytes=18 << 20,
+            connection_bytes=14_200,
+            process_bytes=5 << 20,
             module="wslab.load.servers.asyncio_server",
             summary="the same without compression and keepalive, and with a long backlog: for many connections",
             # Compression takes most of the memory of a connection that has it. Keepalive takes a task a connection, and
@@ -141,8 +142,8 @@ SERVER_KINDS: dict[str, ServerKind] = {
         ),
         ServerKind(
             name="node_ws",
-            connection_bytes=5_600,
-            process_bytes=42 << 20,
+            connection_bytes=7_400,
+            process_bytes=19 << 20,
             command="node {folder}/server.js --host {host} --port {port} --shards {shards}",
             folder="node_ws",
             summary="ws 8 on Node.js, the server of the public write-ups; several processes by Node's own cluster mode",
@@ -155,7 +156,7 @@ SERVER_KINDS: dict[str, ServerKind] = {
         ServerKind(
             name="picows",
             connection_bytes=28_400,
-            process_bytes=18 << 20,
+            process_bytes=5 << 20,
             module="wslab.load.servers.picows_server",
             summary="picows: WebSocket in Cython on asyncio's event loop",
             needs=(Need(module="picows", install="pip install 'wslab[servers]'"),),
@@ -165,7 +166,7 @@ SERVER_KINDS: dict[str, ServerKind] = {
         ServerKind(
             name="uwebsockets",
             connection_bytes=500,
-            process_bytes=8 << 20,
+            process_bytes=5 << 20,
             module="wslab.load.servers.uwebsockets_server",
             summary="uWebSockets, in C++, through socketify; its processes listen with SO_REUSEPORT",
             needs=(Need(module="socketify", install="pip install 'wslab[servers]'"),),

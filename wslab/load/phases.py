@@ -30,6 +30,7 @@ GUARD_SECONDS = 0.2
 PROGRESS_SECONDS = 0.25
 NO_PROGRESS_SECONDS = 60.0
 RAMP_PROGRESS = 0.01  # of the connections asked for
+VERIFY_PROGRESS = 0.05  # of the connections that are open
 HALT_SECONDS = 15.0  # longer than a handshake in flight may take
 EMERGENCY_FRACTION = 0.5  # of the reserve
 DRAIN_SECONDS = 30.0  # a million resets take seconds
@@ -165,7 +166,8 @@ class Phases:
             self.end(None if self.name == "hold" else "caller")
         self.name = self._scoreboard.phase = name
         self.active, self._stopped_by = True, None
-        step = self._ramp_step if name == "ramp" else 1
+        verify_step = max(1, int(VERIFY_PROGRESS * self._scoreboard.total(words.OPEN, ROLE_SWARM)))
+        step = {"ramp": self._ramp_step, "verify": verify_step}.get(name, 1)
         self._patience = Patience(seconds=self._patience_seconds, since=now, step=step)
         self._deadline = now + DRAIN_SECONDS if name == "drain" else _NEVER
         self._next_guard = now
