@@ -119,8 +119,12 @@ def preflight(connections: str | None, server: str | None, as_json: bool) -> int
 @command(example="wslab stage --connections 15k --server 'node my.js --port {port}'")
 @click.option(CONSENT_OPTION, "operate_target", is_flag=True, help="Dial a server that is not on loopback.")
 @click.option("--cluster", metavar="ADDRESS", help="Run over the hosts of this Dask scheduler: tcp://10.0.0.1:8786.")
-@click.option("--server-on", metavar="NAME", help="With --cluster: worker of the server; default the largest.")
-@click.option("--swarm-on", metavar="LIST", help="With --cluster: workers of the swarm; default all others.")
+@click.option(
+    "--server-on", metavar="NAME", help="With --cluster: worker of the server, or resource:NAME; default the largest."
+)
+@click.option(
+    "--swarm-on", metavar="LIST", help="With --cluster: workers of the swarm, or resource:NAME; default all others."
+)
 @parameter_file_option
 @stage_options()
 def stage(

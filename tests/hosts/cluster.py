@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,13 +44,18 @@ class Dask:
 
 
 @contextmanager
-def dask(folder: Path, ips: Sequence[str], netns: Sequence[str] = ()) -> Iterator[Dask]:
+def dask(
+    folder: Path, ips: Sequence[str], netns: Sequence[str] = (), tls: Mapping[str, str] | None = None
+) -> Iterator[Dask]:
     """Run a scheduler and one worker for each address, named `h0`, `h1` and so on; end them all.
+
+    Each offers a resource of its own, `H0`, `H1` and so on.
 
     Args:
         folder: where they keep their files.
         ips: address of each worker; the scheduler has the first.
         netns: the namespace of each worker; empty for this one.
+        tls: what the environment has to say for a cluster with TLS; None for one without.
     """
     processes: dict[str, subprocess.Popen[bytes]] = {}
     ready = folder / "scheduler.json"
@@ -63,25 +69,19 @@ def dask(folder: Path, ips: Sequence[str], netns: Sequence[str] = ()) -> Iterato
                 stdout=log,
                 stderr=log,
                 cwd=folder,
+                env={**os.environ, **(tls or {})},
             )
 
     try:
         start(
-            "scheduler",
-            0,
-            "dask_scheduler",
-            "--host",
-            ips[0],
-            "--port",
-            "0",
-            "--no-dashboard",
-            "--scheduler-file",
-            str(ready),
-        )
+            "scheduler", 0, "dask_scheduler", "--host", ips[0], "--port", "0", "--no-dashboard",
+            *("--protocol", "tcp" if tls is None else "tls", "--scheduler-file", str(ready)),
+        )  # fmt: skip
         for number, ip in enumerate(ips):
             start(
                 f"h{number}", number, "dask_worker", "--scheduler-file", str(ready), "--no-nanny", "--no-dashboard",
                 *("--host", ip, "--name", f"h{number}", "--nthreads", "2", "--local-directory", str(folder)),
+                *("--resources", f"H{number}=1"),
             )  # fmt: skip
         eventually(lambda: ready.exists() and ready.read_text("utf-8").endswith("}"), seconds=30)
         address = json.loads(ready.read_text("utf-8"))["address"]

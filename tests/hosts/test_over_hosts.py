@@ -73,7 +73,12 @@ def test_a_stage_over_hosts_holds_and_refuses_what_cannot_be_placed(tmp_path: Pa
         with pytest.raises(BadInput, match="server_on=h9: the cluster has no worker of this name"):
             run_over(cluster.address, connections=100, server_on="h9", data_dir=str(tmp_path))
         run = run_over(
-            cluster.address, connections=1001, hold_seconds=0.5, server_on="h1", message_rate=1, data_dir=str(tmp_path)
+            cluster.address,
+            connections=1001,
+            hold_seconds=0.5,
+            server_on="resource:H1",
+            message_rate=1,
+            data_dir=str(tmp_path),
         )
         assert (run.outcome, run.reason, run.findings) == ("held", "", [])
         assert run.summary["connections_verified"] == run.summary["connections_open"] == 1001

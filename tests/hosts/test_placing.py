@@ -25,11 +25,24 @@ HOST = Host(
     port_high=60999,
     somaxconn=4096,
 )
-MEMORY: dict[str, int | None] = {"a": 8, "b": 64, "c": 16}
 
 
 def candidate(name: str, ip: str = "10.0.0.9", **limits: Any) -> Candidate:
     return Candidate(name=name, worker=f"tcp://{ip}:1", ip=ip, node=name, host=replace(HOST, **limits))
+
+
+def workers(**memory: int) -> dict[str, Candidate]:
+    """Return workers by name; each offers the resource SWARM, and those with more than 10 bytes of memory SERVER."""
+    return {
+        name: replace(
+            candidate(name, memory_total_bytes=size),
+            resources=("SERVER", "SWARM") if size > 10 else ("SWARM",),
+        )
+        for name, size in memory.items()
+    }
+
+
+KNOWN = workers(a=8, b=64, c=16)
 
 
 def placed(connections: str = "40k", ip: str = "10.0.0.1", swarm: int = 2, **parameters: Any) -> Placing:
@@ -46,31 +59,45 @@ def placed(connections: str = "40k", ip: str = "10.0.0.1", swarm: int = 2, **par
         ("", ["b", "c"], "a", ["b", "c"]),
         ("b", "b", "b", ["b"]),
         ("b", "a, b", "b", ["a", "b"]),
+        ("resource:SERVER", "", "b", ["a", "c"]),
+        ("resource:SERVER", "b", "c", ["b"]),
+        ("c", "resource:SWARM", "c", ["a", "b", "c"]),
+        ("resource:SERVER", "resource:SWARM", "b", ["a", "b", "c"]),
     ],
-    ids=["largest", "named server", "named swarm", "list", "one for both", "shared"],
+    ids=[
+        *("largest", "named server", "named swarm", "list", "one for both", "shared"),
+        *("largest that offers", "one that offers and is free", "all that offer", "all offer both"),
+    ],
 )
 def test_the_server_goes_to_the_largest_host_and_the_swarm_to_the_others_unless_named(
     server_on: str, swarm_on: str | list[str], server: str, swarm: list[str]
 ) -> None:
-    assert choose(MEMORY, server_on, swarm_on) == (server, swarm)
+    assert choose(KNOWN, server_on, swarm_on) == (server, swarm)
 
 
 @pytest.mark.parametrize(
-    ("names", "server_on", "swarm_on", "says"),
+    ("known", "server_on", "swarm_on", "says"),
     [
-        (MEMORY, "d", "", "server_on=d: the cluster has no worker of this name"),
-        (MEMORY, "", "a,x", "swarm_on=x: the cluster has no worker of this name"),
-        (MEMORY, "", "a,a", "names a twice"),
-        ({"a": 1}, "", "", "the cluster has 1 host, and the server and the swarm need one each"),
-        ({"a": 1}, "", "a", "the cluster has 1 host,"),
+        (KNOWN, "resource:SEVER", "", "offers this resource; did you mean SERVER?"),
+        (
+            KNOWN,
+            "",
+            "resource:GPU",
+            "swarm_on=resource:GPU: no worker of the cluster offers this resource; there are SERVER, SWARM",
+        ),
+        (KNOWN, "d", "", "server_on=d: the cluster has no worker of this name"),
+        (KNOWN, "", "a,x", "swarm_on=x: the cluster has no worker of this name"),
+        (KNOWN, "", "a,a", "names a twice"),
+        (workers(a=1), "", "", "the cluster has 1 host, and the server and the swarm need one each"),
+        (workers(a=1), "", "a", "the cluster has 1 host,"),
         ({}, "", "", "the cluster has 0 hosts"),
     ],
 )
 def test_unknown_names_and_too_few_hosts_are_refused_in_one_line(
-    names: dict[str, int | None], server_on: str, swarm_on: str, says: str
+    known: dict[str, Candidate], server_on: str, swarm_on: str, says: str
 ) -> None:
     with pytest.raises(BadInput) as refused:
-        choose(names, server_on, swarm_on)
+        choose(known, server_on, swarm_on)
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
 

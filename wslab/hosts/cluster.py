@@ -143,6 +143,7 @@ class Cluster:
                 worker=address,
                 ip=urlsplit(address).hostname or "",
                 folder=about["local_directory"],
+                resources=tuple(name for name, amount in (about.get("resources") or {}).items() if amount > 0),
                 host=Host(memory_total_bytes=int(about.get("memory_limit") or 0)),
             )
             for address, about in workers.items()
@@ -157,10 +158,10 @@ class Cluster:
 
     def _table(self) -> Table:
         rows = [
-            (one.name, one.ip, bytes_text(one.host.memory_total_bytes), one.worker)
+            (one.name, one.ip, bytes_text(one.host.memory_total_bytes), ", ".join(one.resources), one.worker)
             for one in self.candidates().values()
         ]
-        return Table(headings=("worker", "address", "memory", "in the cluster"), rows=rows, numbers=(2,))
+        return Table(headings=("worker", "address", "memory", "resources", "in the cluster"), rows=rows, numbers=(2,))
 
     def look(self, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
         """Return what `wslab.hosts.relay.look` says on each host.

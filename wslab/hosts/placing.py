@@ -1,7 +1,7 @@
 """Which host runs the server and which the swarm, how the load is divided over them, and whether it fits.
 
-1. The server goes to the host with the most memory and the swarm to all others, unless hosts are named. One host runs
-   both ends only when it is named for both.
+1. The server goes to the host with the most memory and the swarm to all others, unless hosts are named, by their own
+   names or by a resource that they offer. One host runs both ends only when it is named for both.
 2. The connections are divided evenly, and so is the ramp: each host opens its part at its part of the rate.
 3. Over loopback all hosts are one machine, so that each gets source addresses of its own. Elsewhere the kernel of each
    host chooses the address that leads to the server.
@@ -32,6 +32,8 @@ from wslab.core.quantities import BadInput, about_count, did_you_mean, format_co
 from wslab.core.stage import Stage
 from wslab.core.target import is_loopback
 
+# Stands before the name of a resource, where the name of a worker could be.
+RESOURCE = "resource:"
 # Of what a connection takes where both ends are on one host, each end takes about half.
 END_BYTES = BYTES_PER_CONNECTION // 2
 
@@ -45,6 +47,7 @@ class Candidate:
         worker: its address in the cluster.
         ip: the address at which other hosts reach it.
         folder: where it keeps its files.
+        resources: names of the resources that it offers in the cluster.
         node: name of its machine.
         host: the limits there.
     """
@@ -53,6 +56,7 @@ class Candidate:
     worker: str
     ip: str
     folder: str = ""
+    resources: tuple[str, ...] = ()
     node: str = ""
     host: Host = field(default_factory=Host)
 
@@ -92,39 +96,56 @@ def names_of(given: str | Sequence[str]) -> list[str]:
 
 
 def choose(
-    names: Mapping[str, int | None], server_on: str = "", swarm_on: str | Sequence[str] = ()
+    known: Mapping[str, Candidate], server_on: str = "", swarm_on: str | Sequence[str] = ()
 ) -> tuple[str, list[str]]:
     """Choose the host of the server and those of the swarm.
 
     Args:
-        names: the workers of the cluster, each with the memory of its host in bytes.
-        server_on: name of the server's host; empty for the one with the most memory that is not named for the swarm.
-        swarm_on: names of the swarm's hosts; empty for all but the server's.
+        known: the workers of the cluster by name.
+        server_on: name of the server's host, or `resource:NAME` for those that offer this resource, of which the one
+            with the most memory is taken; empty for the same among all. One that is named for the swarm comes last.
+        swarm_on: names of the swarm's hosts, or `resource:NAME` for all that offer it; empty for all but the server's.
 
     Returns:
         The name of the server's host, and those of the swarm's.
 
     Raises:
-        BadInput: a name is unknown or given twice, or the hosts are too few.
+        BadInput: a name or a resource is unknown, a name is given twice, or the hosts are too few.
     """
-    swarm = names_of(swarm_on)
-    for option, name in [("server_on", server_on), *(("swarm_on", name) for name in swarm)]:
-        if name and name not in names:
-            hint = did_you_mean(name, list(names)) or f"there are {', '.join(names)}"
-            raise BadInput(f"{option}={name}: the cluster has no worker of this name; {hint}")
+    swarm = [name for given in names_of(swarm_on) for name in _named("swarm_on", given, known)]
+    servers = _named("server_on", server_on, known) if server_on else []
     twice = [name for name, count in Counter(swarm).items() if count > 1]
     if twice:
         raise BadInput(f"swarm_on names {twice[0]} twice")
-    free = [name for name in names if name not in swarm]
-    if not server_on and free:
-        server_on = max(free, key=lambda name: names[name] or 0)
-    swarm = swarm or [name for name in names if name != server_on]
-    if not server_on or not swarm:
+    free = [name for name in servers or known if name not in swarm]
+    server = max(free or servers, key=lambda name: known[name].host.memory_total_bytes or 0, default="")
+    swarm = swarm or [name for name in known if name != server]
+    if not server or not swarm:
         raise BadInput(
-            f"the cluster has {len(names)} host{'s' * (len(names) != 1)}, and the server and the swarm need one each; "
+            f"the cluster has {len(known)} host{'s' * (len(known) != 1)}, and the server and the swarm need one each; "
             "to run both on one, name it in server_on and in swarm_on"
         )
-    return server_on, swarm
+    return server, swarm
+
+
+def _named(option: str, given: str, known: Mapping[str, Candidate]) -> list[str]:
+    """Return the workers that a name or a resource stands for.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if not given.startswith(RESOURCE):
+        if given not in known:
+            hint = did_you_mean(given, list(known)) or f"there are {', '.join(known)}"
+            raise BadInput(f"{option}={given}: the cluster has no worker of this name; {hint}")
+        return [given]
+    resource = given.removeprefix(RESOURCE)
+    found = [name for name, one in known.items() if resource in one.resources]
+    if not found:
+        offered = sorted({name for one in known.values() for name in one.resources})
+        hint = did_you_mean(resource, offered) or f"there are {', '.join(offered) or 'none'}"
+        raise BadInput(f"{option}={given}: no worker of the cluster offers this resource; {hint}")
+    return found
 
 
 def divide(stage: Stage, server: Candidate, swarm: Sequence[Candidate]) -> Placing:

@@ -49,8 +49,10 @@ def run_over(
         cluster: address of a Dask scheduler, a `distributed.Client`, or what `open_cluster` returned; the last two stay
             open. Empty for workers of this machine's own.
         stage: what is asked for; or give the parameters themselves, which override those of a stage.
-        server_on: name of the worker on whose host the server runs; empty for the one with the most memory.
-        swarm_on: names of those that run the swarm; empty for all others. One in both runs both ends.
+        server_on: name of the worker on whose host the server runs, or `resource:NAME` for one that was started with
+            `--resources NAME=1`; empty for the one with the most memory.
+        swarm_on: names of those that run the swarm, or `resource:NAME` for all that offer it; empty for all others. One
+            in both runs both ends.
         on_event: called with every event and sample as it comes.
         operate_target: whether the caller says that hosts outside loopback are theirs to load.
         **parameters: those of a stage.
@@ -105,8 +107,7 @@ def place(cluster: Cluster, stage: Stage, server_on: str, swarm_on: str | Sequen
         BadInput: there are too few, one is unknown, or one cannot run a stage.
     """
     known = cluster.candidates()
-    memory = {name: one.host.memory_total_bytes for name, one in known.items()}
-    server, swarm = choose(memory, server_on, swarm_on)
+    server, swarm = choose(known, server_on, swarm_on)
     names = list(dict.fromkeys([server, *swarm]))
     for name, seen in zip(names, cluster.look([known[name] for name in names]), strict=True):
         if seen["beside"] and not stage.beside:
