@@ -23,6 +23,8 @@ from wslab.hosts.placing import Candidate
 from wslab.hosts.relay import Relay, look
 from wslab.lab.tables import Table, bytes_text
 
+# How the address of a scheduler begins whose connections are encrypted.
+TLS = "tls://"
 MISSING = "the package distributed, which is not installed: pip install 'wslab[hosts]'"
 # One for the server and two for the swarm.
 WORKERS = 3
@@ -67,6 +69,24 @@ def opened(where: Any) -> AbstractContextManager[Cluster]:
     return nullcontext(where) if isinstance(where, Cluster) else Cluster(where)
 
 
+def _check_certificates(where: str) -> None:
+    """Refuse a cluster with TLS for which Dask is configured with no certificates that can be used.
+
+    Raises:
+        BadInput: one line says why.
+    """
+    from distributed import Security
+
+    try:
+        context = Security().get_connection_args("client").get("ssl_context")
+    except (OSError, ValueError) as problem:
+        raise BadInput(f"cluster={where}: its certificates cannot be used: {problem}") from None
+    if context is None:
+        raise BadInput(
+            f"cluster={where}: it needs certificates, and Dask is configured with none: distributed.comm.tls"
+        )
+
+
 def _workers_here(count: int) -> Any:
     """Start a scheduler in this process and so many workers, each a process of its own that ends with this one."""
     from distributed import Nanny, Scheduler, SpecCluster
@@ -105,6 +125,8 @@ class Cluster:
             return
         if where and (not isinstance(where, str) or "://" not in where):
             raise BadInput(f"cluster={where} is no address of a scheduler, such as tcp://10.0.0.1:8786")
+        if where.startswith(TLS):
+            _check_certificates(where)
         # What it logs of a scheduler that is gone is said by the run, in its own words.
         for name in ("distributed", "distributed.client", "distributed.core", "distributed.comm"):
             logger = logging.getLogger(name)
@@ -115,7 +137,8 @@ class Cluster:
             self.client = Client(self._here or where, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, ImportError) as problem:
             self._be_loud()
-            why = str(problem).splitlines()[0] if isinstance(problem, ValueError) else "no scheduler answers there"
+            silent = f"no scheduler answers there{', or none that takes these certificates' * where.startswith(TLS)}"
+            why = str(problem).splitlines()[0] if isinstance(problem, ValueError) else silent
             raise BadInput(f"cluster={where}: {why}") from None
 
     def __enter__(self) -> Cluster:
