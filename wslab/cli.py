@@ -125,6 +125,9 @@ def preflight(connections: str | None, server: str | None, as_json: bool) -> int
 @click.option(
     "--swarm-on", metavar="LIST", help="With --cluster: workers of the swarm, or resource:NAME; default all others."
 )
+@click.option(
+    "--swarm-addresses", metavar="LIST", help="With --cluster: addresses to dial from, each on the host that has it."
+)
 @parameter_file_option
 @stage_options()
 def stage(
@@ -132,6 +135,7 @@ def stage(
     cluster: str | None,
     server_on: str | None,
     swarm_on: str | None,
+    swarm_addresses: str | None,
     file: str,
     as_json: bool,
     **parameters: Any,
@@ -139,9 +143,10 @@ def stage(
     """Run one stage."""
     asked = {"operate_target": operate_target, **given(parameters, file)}
     if cluster is not None:
-        asked |= {"cluster": cluster, "server_on": server_on or "", "swarm_on": swarm_on or ""}
-    elif server_on or swarm_on:
-        raise BadInput("--server-on and --swarm-on belong to --cluster: see wslab stage --help")
+        placed = {"server_on": server_on, "swarm_on": swarm_on, "swarm_addresses": swarm_addresses}
+        asked |= {"cluster": cluster, **{name: given or "" for name, given in placed.items()}}
+    elif server_on or swarm_on or swarm_addresses:
+        raise BadInput("--server-on, --swarm-on and --swarm-addresses go with --cluster: see wslab stage --help")
     return run_one(as_json, asked)
 
 

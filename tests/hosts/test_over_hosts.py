@@ -8,19 +8,23 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hosts.cluster import Dask, dask, needs_distributed
+from hosts.cluster import dask, needs_distributed
 from wslab import cli
 from wslab.core.quantities import BadInput
 from wslab.hosts.run import run_over
 from wslab.lab import registry, store
 
+WITH_CLUSTER = "--server-on, --swarm-on and --swarm-addresses go with --cluster"
 BRIDGE_IP, SUBNET = "10.203.{number}.254/24", "10.203.{number}."
+
+FIRST_PORT, PORTS = 40_000, 2_000
 
 needs_namespaces = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("ip") is None, reason="namespaces joined by a bridge need root and the program ip"
@@ -34,7 +38,10 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bridged() -> Iterator[tuple[list[str], list[str]]]:
-    """Join three namespaces by a bridge; yield their names and their addresses."""
+    """Join three namespaces by a bridge; yield their names and their addresses.
+
+    Each has an alias beside its address, and `PORTS` ports an address.
+    """
     tag, number = f"wsl{secrets.token_hex(2)}", secrets.randbelow(200)
     names = [f"{tag}{n}" for n in range(3)]
 
@@ -52,12 +59,31 @@ def bridged() -> Iterator[tuple[list[str], list[str]]]:
             ip("link", "set", f"{name}v", "master", tag, "up")
             ip("-n", name, "link", "set", "lo", "up")
             ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
+            ip("-n", name, "addr", "add", f"{alias_of(address)}/32", "dev", "eth0")
             ip("-n", name, "link", "set", "eth0", "up")
+            narrow = f"echo {FIRST_PORT} {FIRST_PORT + PORTS - 1} >/proc/sys/net/ipv4/ip_local_port_range"
+            ip("netns", "exec", name, "sh", "-c", narrow)
         yield names, addresses
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, timeout=10)
         subprocess.run(["ip", "link", "delete", tag], capture_output=True, timeout=10)
+
+
+def alias_of(address: str) -> str:
+    """Return the further address of a host."""
+    return f"{address}0"
+
+
+def sources(pid: int, network: str) -> Counter[str]:
+    """Count the established connections in the namespace of a process by their far address, above those of Dask."""
+    found: Counter[str] = Counter()
+    for line in Path(f"/proc/{pid}/net/tcp").read_text("ascii").splitlines()[1:]:
+        _, _, remote, state = line.split()[:4]
+        ip = ".".join(str(octet) for octet in reversed(bytes.fromhex(remote.partition(":")[0])))
+        if state == "01" and ip.startswith(network):
+            found[ip] += 1
+    return Counter({ip: count for ip, count in found.items() if count >= PORTS // 4})
 
 
 def open_by_host(run: Any, role: str) -> int:
@@ -93,12 +119,29 @@ def test_a_stage_over_hosts_holds_and_refuses_what_cannot_be_placed(tmp_path: Pa
 
 @needs_distributed
 @needs_namespaces
-def test_a_worker_killed_in_the_hold_is_named_and_the_rest_drains(
+def test_hosts_dial_from_all_their_addresses_and_a_worker_killed_in_the_hold_is_named_and_the_rest_drains(
     tmp_path: Path, bridged: tuple[list[str], list[str]]
 ) -> None:
     names, addresses = bridged
     with dask(tmp_path, addresses, names) as cluster:
         killed: list[float] = []
+        seen: list[Counter[str]] = []
+
+        def on_event(event: dict[str, Any]) -> None:
+            if held(event) and not killed:
+                seen.append(sources(cluster.processes["h0"].pid, addresses[0].rpartition(".")[0]))
+                killed.append(time.monotonic())
+                cluster.kill("h2")
+
+        with pytest.raises(BadInput, match=r"host h1: 2,500 .* do not fit; ephemeral_ports ends them at about 2k"):
+            run_over(
+                cluster.address,
+                connections=5000,
+                server_on="h0",
+                swarm_addresses=addresses[1:],
+                operate_target=True,
+                data_dir=str(tmp_path),
+            )
         run = run_over(
             cluster.address,
             connections=5000,
@@ -106,9 +149,12 @@ def test_a_worker_killed_in_the_hold_is_named_and_the_rest_drains(
             server_on="h0",
             operate_target=True,
             data_dir=str(tmp_path),
-            on_event=lambda event: kill_when_held(cluster, event, killed),
+            on_event=on_event,
         )
         assert time.monotonic() - killed[0] < 10
+        # 2,500 of each host are more than one address has ports for.
+        assert sorted(seen[0]) == sorted([*addresses[1:], *map(alias_of, addresses[1:])])
+        assert max(seen[0].values()) <= PORTS
         assert (run.outcome, [one["limit"] for one in run.findings]) == ("broke", ["host_lost"])
         assert run.findings[0]["evidence"].startswith("host h2 is lost: its Dask worker is gone")
         assert (run.findings[0]["host"], run.diagnose()[0].limit) == ("h2", "host_lost")
@@ -118,16 +164,9 @@ def test_a_worker_killed_in_the_hold_is_named_and_the_rest_drains(
         assert cluster.load() == registry.list_processes() == []
 
 
-def kill_when_held(cluster: Dask, event: dict[str, Any], killed: list[float]) -> None:
-    """Kill the worker h2 when a sample of the hold has all connections."""
-    if (
-        event["event"] == "sample"
-        and event["phase"] == "hold"
-        and event["swarm_connections_open"] == 5000
-        and not killed
-    ):
-        killed.append(time.monotonic())
-        cluster.kill("h2")
+def held(event: dict[str, Any]) -> bool:
+    """Tell whether an event is a sample of the hold in which all connections are open."""
+    return event["event"] == "sample" and event["phase"] == "hold" and event["swarm_connections_open"] == 5000
 
 
 @needs_distributed
@@ -165,7 +204,10 @@ def test_without_the_package_one_line_says_how_to_install_it(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--server-on", "a"], "wslab: --server-on and --swarm-on belong to --cluster: see wslab stage --help\n"),
+        (
+            ["--server-on", "a"],
+            "wslab: --server-on, --swarm-on and --swarm-addresses belong to --cluster: see wslab stage --help\n",
+        ),
         (["--cluster", "here"], "wslab: cluster=here is no address of a scheduler, such as tcp://10.0.0.1:8786\n"),
     ],
 )
@@ -188,12 +230,28 @@ def test_the_command_hands_on_the_cluster_and_the_names(tmp_path: Path, monkeypa
         raise BadInput("enough")
 
     monkeypatch.setattr("wslab.hosts.run.run_over", run_nothing)
-    assert cli.run(["stage", "--connections", "10", "--cluster", "tcp://h:1", "--swarm-on", "a,b"]) == cli.BAD_INPUT
+    assert (
+        cli.run(
+            [
+                "stage",
+                "--connections",
+                "10",
+                "--cluster",
+                "tcp://h:1",
+                "--swarm-on",
+                "a,b",
+                "--swarm-addresses",
+                "10.0.0.7",
+            ]
+        )
+        == cli.BAD_INPUT
+    )
     del asked["on_event"]
     assert asked == {
         "cluster": "tcp://h:1",
         "server_on": "",
         "swarm_on": "a,b",
+        "swarm_addresses": "10.0.0.7",
         "connections": "10",
         "operate_target": False,
     }

@@ -11,7 +11,17 @@ import pytest
 from wslab.core.host import Host
 from wslab.core.quantities import BadInput
 from wslab.core.stage import Stage
-from wslab.hosts.placing import Candidate, Placing, bounds, choose, divide, refusal, server_start, swarm_start
+from wslab.hosts.placing import (
+    Candidate,
+    Placing,
+    bounds,
+    choose,
+    divide,
+    refusal,
+    server_start,
+    swarm_start,
+    with_addresses,
+)
 from wslab.hosts.preflight import HostsPreflight
 from wslab.lab.experiment import start_command
 
@@ -117,6 +127,39 @@ def test_hosts_on_loopback_get_source_addresses_of_their_own_and_others_none() -
     addresses = [address for share in local.shares for address in share.plan.source_addresses]
     assert len(addresses) == len(set(addresses)) >= 8
     assert not any(share.plan.source_addresses for share in placed("40k").shares)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "connections", "dials_from", "most"),
+    [
+        (("10.0.0.9",), "20k", (), 28_232),
+        (("10.0.0.9", "10.0.0.10"), "20k", ("10.0.0.9", "10.0.0.10"), 2 * 28_232),
+        (
+            ("10.0.0.9", "10.0.0.10", "10.0.0.11", "10.0.0.12"),
+            "20k",
+            ("10.0.0.9", "10.0.0.10", "10.0.0.11"),
+            3 * 28_232,
+        ),
+        (("10.0.0.9", "10.0.0.10"), "5k", (), 28_232),
+    ],
+    ids=["one: the kernel chooses it", "all that there are", "as many as the part takes", "one is enough"],
+)
+def test_elsewhere_a_host_dials_from_its_own_addresses_and_each_has_its_ports(
+    addresses: str, connections: str, dials_from: str, most: int
+) -> None:
+    swarm = replace(candidate("swarm"), addresses=tuple(addresses))
+    placing = divide(Stage.of(connections=connections), candidate("big"), [swarm])
+    assert placing.shares[0].plan.source_addresses == tuple(dials_from)
+    assert [bound.most for bound in bounds(placing) if bound.limit == "ephemeral_ports"] == [most]
+
+
+def test_given_addresses_are_taken_by_the_hosts_that_have_them() -> None:
+    swarm = [replace(candidate(name), addresses=(one,), own=(one, other)) for name, one, other in ("lmn", "rst")]
+    taken = with_addresses(swarm, "n, m,t")
+    assert [one.addresses for one in taken] == [("n", "m"), ("t",)]
+    assert with_addresses(swarm, "") == swarm
+    with pytest.raises(BadInput, match="swarm_addresses=x: no host of the swarm has this address"):
+        with_addresses(swarm, ["m", "x"])
 
 
 def test_more_hosts_than_connections_are_refused() -> None:

@@ -186,14 +186,18 @@ class Cluster:
         ]
         return Table(headings=("worker", "address", "memory", "resources", "in the cluster"), rows=rows, numbers=(2,))
 
-    def look(self, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+    def look(self, candidates: Sequence[Candidate], server: str) -> list[dict[str, Any]]:
         """Return what `wslab.hosts.relay.look` says on each host.
+
+        Args:
+            candidates: the hosts.
+            server: address of the server's host.
 
         Raises:
             BadInput: one of them cannot tell; the text names it.
         """
         asked = [
-            self.client.submit(look, workers=[one.worker], allow_other_workers=False, pure=False, priority=1)
+            self.client.submit(look, server, workers=[one.worker], allow_other_workers=False, pure=False, priority=1)
             for one in candidates
         ]
         found: list[dict[str, Any]] = []

@@ -3,8 +3,9 @@
 1. The server goes to the host with the most memory and the swarm to all others, unless hosts are named, by their own
    names or by a resource that they offer. One host runs both ends only when it is named for both.
 2. The connections are divided evenly, and so is the ramp: each host opens its part at its part of the rate.
-3. Over loopback all hosts are one machine, so that each gets source addresses of its own. Elsewhere the kernel of each
-   host chooses the address that leads to the server.
+3. Over loopback all hosts are one machine, so that each gets source addresses of its own. Elsewhere a host that has
+   several addresses in the network that leads to the server dials from as many as its part takes; where it has one, the
+   kernel chooses it.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Candidate:
         resources: names of the resources that it offers in the cluster.
         node: name of its machine.
         host: the limits there.
+        addresses: those that its swarm may dial from.
+        own: all addresses that it has.
     """
 
     name: str
@@ -59,6 +62,8 @@ class Candidate:
     resources: tuple[str, ...] = ()
     node: str = ""
     host: Host = field(default_factory=Host)
+    addresses: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,12 +167,36 @@ def divide(stage: Stage, server: Candidate, swarm: Sequence[Candidate]) -> Placi
     for at, connections in zip(swarm, split(stage.connections, len(swarm)), strict=True):
         plan = resolve(replace(stage, connections=connections), at.host)
         count = len(plan.source_addresses)
-        addresses = loopback_addresses(first + count)[first:] if local else ()
+        addresses = loopback_addresses(first + count)[first:] if local else _several(at.addresses, count)
         first += count
         plan = replace(plan, source_addresses=addresses, pending_max=max(1, pending // len(swarm)))
         rate = None if stage.ramp_rate == "max" else float(stage.ramp_rate) * connections / stage.connections
         shares.append(Share(at=at, plan=plan, ramp_rate=rate))
     return Placing(server=server, server_plan=resolve(stage, server.host), shares=tuple(shares))
+
+
+def _several(addresses: Sequence[str], count: int) -> tuple[str, ...]:
+    """Return so many of a host's addresses, or all of them; none where only one is left, which the kernel chooses."""
+    return tuple(addresses[:count]) if min(len(addresses), count) > 1 else ()
+
+
+def with_addresses(swarm: Sequence[Candidate], given: str | Sequence[str]) -> list[Candidate]:
+    """Return the swarm's hosts, each dialling from those of the given addresses that are its own.
+
+    Args:
+        swarm: the hosts.
+        given: the addresses, as a list or as text with commas; empty to leave the hosts as they are.
+
+    Raises:
+        BadInput: no host has one of them.
+    """
+    wanted = names_of(given)
+    for address in wanted:
+        if not any(address in one.own for one in swarm):
+            raise BadInput(f"swarm_addresses={address}: no host of the swarm has this address")
+    if not wanted:
+        return list(swarm)
+    return [replace(one, addresses=tuple(address for address in wanted if address in one.own)) for one in swarm]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,8 +245,8 @@ def bounds(placing: Placing) -> list[Bound]:
         most = processes * process_capacity(at.host)
         found.append(Bound(at=at, limit="fd_limit", asked=connections, most=most))
     for share in placing.shares:
-        if not share.plan.source_addresses:
-            most = ports_per_address(share.at.host)
+        if not is_loopback(placing.server.ip):
+            most = ports_per_address(share.at.host) * max(1, len(share.plan.source_addresses))
             found.append(Bound(at=share.at, limit="ephemeral_ports", asked=share.plan.connections, most=most))
     for at, connections, _ in ends:
         tracked = left(at.host.conntrack_max, at.host.conntrack_count)

@@ -76,6 +76,7 @@ def preflight_over(
     *,
     server_on: str = "",
     swarm_on: str | Sequence[str] = (),
+    swarm_addresses: str | Sequence[str] = (),
     **parameters: Any,
 ) -> HostsPreflight:
     """Look at what each host of a cluster allows for its part of a stage; no load is started.
@@ -85,6 +86,7 @@ def preflight_over(
         connections: of the whole stage.
         server_on: as in `run_over`.
         swarm_on: as in `run_over`.
+        swarm_addresses: as in `run_over`.
         **parameters: further parameters of the stage.
 
     Raises:
@@ -93,5 +95,5 @@ def preflight_over(
     stage = Stage.of(connections=connections, **parameters)
     check_runs_over_hosts(stage)
     with opened(cluster) as connected:
-        placing = place(connected, stage, server_on, swarm_on)
+        placing = place(connected, stage, server_on, swarm_on, swarm_addresses)
     return HostsPreflight(stage=stage, placing=placing, bounds=tuple(bounds(placing)), refused=refusal(placing) or "")

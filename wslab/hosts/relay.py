@@ -21,6 +21,7 @@ from typing import Any
 from wslab.lab import registry
 from wslab.lab.compiled import ensure_compiled
 from wslab.lab.fleet import Fleet, FleetEnded
+from wslab.machine.addresses import addresses_towards, own_addresses
 from wslab.machine.procfs import read_host
 
 LEASE_SECONDS = 5.0
@@ -30,12 +31,15 @@ WAIT_SECONDS_MOST = 5.0
 FILES = ("samples.csv", "latency.csv", "events.jsonl", "logs/supervisor.log", "logs/server.log", "logs/swarm.log")
 
 
-def look() -> dict[str, Any]:
+def look(server: str) -> dict[str, Any]:
     """Return what the caller has to know of this host before it places a stage.
+
+    Args:
+        server: address of the server's host.
 
     Returns:
         `host`, the limits as `Host` has them; `node`, the name of the machine; `version` of wslab; `beside`, the runs
-        in progress.
+        in progress; `towards`, the addresses from which this host can dial the server; `own`, all that it has.
 
     Raises:
         BadInput: the event loops cannot be compiled here.
@@ -46,6 +50,8 @@ def look() -> dict[str, Any]:
         "node": platform.node(),
         "version": metadata.version("wslab"),
         "beside": registry.other_runs(),
+        "towards": addresses_towards(server),
+        "own": own_addresses(),
     }
 
 

@@ -22,7 +22,7 @@ from wslab.core.target import check_target
 from wslab.hosts.cluster import Cluster, opened
 from wslab.hosts.fleet import HostsFleet, OneHost
 from wslab.hosts.merging import find
-from wslab.hosts.placing import Placing, choose, divide, refusal
+from wslab.hosts.placing import Placing, choose, divide, refusal, with_addresses
 from wslab.lab import store
 from wslab.lab.experiment import Experiment, check_alone
 from wslab.lab.place import Place
@@ -39,6 +39,7 @@ def run_over(
     *,
     server_on: str = "",
     swarm_on: str | Sequence[str] = (),
+    swarm_addresses: str | Sequence[str] = (),
     on_event: Callable[[dict[str, Any]], None] | None = None,
     operate_target: bool = False,
     **parameters: Any,
@@ -53,6 +54,8 @@ def run_over(
             `--resources NAME=1`; empty for the one with the most memory.
         swarm_on: names of those that run the swarm, or `resource:NAME` for all that offer it; empty for all others. One
             in both runs both ends.
+        swarm_addresses: addresses that the swarm dials from, each on the host that has it; empty for those that a host
+            has in the network that leads to the server.
         on_event: called with every event and sample as it comes.
         operate_target: whether the caller says that hosts outside loopback are theirs to load.
         **parameters: those of a stage.
@@ -70,7 +73,7 @@ def run_over(
     store.check_writable(data_dir)
     beside = check_alone(stage)
     with opened(cluster) as connected:
-        placing = place(connected, stage, server_on, swarm_on)
+        placing = place(connected, stage, server_on, swarm_on, swarm_addresses)
         check_target(f"ws://{_bracketed(placing.server.ip)}:1", operate_target)
         refused = refusal(placing)
         if refused:
@@ -100,22 +103,35 @@ def check_runs_over_hosts(stage: Stage) -> None:
         raise BadInput("tune=True is for one host: run `wslab tune --apply` on each instead")
 
 
-def place(cluster: Cluster, stage: Stage, server_on: str, swarm_on: str | Sequence[str]) -> Placing:
+def place(
+    cluster: Cluster,
+    stage: Stage,
+    server_on: str,
+    swarm_on: str | Sequence[str],
+    swarm_addresses: str | Sequence[str] = (),
+) -> Placing:
     """Choose hosts, look at them, and divide the stage over them.
 
     Raises:
-        BadInput: there are too few, one is unknown, or one cannot run a stage.
+        BadInput: there are too few, one is unknown, one cannot run a stage, or none of the swarm has an address.
     """
     known = cluster.candidates()
     server, swarm = choose(known, server_on, swarm_on)
     names = list(dict.fromkeys([server, *swarm]))
-    for name, seen in zip(names, cluster.look([known[name] for name in names]), strict=True):
+    looks = cluster.look([known[name] for name in names], known[server].ip)
+    for name, seen in zip(names, looks, strict=True):
         if seen["beside"] and not stage.beside:
             raise BadInput(
                 f"host {name}: the run {seen['beside'][0]} is in progress there; beside=True goes on all the same"
             )
-        known[name] = replace(known[name], host=Host.from_record(seen["host"]), node=seen["node"])
-    return divide(stage, known[server], [known[name] for name in swarm])
+        known[name] = replace(
+            known[name],
+            host=Host.from_record(seen["host"]),
+            node=seen["node"],
+            addresses=tuple(seen["towards"]),
+            own=tuple(seen["own"]),
+        )
+    return divide(stage, known[server], with_addresses([known[name] for name in swarm], swarm_addresses))
 
 
 class OverHosts(Experiment):
