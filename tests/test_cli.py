@@ -26,6 +26,7 @@ from wslab.core.records import Finding
 from wslab.core.servers import SERVER_KINDS
 from wslab.core.stage import PARAMETERS
 from wslab.lab import experiment, registry
+from wslab.lab.findings import Findings
 from wslab.lab.runs import Run
 from wslab.machine.journal import TUNING, Journal
 from wslab.view import publish, workbook
@@ -522,7 +523,7 @@ def test_a_run_is_judged_again_beside_what_was_recorded(
     found = Finding(
         limit="accept_queue", side="kernel", at_connections=7, evidence="overflows 0 -> 9", remedy="backlog"
     )
-    monkeypatch.setattr(Run, "diagnose", lambda self: [found], raising=False)
+    monkeypatch.setattr(Run, "diagnose", lambda self: Findings([found]))
     document = json.loads(wslab("runs", made.name, "--diagnose", "--json").out)
     assert document == {
         "run_id": made.name,

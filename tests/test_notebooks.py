@@ -112,3 +112,13 @@ def test_the_template_passes_every_parameter_on_by_its_name() -> None:
     assert {name: value for name, value in passed.items() if name != "on_event"} == {
         parameter.name: parameter.name for parameter in PARAMETERS
     }
+
+
+def test_the_run_that_the_notebook_of_recorded_runs_shows_as_broken_comes_with_the_project() -> None:
+    (path,) = [path for path in NOTEBOOKS if path.name == "50-explore.ipynb"]
+    calls = [node for source in code(path) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    (named,) = [call.args[0].value for call in calls if ast.unparse(call.func) == "wslab.load_run"]
+    broken = wslab.load_run(named)
+    assert broken.outcome == "broke"
+    assert [finding["limit"] for finding in broken.findings] == ["conntrack"]
+    assert [finding.limit for finding in broken.diagnose()] == ["conntrack"]

@@ -628,18 +628,16 @@ def show_run(recorded: Any, diagnose: bool, as_json: bool) -> int:
     """Print a recorded run; or what today's rules find in it, beside what was recorded."""
     if not diagnose:
         return show(recorded, as_json)
-    findings = [finding.as_dict() for finding in recorded.diagnose()]
+    findings = recorded.diagnose()
     if as_json:
         ends = {"run_id": recorded.run_id, "outcome": recorded.outcome}
-        print_json({**ends, "findings": findings, "recorded_findings": recorded.findings})
+        today = [finding.as_dict() for finding in findings]
+        print_json({**ends, "findings": today, "recorded_findings": recorded.findings})
         return 0
-    from wslab.lab.tables import finding_lines
-
     print(f"{recorded.run_id}: {recorded.outcome}")
     for title, found in (("found by today's rules", findings), ("recorded", recorded.findings)):
         print(f"{title}:{'' if found else ' nothing'}")
-        for finding in found:
-            print("\n".join(finding_lines(finding)))
+        print(*found.lines(), sep="\n", end="\n" if found else "")
     return 0
 
 

@@ -161,6 +161,14 @@ def test_a_run_is_found_by_the_beginning_of_its_name_and_as_the_latest(tmp_path:
     assert load_run("latest", tmp_path).run_dir == second
 
 
+def test_a_run_is_loaded_by_a_folder_of_the_project_from_wherever_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project_root: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = "tests/data/broken-conntrack"
+    assert load_run(folder).run_dir == project_root / folder
+
+
 @pytest.mark.parametrize(
     ("asked", "answer"),
     [("20250102T0304", "2 recorded runs begin with"), ("20250102T030401Z-3k", "did you mean 20250102T030401Z-1k")],

@@ -35,14 +35,13 @@ from wslab.core.servers import DEFAULT_SERVER, short_name
 from wslab.core.stage import PING
 from wslab.core.timeline import timeline
 from wslab.lab import series, store
+from wslab.lab.findings import Findings
 from wslab.lab.tables import (
     MISSING,
     Machine,
     Table,
     bytes_text,
     card_html,
-    finding_lines,
-    findings_html,
     outcome_badge,
     pairs_html,
     rate_text,
@@ -104,7 +103,7 @@ class Run:
         self.asked: dict[str, Any] = (manifest.get("stage") or {}).get("asked") or {}
         self.stage: dict[str, Any] = {**self.asked, **((manifest.get("stage") or {}).get("effective") or {})}
         self.summary: dict[str, Any] = manifest.get("summary") or {}
-        self.findings: list[dict[str, Any]] = manifest.get("findings") or []
+        self.findings: Findings[dict[str, Any]] = Findings(manifest.get("findings") or (), self.outcome)
         self.limits: dict[str, Any] = manifest.get("limits") or {}
         self.host: dict[str, Any] = {**self.limits, **(manifest.get("host") or {})}
         self.preflight: list[dict[str, Any]] = manifest.get("preflight") or []
@@ -149,7 +148,7 @@ class Run:
     @property
     def breaks(self) -> list[dict[str, Any]]:
         """The findings that kept it from holding; none when it held."""
-        return [] if self.outcome == HELD else self.findings
+        return [] if self.outcome == HELD else list(self.findings)
 
     @property
     def broken_limits(self) -> str:
@@ -255,16 +254,18 @@ class Run:
         columns = ["limit", "what runs out", "here", "stock machine", "this run"]
         return pd.DataFrame(rows, columns=columns).set_index("limit")
 
-    def diagnose(self) -> list[Finding]:
+    def diagnose(self) -> Findings[Finding]:
         """Judge the recorded run with today's rules; nothing is changed on disk.
 
         Returns:
-            The findings, the limit that bound first coming first; empty for a run that reached all it asked for.
+            The findings, the limit that bound first coming first; empty for a run that reached all it asked for. They
+            show themselves.
         """
         events, samples = store.read_events(self.run_dir), store.read_samples(self.run_dir)
         evidence = Evidence.recorded(self.manifest, samples, events)
         crashed = self.reason if self.outcome == CRASHED else ""
-        return list(judge(evidence, crashed=crashed, aborted=self.reason if self.outcome == ABORTED else "").findings)
+        verdict = judge(evidence, crashed=crashed, aborted=self.reason if self.outcome == ABORTED else "")
+        return Findings(verdict.findings, verdict.outcome)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `wslab stage --json` prints: outcome, all figures, findings and where the run is."""
@@ -276,7 +277,7 @@ class Run:
             "server_pids": list(server.get("pids") or ()),
             "server_note": server.get("note") or None,
         }
-        return {**ends, **self.summary, **about, "findings": self.findings, "run_dir": str(self.run_dir)}
+        return {**ends, **self.summary, **about, "findings": list(self.findings), "run_dir": str(self.run_dir)}
 
     def text(self) -> str:
         """Return the run as a terminal shows it."""
@@ -285,9 +286,7 @@ class Run:
         note = (self.manifest.get("server") or {}).get("note")
         lines += [note] if note else []
         lines += [f"disturbed: {self.disturbed_by}"] if self.disturbed_by else []
-        remark = "remark: " if self.outcome == HELD else ""
-        for finding in self.findings:
-            lines += finding_lines(finding, remark)
+        lines += self.findings.lines()
         figures = self.figures()
         lines += [Table(rows=figures, numbers=(1,)).text(indent=2)] if figures else []
         return "\n".join([*lines, self.machine.line, str(self.run_dir)])
@@ -301,7 +300,7 @@ class Run:
             f'<span style="opacity:.75">{escape(self.run_id)}</span>',
             f"<div>{escape(self.reason)}</div>" if self.reason else "",
             f"<div><b>Disturbed:</b> {escape(self.disturbed_by)}</div>" if self.disturbed_by else "",
-            findings_html(self.findings, self.outcome),
+            self.findings._repr_html_() if self.findings else "",
             pairs_html(self.figures()),
             footer=" · ".join(filter(None, (self.machine.line, self.machine.versions))),
         )

@@ -104,14 +104,16 @@ def find_run(run: str | Path, data_dir: str | Path = "") -> Path:
     """Return the folder of a run.
 
     Args:
-        run: its folder, its `run_id`, the beginning of that, or `latest`.
+        run: its folder, which counts from the current folder or from the project; its `run_id`, the beginning of that,
+            or `latest`.
         data_dir: the data folder; empty for the default.
 
     Raises:
         NoSuchRun: none has this name, or more than one begins so; the text suggests the nearest.
     """
-    if (Path(run) / MANIFEST).is_file() or Path(run).is_absolute():
-        return Path(run)
+    for folder in (Path(run), (project_folder() or Path.cwd()) / run):
+        if (folder / MANIFEST).is_file() or Path(run).is_absolute():
+            return folder
     folders, asked = run_folders(data_dir), str(run)
     if asked == LATEST and (newest := newest_run(folders)):
         return newest
