@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import SupportsIndex, overload
 
-from wslab.core.quantities import BadInput, parse_count
+from wslab.core.quantities import BadInput, parse_count, refuse
 from wslab.core.records import OUTCOMES, RUNNING
 from wslab.core.servers import SERVER_KINDS
 from wslab.core.stage import label_text
@@ -89,15 +89,18 @@ def list_runs(
         with a damaged one are logged by name and left out.
 
     Raises:
-        BadInput: a filter cannot be used.
+        BadInput: a filter or the data folder cannot be used.
     """
+    for name, part in (("server", server), ("label", label)):
+        if part is not None and not isinstance(part, str):
+            raise refuse(name, part, "text")
     count = None if stage is None else parse_count(stage, "stage")
     first = None if since is None else _begun(since)
     if outcome is not None and outcome not in OUTCOMES:
         raise BadInput(f"outcome={outcome} is unknown: known are {', '.join(OUTCOMES)}")
     return RunList(
         run
-        for run in read_runs(data_dir, or_reference=or_reference, at_least=at_least)
+        for run in read_runs(data_dir, or_reference=or_reference, at_least=parse_count(at_least, "at_least"))
         if (count is None or run.connections == count)
         and (server is None or _is_server(run, server))
         and (outcome is None or run.outcome == outcome)

@@ -113,12 +113,12 @@ class Run:
         """Load a run folder, also one that is still being written or was left half-written.
 
         Raises:
-            FileNotFoundError: the folder holds no `run.json`.
+            NoSuchRun: the folder holds no `run.json`.
             BadInput: its `run.json` is damaged.
         """
         folder = Path(run_dir)
         if not (folder / store.MANIFEST).is_file():
-            raise FileNotFoundError(f"{folder} is not a run folder: it holds no {store.MANIFEST}")
+            raise store.NoSuchRun(f"{folder} is not a run folder: it holds no {store.MANIFEST}")
         run = cls(folder, store.read_manifest(folder))
         for key in FORMATS:
             if not isinstance(run.summary.get(key, 0), int | float | None):
@@ -308,21 +308,21 @@ class Run:
 
 def read_runs(data_dir: str | Path | None = None, *, or_reference: bool = False, at_least: int = 1) -> list[Run]:
     """Load all recorded runs of a data folder, newest last; see `wslab.list_runs`."""
-    folder = store.data_folder(data_dir or "")
-    runs = _runs_in(folder / "runs")
+    runs = _runs_in(store.runs_folder(data_dir or ""))
     if len(runs) >= at_least or not or_reference:
         return runs
-    return [*(_runs_in(folder / "reference") or _runs_in(store.reference_folder())), *runs]
+    reference = store.data_folder(data_dir or "") / "reference"
+    return [*(_runs_in(reference) or _runs_in(store.reference_folder())), *runs]
 
 
-def load_run(run: str | Path, data_dir: str | Path | None = None) -> Run:
-    """Load one run: by its folder, its `run_id`, the beginning of that, or as `latest`.
+def load_run(run: Run | str | Path, data_dir: str | Path | None = None) -> Run:
+    """Load one run: by its folder, its `run_id`, the beginning of that, or as `latest`. A run is returned as it is.
 
     Raises:
-        FileNotFoundError: there is no such run; the text suggests the nearest.
-        BadInput: its `run.json` is damaged.
+        NoSuchRun: there is none; the text suggests the nearest.
+        BadInput: its `run.json` is damaged, or this is nothing that names a run.
     """
-    return Run.load(store.find_run(run, data_dir or ""))
+    return run if isinstance(run, Run) else Run.load(store.find_run(run, data_dir or ""))
 
 
 def runs_table(runs: Iterable[Run], *, full: bool = False) -> pd.DataFrame:

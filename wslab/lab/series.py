@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from wslab.core.quantities import BadInput
+from wslab.core.quantities import BadInput, refuse
 from wslab.core.records import SAMPLE_COLUMNS, Column
 
 HANDSHAKE, ROUNDTRIP = KINDS = ("handshake", "roundtrip")
@@ -82,7 +82,8 @@ def percentiles(latency: pd.DataFrame, quantiles: Sequence[float], kind: str = R
     if kind not in KINDS:
         raise BadInput(f"kind={kind!r} is unknown: known are {', '.join(KINDS)}")
     for quantile in quantiles:
-        if not isinstance(quantile, int | float) or not 0 < quantile <= 1:
+        number = isinstance(quantile, int | float) and not isinstance(quantile, bool)
+        if not number or not 0 < quantile <= 1:
             raise BadInput(
                 f"quantile {quantile!r} cannot be used: it takes a number above 0 and at most 1, such as 0.99"
             )
@@ -103,7 +104,12 @@ def columns(containing: str = "") -> pd.DataFrame:
 
     Args:
         containing: show only those with this in their name, such as `memory`.
+
+    Raises:
+        BadInput: there is none, or this is no text.
     """
+    if not isinstance(containing, str):
+        raise refuse("containing", containing, "a part of a column's name, such as memory")
     found = [column for column in (*SAMPLE_COLUMNS, *DERIVED_COLUMNS) if containing in column.name]
     if not found:
         raise BadInput(f"no column has {containing!r} in its name; wslab.columns() shows all of them")

@@ -122,8 +122,8 @@ def compare(*runs: Run | str | Path | Iterable[Run | str | Path], data_dir: str 
     """
     given: list[Any] = []
     for one in runs:
-        given += [one] if isinstance(one, Run | str | Path) else list(one)
-    loaded = tuple(one if isinstance(one, Run) else load_run(one, data_dir) for one in given)
+        given += one if isinstance(one, Iterable) and not isinstance(one, str) else [one]
+    loaded = tuple(load_run(one, data_dir) for one in given)
     if len(loaded) < 2:
         raise BadInput(f"a comparison takes two runs or more, and this is {len(loaded)}; wslab.list_runs() shows them")
     folders = [run.run_dir.resolve() for run in loaded]

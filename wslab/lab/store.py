@@ -26,7 +26,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any
 
-from wslab.core.quantities import BadInput, did_you_mean
+from wslab.core.quantities import BadInput, did_you_mean, refuse
 from wslab.core.records import CRASHED, LATENCY_COLUMNS, RUNNING, SAMPLE_COLUMNS, Column, Value, from_cells, header
 from wslab.machine.line_file import why_not_written
 from wslab.machine.process import alive
@@ -80,9 +80,29 @@ def data_folder(data_dir: str | Path = "") -> Path:
 
     Args:
         data_dir: what was asked for; empty for the default.
+
+    Raises:
+        BadInput: it is no path.
     """
+    if not isinstance(data_dir, str | Path):
+        raise refuse("data_dir", data_dir, "the path of a folder")
     asked = str(data_dir) or os.environ.get(DATA_DIR_VARIABLE) or "data"
     return ((project_folder() or Path.cwd()) / Path(asked).expanduser()).resolve()
+
+
+def runs_folder(data_dir: str | Path = "") -> Path:
+    """Return the folder of the recorded runs; it need not exist.
+
+    Args:
+        data_dir: the data folder that was asked for; empty for the default.
+
+    Raises:
+        BadInput: the data folder is a file, or no path at all.
+    """
+    folder = data_folder(data_dir)
+    if folder.is_file():
+        raise BadInput(f"data_dir={data_dir or folder} is a file, and no folder of recorded runs")
+    return folder / "runs"
 
 
 class NoSuchRun(BadInput, FileNotFoundError):
@@ -95,7 +115,7 @@ def run_folders(data_dir: str | Path = "") -> list[Path]:
     Args:
         data_dir: the data folder that was asked for; empty for the default.
     """
-    places = [data_folder(data_dir) / "runs", *([] if data_dir else [reference_folder()])]
+    places = [runs_folder(data_dir), *([] if data_dir else [reference_folder()])]
     manifests = [path for place in places for path in sorted(place.glob(f"*/{MANIFEST}"))]
     return [path.parent for path in manifests if not path.parent.name.startswith(".")]
 
@@ -110,7 +130,10 @@ def find_run(run: str | Path, data_dir: str | Path = "") -> Path:
 
     Raises:
         NoSuchRun: none has this name, or more than one begins so; the text suggests the nearest.
+        BadInput: it is no text and no path.
     """
+    if not isinstance(run, str | Path):
+        raise refuse("run", run, "a run, its id or the beginning of that, latest, or its folder")
     for folder in (Path(run), (project_folder() or Path.cwd()) / run):
         if (folder / MANIFEST).is_file() or Path(run).is_absolute():
             return folder
