@@ -18,6 +18,9 @@ def test_every_column_has_one_name_a_known_unit_and_a_meaning() -> None:
         assert len({column.name for column in columns}) == len(columns)
         assert {column.unit for column in columns} <= UNITS
         assert all(column.meaning and "\n" not in column.meaning for column in columns)
+        assert all(column.source and "\n" not in column.source for column in columns)
+        # One fact in one place: where it is read stands in the source alone.
+        assert not [column.name for column in columns if "/proc/" in column.meaning or "TcpExt" in column.meaning]
 
 
 @pytest.mark.parametrize("unit", ["seconds", "bytes"])

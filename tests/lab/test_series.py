@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,17 @@ def test_every_column_of_the_samples_is_explained(tmp_path: Path) -> None:
     shown = Run.load(make_run(tmp_path, 1_000)).samples
     assert set(shown.columns) | {shown.index.name} == set(explained.index)
     assert all(explained["meaning"])
+    assert all(explained["source"])
+    assert explained.loc["oom_kills_total", "source"] == "/proc/vmstat oom_kill"
     assert set(series.columns("conntrack").index) == {name for name in explained.index if "conntrack" in name}
     with pytest.raises(BadInput, match="no column has 'nonsense'"):
         series.columns("nonsense")
+
+
+def test_an_explanation_is_shown_whole() -> None:
+    explained = series.columns("cpu")
+    longest = max(explained["meaning"], key=len)
+    assert len(longest) > 60
+    for shown in (explained, explained[["meaning"]], explained.tail(99)):
+        assert longest in repr(shown)
+        assert html.escape(longest) in shown._repr_html_()

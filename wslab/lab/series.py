@@ -8,6 +8,7 @@ import pandas as pd
 
 from wslab.core.quantities import BadInput, refuse
 from wslab.core.records import SAMPLE_COLUMNS, Column
+from wslab.lab.tables import Table
 
 HANDSHAKE, ROUNDTRIP = KINDS = ("handshake", "roundtrip")
 SIDES = ("server", "swarm")
@@ -17,7 +18,7 @@ IDLE_KINDS = ("idle", "iowait")
 
 # Computed from the recorded columns when a run is loaded.
 DERIVED_COLUMNS: tuple[Column, ...] = tuple(
-    Column(name=name, unit="fraction", meaning=f"{meaning} over the interval that ends here; computed")
+    Column(name=name, unit="fraction", meaning=f"{meaning} over the interval that ends here", source="computed")
     for name, meaning in (
         ("server_cpu_fraction", "CPU of all server processes, 1.0 is one core,"),
         ("swarm_cpu_fraction", "CPU of all swarm processes, 1.0 is one core,"),
@@ -99,8 +100,27 @@ def percentiles(latency: pd.DataFrame, quantiles: Sequence[float], kind: str = R
     return pd.DataFrame(found, index=pd.Index(sorted(counts["elapsed_seconds"].unique()), name="elapsed_seconds"))
 
 
-def columns(containing: str = "") -> pd.DataFrame:
-    """Explain the columns of `Run.samples`: `unit` and `meaning`, with where each is read; index the name.
+class TextTable(pd.DataFrame):
+    """A table of text, which shows all of it."""
+
+    @property
+    def _constructor(self) -> type[TextTable]:
+        return TextTable  # of what is selected from it
+
+    def table(self) -> Table:
+        """Return it with its index as first column."""
+        headings = (str(self.index.name or ""), *map(str, self.columns))
+        return Table(headings=headings, rows=[tuple(map(str, row)) for row in self.itertuples()])
+
+    def __repr__(self) -> str:
+        return self.table().text()
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
+
+
+def columns(containing: str = "") -> TextTable:
+    """Explain the columns of `Run.samples`: `unit`, `meaning`, and `source`, where each is read; index the name.
 
     Args:
         containing: show only those with this in their name, such as `memory`.
@@ -113,5 +133,5 @@ def columns(containing: str = "") -> pd.DataFrame:
     found = [column for column in (*SAMPLE_COLUMNS, *DERIVED_COLUMNS) if containing in column.name]
     if not found:
         raise BadInput(f"no column has {containing!r} in its name; wslab.columns() shows all of them")
-    rows = [(column.name, column.unit, column.meaning) for column in found]
-    return pd.DataFrame(rows, columns=["column", "unit", "meaning"]).set_index("column")
+    rows = [(column.name, column.unit, column.meaning, column.source) for column in found]
+    return TextTable(rows, columns=["column", "unit", "meaning", "source"]).set_index("column")
