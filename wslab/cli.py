@@ -343,9 +343,8 @@ def runs(
 def change_run(run_id: str, data_dir: str, label: str | None, as_json: bool) -> int:
     """Give a run another label, or delete it where there is none."""
     from wslab.lab.run_list import delete, relabel
-    from wslab.lab.runs import load_run
 
-    run = load_run(run_id, data_dir)
+    run = find_run(run_id, data_dir)
     if label is None:
         delete(run)
     else:

@@ -107,6 +107,19 @@ def test_a_label_can_be_given_later_and_is_found_then(runs: Path) -> None:
     assert load_run(run.run_id, runs).label == "as shipped"
 
 
+def test_what_is_relabelled_or_deleted_may_be_named_by_the_beginning_of_its_id(runs: Path) -> None:
+    first, *others = list_runs(runs)
+    assert relabel(first.run_id[:18], "renamed", runs).label == "renamed"
+    assert relabel(first.run_dir, "again").label == "again"
+    delete(first.run_id[:18], data_dir=runs)
+    assert [run.run_id for run in list_runs(runs)] == [run.run_id for run in others]
+    with pytest.raises(BadInput, match="3 recorded runs begin with 20250102"):
+        delete("20250102", runs)
+    with pytest.raises(BadInput, match="no recorded runs begin with 1999"):
+        relabel("1999", "x", runs)
+    assert len(list_runs(runs)) == len(others)
+
+
 def test_a_run_is_deleted_but_not_one_in_progress_or_of_the_project(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +134,9 @@ def test_a_run_is_deleted_but_not_one_in_progress_or_of_the_project(
         relabel(second, "x")
     monkeypatch.setattr(store, "reference_folder", lambda: second.run_dir.parent)
     second.outcome = "held"
-    with pytest.raises(BadInput, match="reference run"):
+    with pytest.raises(BadInput, match="is a reference run, which came with the project; it is not deleted"):
         delete(second)
+    with pytest.raises(BadInput, match="is a reference run, which came with the project; it keeps its label"):
+        relabel(second, "x")
     assert second.run_dir.exists()
+    assert load_run(second.run_dir).label == ""

@@ -13,7 +13,7 @@ from wslab.core.records import OUTCOMES, RUNNING
 from wslab.core.servers import SERVER_KINDS
 from wslab.core.stage import label_text
 from wslab.lab import store
-from wslab.lab.runs import Run, read_runs
+from wslab.lab.runs import Run, load_run, read_runs
 from wslab.lab.tables import MISSING, Table, count_text
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(min|h|d|w)")
@@ -109,39 +109,55 @@ def list_runs(
     )
 
 
-def relabel(run: Run, label: str) -> Run:
+def relabel(run: Run | str | Path, label: str, data_dir: str | Path | None = None) -> Run:
     """Give a recorded run another label, and return it as it is loaded again.
 
+    Args:
+        run: the run, or what names it, see `wslab.load_run`.
+        label: the label.
+        data_dir: where ids are looked for; None for the project's own.
+
     Raises:
-        BadInput: the label is not one line of at most 100 characters, or the run is in progress.
+        BadInput: there is no such run, it is in progress or came with the project, or the label is not one line of at
+            most 100 characters.
         OSError: its `run.json` cannot be written.
     """
     text = label_text(label, "label")
-    _check_ended(run)
-    manifest = store.read_manifest(run.run_dir)
+    folder = _changeable(run, data_dir, "keeps its label").run_dir
+    manifest = store.read_manifest(folder)
     for part in (manifest.get("stage") or {}).values():
         part["label"] = text
-    store.write_manifest(run.run_dir, manifest)
-    store.release(run.run_dir)
-    return Run.load(run.run_dir)
+    store.write_manifest(folder, manifest)
+    store.release(folder)
+    return Run.load(folder)
 
 
-def delete(run: Run) -> None:
+def delete(run: Run | str | Path, data_dir: str | Path | None = None) -> None:
     """Delete a recorded run, its whole folder.
 
+    Args:
+        run: the run, or what names it, see `wslab.load_run`.
+        data_dir: where ids are looked for; None for the project's own.
+
     Raises:
-        BadInput: it is in progress, or came with the project.
+        BadInput: there is no such run, or it is in progress or came with the project.
         OSError: it cannot be deleted.
     """
-    _check_ended(run)
-    if run.run_dir.resolve().parent == store.reference_folder().resolve():
-        raise BadInput(f"{run.run_id} is a reference run, which came with the project; it is not deleted")
-    shutil.rmtree(run.run_dir)
+    shutil.rmtree(_changeable(run, data_dir, "is not deleted").run_dir)
 
 
-def _check_ended(run: Run) -> None:
-    if run.outcome == RUNNING:
-        raise BadInput(f"{run.run_id} is in progress: `wslab stop` ends it")
+def _changeable(run: Run | str | Path, data_dir: str | Path | None, refusal: str) -> Run:
+    """Return a run that has ended and is the user's own.
+
+    Raises:
+        BadInput: it is not, or there is none; `refusal` says what follows for a reference run.
+    """
+    found = load_run(run, data_dir)
+    if found.outcome == RUNNING:
+        raise BadInput(f"{found.run_id} is in progress: `wslab stop` ends it")
+    if found.run_dir.resolve().is_relative_to(store.reference_folder().resolve()):
+        raise BadInput(f"{found.run_id} is a reference run, which came with the project; it {refusal}")
+    return found
 
 
 def _is_server(run: Run, server: str) -> bool:
