@@ -67,6 +67,14 @@ def test_others_are_told_from_a_threshold_on(others: dict[str, float], cores: in
     assert [one["by"] for one in disturbances(samples(**others), cores)] == by
 
 
+@pytest.mark.parametrize(("seconds", "way"), [(3.25, "ahead by 3.2 s"), (-0.5, "back by 0.5 s")])
+def test_a_clock_that_moved_is_told_with_its_host(seconds: float, way: str) -> None:
+    moved = {"event": "clock_moved", "elapsed_seconds": 4.0, "host": "h2", "moved_seconds": seconds}
+    (told,) = disturbances(samples(), 2, events=[moved])
+    text = f"the clock of host h2 went {way} against the caller's"
+    assert told == {"by": "clock", "amount": seconds, "text": text}
+
+
 def test_amounts_are_cores_and_sockets_of_others() -> None:
     cpu, sockets = disturbances(samples(cpu=0.9, sockets=6_000), 2)
     assert cpu["amount"] == pytest.approx(0.9)

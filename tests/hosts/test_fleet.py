@@ -25,7 +25,7 @@ class FakeLink:
     """A host that says what a test has it say."""
 
     def __init__(self, name: str, offset_seconds: float = 0.0) -> None:
-        self.name, self.offset_seconds, self.uncertainty_seconds = name, offset_seconds, 0.001
+        self.name, self.offset_seconds, self.uncertainty_seconds, self.moved_seconds = name, offset_seconds, 0.001, 0.0
         self.commands: list[tuple[str, Mapping[str, Any], float | None]] = []
         self.events: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
@@ -161,6 +161,20 @@ def test_a_host_lost_in_a_hold_ends_it_on_the_others_and_the_rest_drains(rig: Ri
     rig.a.says("phase_ended", phase="drain", stopped_by=None, **OPEN)
     assert rig.names() == ["phase_started", "phase_ended"]
     assert "drain" not in rig.b.told
+
+
+def test_a_clock_that_moves_during_a_run_is_told_once_and_the_run_goes_on(rig: Rig) -> None:
+    rig.start()
+    rig.phase("ramp")
+    rig.b.moved_seconds = 0.04  # No sample is off by as much as one may be late.
+    assert "clock_moved" not in rig.names()
+    rig.b.moved_seconds = -2.5004
+    told = [event for event in rig.events() if event["event"] == "clock_moved"]
+    assert [(event["host"], event["moved_seconds"]) for event in told] == [("b", -2.5)]
+    rig.b.moved_seconds = -3.0
+    assert rig.names() == []
+    rig.phase("hold")
+    assert "phase_started" in rig.names()
 
 
 def test_the_end_of_the_servers_phase_halts_the_swarm(rig: Rig) -> None:

@@ -101,9 +101,9 @@ def test_a_stage_over_hosts_holds_and_refuses_what_cannot_be_placed(tmp_path: Pa
         run = run_over(
             cluster.address,
             connections=1001,
-            hold_seconds=0.5,
+            hold_seconds=1,
             server_on="resource:H1",
-            message_rate=1,
+            message_rate=0.1,
             data_dir=str(tmp_path),
         )
         assert (run.outcome, run.reason, run.findings) == ("held", "", [])

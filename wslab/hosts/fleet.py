@@ -7,7 +7,9 @@
    it. Its counts are sums.
 3. A host that stops answering, or whose supervisor ends without saying why, is lost: that is an event, the phase ends
    early on the others, and the run goes on to its drain.
-4. Files of each host are kept as they come, in `hosts/NAME/`; samples of the whole as well, and
+4. A host whose clock has moved against the caller's by more than `CLOCK_SECONDS` is told once, as an event. The run
+   goes on: each host keeps its own time, and only what is compared between hosts is off by as much.
+5. Files of each host are kept as they come, in `hosts/NAME/`; samples of the whole as well, and
    at the end both they and the latencies are written once more from those of the hosts, second by second.
 """
 
@@ -20,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from wslab.core.disturbance import CLOCK_MOVED
 from wslab.core.records import LATENCY_COLUMNS, SAMPLE_COLUMNS, Column, header, to_cells
 from wslab.hosts.merging import HOST_DIED, HOST_LOST, merge_counts, merge_failures, merge_sample, merge_samples
 from wslab.hosts.placing import Placing, Share, server_start, swarm_start
@@ -33,6 +36,8 @@ LEAD_SECONDS = 0.2
 POLL_SECONDS = 0.05
 # A supervisor kills after three seconds what has not ended, and is killed itself after six.
 STOP_SECONDS = 10.0
+# Samples of the hosts are put together by the second: a clock that moves by less changes nothing that is shown.
+CLOCK_SECONDS = 0.1
 PHASES = ("ramp", "hold", "climb", "verify", "drain")
 SERVER, SWARM = "server", "swarm"
 
@@ -50,11 +55,13 @@ class Link(Protocol):
         name: name of the host.
         offset_seconds: its monotonic clock less that of the caller.
         uncertainty_seconds: how far that may be off.
+        moved_seconds: how much its clock has moved since that was measured, at least; 0 when it may not have moved.
     """
 
     name: str
     offset_seconds: float
     uncertainty_seconds: float
+    moved_seconds: float
 
     def command(self, name: str, fields: Mapping[str, Any], at: float | None = None) -> None:
         """Send a command, to take effect at a time of the caller's monotonic clock; does not wait."""
@@ -85,7 +92,7 @@ class OneHost:
 
     def __init__(self, link: Link, role: str, folder: Path, share: Share | None = None) -> None:
         self.link, self.role, self.folder, self.share = link, role, folder, share
-        self.started = self.gone = self.said_why = False
+        self.started = self.gone = self.said_why = self.clock_moved = False
         self.counts: Event = {}
         self.failures: list[Event] = []
         self.sample: Event = {}
@@ -223,6 +230,9 @@ class HostsFleet(Fleet):
             return
         if news is None:
             return
+        if abs(host.link.moved_seconds) > CLOCK_SECONDS and not host.clock_moved:
+            host.clock_moved = True
+            self._record(CLOCK_MOVED, host=host.link.name, moved_seconds=round(host.link.moved_seconds, 3))
         host.keep(news["files"])
         for event in news["events"]:
             self._take(host, event)

@@ -92,10 +92,14 @@ class Relay:
                 self._fleet.send(name, **fields, **own)
 
     def poll(self) -> dict[str, Any]:
-        """Return what is new: `events`, `files` (name: bytes that were appended), `ended` (how; empty if it runs)."""
-        self._asked_at = time.monotonic()
+        """Return what is new, and this host's `clock`.
+
+        Returns:
+            `events`, `files` (name: bytes that were appended), `ended` (how; empty if it runs), and `clock`, monotonic.
+        """
         with self._lock:
-            return self._news()
+            news = self._news()
+        return {**news, "clock": self.clock()}
 
     def stop(self) -> dict[str, Any]:
         """Stop everything on this host, and return what `poll` has not."""

@@ -106,7 +106,7 @@ def _cost(run: Run) -> str:
         who = LIMITED_BY.get(str(summary.get(f"{phase}_limited_by")))
         parts += [f"How fast it {words} was the limit of {who}."] if who else []
     if run.disturbed_by:
-        parts.append(f"It did not have the machine to itself, so not all of that is the server's: {run.disturbed_by}.")
+        parts.append(f"It was disturbed, so not all of that is the server's: {run.disturbed_by}.")
     return " ".join(parts)
 
 
