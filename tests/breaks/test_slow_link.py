@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(
 def stage_over(link: tuple[str, str], folder: Path, *options: str) -> dict[str, Any]:
     """Run a stage over a link against an echo server at its far end; return what it prints."""
     near, far = link
-    server = subprocess.Popen(within(far, sys.executable, "-c", ECHO))
+    server = subprocess.Popen(within(far, sys.executable, "-c", ECHO), stderr=subprocess.DEVNULL)
     try:
         listening = within(far, "sh", "-c", f"grep -q :{PORT:04X} /proc/net/tcp")
         eventually(lambda: subprocess.run(listening).returncode == 0)
