@@ -14,6 +14,7 @@ import pytest
 
 from wslab.breaks.confusion import Confusion, seeds_table
 from wslab.breaks.scenario import draw
+from wslab.core.quantities import format_count
 from wslab.lab.runs import Run
 from wslab.view.publish import results_table
 
@@ -39,6 +40,30 @@ def test_the_comparison_with_the_interpreted_loops_is_that_of_the_recorded_pairs
     )
     assert f"cost {now[0]:.1f} + {now[1]:.1f} µs of CPU a connection" in readme
     assert f"where it was {before[0]:.1f} + {before[1]:.1f}:" in readme
+
+
+def test_what_ended_other_servers_and_messages_is_that_of_the_recorded_stages(project_root: Path) -> None:
+    lines = (project_root / "README.md").read_text(encoding="utf-8").splitlines()
+    for one in json.loads((project_root / "data/reference/other_ends.json").read_text(encoding="utf-8")):
+        (line,) = [line for line in lines if f"`{one['run_id']}`" in line]
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[:2] == [one["server"], format_count(one["connections"])]
+        knee = one["knee"]
+        spread = knee or one
+        if knee:
+            assert f"{knee['messages_per_second'] / 1e3:.1f}k messages/s at the knee" == cells[2]
+            assert (
+                cells[6] == f"{knee['limited_by']}: CPU pressure {knee['why'].split('CPU pressure ')[1].split(',')[0]}"
+            )
+        elif one["outcome"] == "held":
+            assert f"held, {one['messages_per_second'] / 1e3:.1f}k messages/s" == cells[2]
+        else:
+            assert f"{one['connections_open']:,} open" == cells[2]
+            assert cells[6].startswith(f"{one['findings'][0]['limit']} ({one['findings'][0]['certainty']})")
+        for cell, name in ((cells[3], "p50"), (cells[4], "p99")):
+            told = f"{spread[f'roundtrip_seconds_{name}'] * 1e3:.1f} ms"
+            assert cell == (told if knee or one["outcome"] == "held" else "")
+        assert cells[5] == f"{one['total_bytes_per_connection'] / 1024:.1f} KiB"
 
 
 def test_the_table_of_names_is_that_of_the_recorded_scenarios(project_root: Path) -> None:

@@ -853,6 +853,14 @@ def test_where_others_fill_the_machine_no_end_of_the_load_is_blamed(side: str) -
     assert "no idle CPU, a large part of it taken by other processes" in found.evidence
 
 
+@pytest.mark.parametrize(("server", "pings"), [("asyncio", True), ("asyncio_tuned", False), ("node my.js", False)])
+def test_a_full_machine_says_what_the_pings_of_the_server_come_to(server: str, pings: bool) -> None:
+    (found,) = diagnose(evidence(stage={"server": server}, told=SLOW, columns=FULL_MACHINE))
+    assert found.limit == "machine_cpu"
+    said = f"the server's keepalive is {ASKED / 20:,.0f} pings/s, one a connection every 20 s"
+    assert (said in found.evidence) is pings
+
+
 def test_memory_pressure_that_follows_from_a_full_machine_is_not_its_cause() -> None:
     pressed = {"tcp_memory_pressures_total": [1, 1, 1, 1, *[2] * 7]}
     assert [one.limit for one in diagnose(evidence(told=SLOW, columns=pressed))] == ["tcp_mem"]

@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 
 from core.hosts import GIB, host
-from wslab.core.model import Estimate, compared_with, ends_on, fit, machine_of, memory_points, rate_on, student
+from wslab.core.model import (
+    Estimate,
+    Memory,
+    compared_with,
+    ends_on,
+    fit,
+    machine_of,
+    memory_on,
+    memory_points,
+    rate_on,
+    student,
+)
+from wslab.core.plan import MEMBER_BYTES, process_bytes, resolve
 from wslab.core.stage import Stage
 
 STAGE = Stage(connections=15_000, memory_reserve=0)
@@ -18,6 +30,11 @@ STAGE = Stage(connections=15_000, memory_reserve=0)
 def noisy(slope: float, at_zero: float, scatter: float, counts: list[int], seed: int) -> list[tuple[float, float]]:
     dice = random.Random(seed)
     return [(n, at_zero + slope * n + dice.gauss(0, scatter)) for n in counts]
+
+
+def alone(line: Any) -> Memory:
+    """Return the memory of connections whose number takes no further process."""
+    return Memory(line=line, further=lambda connections: 0.0)
 
 
 def summary(count: int, *, total: float, start: float = 100e6, **more: Any) -> dict[str, Any]:
@@ -42,14 +59,14 @@ def test_a_line_through_exact_points_has_their_slope_and_no_uncertainty() -> Non
     assert line is not None
     assert (line.slope, line.at_zero, line.slope_margin) == (pytest.approx(1.0), pytest.approx(100.0), pytest.approx(0))
     assert line.at(5000).value == pytest.approx(5100)
-    assert line.reaches(10_100).value == pytest.approx(10_000)
+    assert alone(line).reaches(10_100).value == pytest.approx(10_000, abs=1)
 
 
 def test_two_points_give_a_line_whose_uncertainty_is_not_known() -> None:
     line = fit([(0, 0.0), (10, 100.0)])
     assert line is not None
     assert line.at(20) == Estimate(value=200.0)
-    assert line.reaches(50) == Estimate(value=5.0)
+    assert alone(line).reaches(50) == Estimate(value=pytest.approx(5.0, abs=1))
     assert line.at(20).covers(200) is None
 
 
@@ -58,7 +75,7 @@ def test_points_at_one_place_give_no_line_and_a_line_that_does_not_rise_reaches_
     assert fit([]) is None
     flat = fit([(0, 5.0), (10, 5.0), (20, 5.0)])
     assert flat is not None
-    assert flat.reaches(100).value == inf
+    assert alone(flat).reaches(100).value == inf
 
 
 def test_the_bounds_cover_a_new_measurement_as_often_as_they_say() -> None:
@@ -78,7 +95,7 @@ def test_the_bounds_widen_away_from_the_points_and_where_a_level_is_reached_they
     assert near.low is not None
     assert far.low is not None
     assert far.value - far.low > near.value - near.low
-    reached = line.reaches(16 * GIB)
+    reached = alone(line).reaches(16 * GIB)
     assert reached.low is not None
     assert reached.high is not None
     assert reached.low < reached.value < reached.high
@@ -96,13 +113,29 @@ def test_the_points_of_a_run_are_its_first_reading_and_its_plateau() -> None:
     assert memory_points(late)[0] == (200.0, 102e6)
 
 
+@pytest.mark.parametrize("server", ["lean", "node_ws"])
+def test_a_larger_stage_has_more_processes_than_the_line_has_seen(server: str) -> None:
+    of, here = Stage.of(connections=15_000, server=server), host(fd_hard=20_000)
+    line = fit(noisy(9000, 1e8, 1e4, [0, 0, 15_000, 15_000], 1))
+    assert line is not None
+    memory = memory_on(here, of, line, resolve(of, here))
+    assert memory is not None
+    assert memory.at(15_000) == line.at(15_000)
+    assert resolve(Stage.of(connections=30_000, server=server), here).server_shards == 2
+    more = 2 * MEMBER_BYTES + process_bytes(server)
+    seen, by_line = memory.at(30_000), line.at(30_000)
+    assert seen.value == by_line.value + more
+    assert (seen.low, seen.high) == (by_line.low, by_line.high + 2 * more)
+    assert memory.reaches(16 * GIB).value < alone(line).reaches(16 * GIB).value
+
+
 def line_of(each: float = 9000.0) -> Any:
-    return fit([(0.0, 100e6), (15_000.0, 100e6 + 15_000 * each)])
+    return alone(fit([(0.0, 100e6), (15_000.0, 100e6 + 15_000 * each)]))
 
 
 def test_memory_ends_where_the_line_meets_what_is_left() -> None:
     ends = {end.limit: end for end in ends_on(machine_of(16 * GIB, 6), STAGE, line_of(), None, 0.0)}
-    assert ends["memory_machine"].at_connections.value == pytest.approx((16 * GIB - 100e6) / 9000)
+    assert ends["memory_machine"].at_connections.value == pytest.approx((16 * GIB - 100e6) / 9000, abs=1)
     assert ends["epoll_watches"].at_connections.value == pytest.approx(16 * GIB / 25 / 184 / 2, rel=0.01)
 
 
@@ -130,7 +163,7 @@ def test_messages_grow_with_the_cores_unless_the_server_is_one_process() -> None
 
 
 def test_a_prediction_stands_beside_the_larger_stage_that_it_has_not_seen() -> None:
-    line = fit([(0, 100e6), (0, 101e6), (15_000, 235e6), (15_000, 236e6)])
+    line = alone(fit([(0, 100e6), (0, 101e6), (15_000, 235e6), (15_000, 236e6)]))
     ends = ends_on(machine_of(16 * GIB, 6), STAGE, line, None, 0.0)
     told = compared_with(ends, line, summary(30_000, total=371e6), [])
     assert (told["predicted_limit"], told["measured_limits"], told["within"]) == (None, [], True)

@@ -17,7 +17,8 @@ from typing import Any
 
 from wslab.core.host import Host
 from wslab.core.knee import RATE_FIRST
-from wslab.core.model import Estimate, compared_with, ends_on, fit, memory_points, rate_on
+from wslab.core.model import Estimate, compared_with, ends_on, fit, memory_on, memory_points, rate_on
+from wslab.core.plan import resolve
 from wslab.core.quantities import BadInput, refuse
 from wslab.core.records import ABORTED, BROKE, CRASHED, HELD
 from wslab.core.servers import SERVER_KINDS, parse_server
@@ -277,25 +278,33 @@ def _model(
     held = [entry["summary"] for entry in mine if entry["role"] == MEASURE and entry["outcome"] == HELD]
     if not held:
         return None
-    memory = fit([point for summary in held for point in memory_points(summary)])
+    line = fit([point for summary in held for point in memory_points(summary)])
     largest = [summary for summary in held if summary.get("connections") == stage.connections]
     figures = [figures_of(summary) for summary in largest]
     knee = spread([one["knee_messages_per_second"] for one in figures])
     rate = Estimate(value=knee["median"], low=knee["min"], high=knee["max"]) if knee["median"] else None
     cpu = spread([one["server_cpu_seconds_per_message"] for one in figures])["median"]
     of = Stage.of(**{**stage.as_dict(), "server": server})
+    laid_out = resolve(of, here)
     ends = {
-        name: ends_on(host, of, memory, rate and rate_on(host, here, server, rate, cpu), messages_each)
+        name: ends_on(
+            host,
+            of,
+            memory_on(host, of, line, laid_out),
+            rate and rate_on(host, here, server, rate, cpu),
+            messages_each,
+        )
         for name, host in (("here", here), ("there", there))
         if host is not None
     }
     checks = [entry for entry in mine if entry["role"] == CHECK and entry["outcome"] != REFUSED]
     # The stage that checks the prediction sends no messages, so the CPU is no part of it.
+    memory = memory_on(here, of, line, laid_out)
     silent = [end for end in ends["here"] if not end.limit.endswith("_cpu")]
     return {
-        "bytes_per_connection": memory.slope if memory else None,
-        "bytes_per_connection_margin": memory.slope_margin if memory else None,
-        "bytes_at_start": memory.at_zero if memory else None,
+        "bytes_per_connection": line.slope if line else None,
+        "bytes_per_connection_margin": line.slope_margin if line else None,
+        "bytes_at_start": line.at_zero if line else None,
         **{name: [end.as_dict() for end in found[:ENDS_SHOWN]] for name, found in ends.items()},
         "check": compared_with(silent, memory, checks[-1]["summary"], checks[-1]["limits"]) if checks else None,
     }

@@ -2,6 +2,8 @@
 
 1. Memory is a line over connections, fitted by least squares to what was measured before the ramp and at the plateau of
    each run. Its uncertainty is the 95 % prediction interval, so it covers another measurement and not only the line.
+   A larger stage also has more processes, which the line has not seen. What they take is estimated, and may as well be
+   nothing or twice as much.
 2. Messages/s grow with the cores where a server has several processes; a server of one process ends at one core.
 3. Every other limit is read from the table of limits, for the same layout as a stage of that size would have.
 4. A prediction is checked against a larger stage that the fit has not seen.
@@ -17,7 +19,7 @@ from typing import Any
 
 from wslab.core.ceilings import STOCK, ceilings
 from wslab.core.host import Host
-from wslab.core.plan import before_start, cores, memory_left, resolve
+from wslab.core.plan import MEMBER_BYTES, Plan, before_start, cores, memory_left, process_bytes, resolve
 from wslab.core.servers import serves_in_one_process
 from wslab.core.stage import Stage
 
@@ -92,19 +94,6 @@ class Line:
             return Estimate(value=value)
         return Estimate(value=value, low=value - margin, high=value + margin)
 
-    def reaches(self, level: float) -> Estimate:
-        """Return the position at which the line reaches a level, with the positions where its bounds do."""
-        if self.slope <= 0:
-            return Estimate(value=inf)
-        position = max(0.0, (level - self.at_zero) / self.slope)
-        if self.scatter is None:
-            return Estimate(value=position)
-        return Estimate(
-            value=position,
-            low=_crossing(lambda n: self._value(n) + (self._margin(n) or 0.0), level),
-            high=_crossing(lambda n: self._value(n) - (self._margin(n) or 0.0), level),
-        )
-
     @property
     def slope_margin(self) -> float | None:
         """Half of the 95 % interval of the slope."""
@@ -118,6 +107,61 @@ class Line:
             return None
         leverage = 1 + 1 / self.points + (position - self.mean) ** 2 / self.spread
         return student(self.points - 2) * self.scatter * sqrt(leverage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Memory over connections on one machine.
+
+    Attributes:
+        line: bytes of both ends and the kernel, as measured with the processes of one layout.
+        further: bytes, estimated, of the processes that so many connections need besides those.
+    """
+
+    line: Line
+    further: Callable[[float], float]
+
+    def at(self, connections: float) -> Estimate:
+        """Return the bytes of so many connections, with the bounds of another measurement."""
+        more, by_line = self.further(connections), self.line.at(connections)
+        if by_line.low is None or by_line.high is None:
+            return Estimate(value=by_line.value + more)
+        return Estimate(value=by_line.value + more, low=by_line.low, high=by_line.high + 2 * more)
+
+    def reaches(self, level: float) -> Estimate:
+        """Return the connections at which a level is reached, with those at which the bounds reach it."""
+        if self.line.slope <= 0:
+            return Estimate(value=inf)
+        value = _crossing(lambda n: self.at(n).value, level)
+        if self.line.scatter is None:
+            return Estimate(value=value)
+        return Estimate(
+            value=value,
+            low=_crossing(lambda n: self.at(n).high or 0.0, level),
+            high=_crossing(lambda n: self.at(n).low or 0.0, level),
+        )
+
+
+def memory_on(host: Host, stage: Stage, line: Line | None, measured: Plan) -> Memory | None:
+    """Return the memory that a stage takes on a machine by its connections; None where no line was measured.
+
+    Args:
+        host: the machine.
+        stage: the stage that was measured.
+        line: what was measured.
+        measured: the layout of the largest stage that the line was fitted to.
+    """
+    if line is None:
+        return None
+    before = before_start(stage, host)
+
+    def further(connections: float) -> float:
+        plan = resolve(replace(stage, connections=max(1, int(connections))), before)
+        shards = max(0, plan.server_shards - measured.server_shards)
+        workers = max(0, plan.swarm_workers - measured.swarm_workers)
+        return float(shards * (MEMBER_BYTES + process_bytes(stage.server)) + workers * MEMBER_BYTES)
+
+    return Memory(line=line, further=further)
 
 
 def student(degrees: int) -> float:
@@ -208,13 +252,13 @@ def rate_on(host: Host, here: Host, server: str, rate: Estimate, server_cpu_seco
     return Estimate(value=scaled["value"] or 0.0, low=scaled["low"], high=scaled["high"])
 
 
-def ends_on(host: Host, stage: Stage, memory: Line | None, rate: Estimate | None, messages_each: float) -> list[End]:
+def ends_on(host: Host, stage: Stage, memory: Memory | None, rate: Estimate | None, messages_each: float) -> list[End]:
     """Return where a server ends on a machine with both ends on it, the lowest first.
 
     Args:
         host: the machine.
         stage: the stage that was measured; its number of connections does not matter.
-        memory: bytes of both ends and the kernel over connections.
+        memory: what its connections take there.
         rate: messages/s that can be answered there; None where no knee was measured.
         messages_each: messages/s per connection that are asked of it.
     """
@@ -252,13 +296,13 @@ def ends_on(host: Host, stage: Stage, memory: Line | None, rate: Estimate | None
 
 
 def compared_with(
-    predicted: Sequence[End], memory: Line | None, summary: Mapping[str, Any], limits: Sequence[str]
+    predicted: Sequence[End], memory: Memory | None, summary: Mapping[str, Any], limits: Sequence[str]
 ) -> dict[str, Any]:
     """Return a prediction beside a larger measured stage.
 
     Args:
         predicted: where the server ends, the lowest first.
-        memory: bytes over connections, fitted without that stage.
+        memory: what connections take, fitted without that stage.
         summary: figures of that stage.
         limits: names of the limits at which it broke.
 

@@ -30,6 +30,7 @@ from wslab.core.saturation import (
     server_idle,
     throttled,
 )
+from wslab.core.servers import SERVER_KINDS
 from wslab.core.settings import CONNTRACK_CHAIN, Need, fds
 
 Findings = Iterator[Finding]
@@ -480,7 +481,7 @@ def generator(run: Evidence) -> Findings:
 def server_cpu(run: Evidence) -> Findings:
     """The server was busy while the swarm had time to spare."""
     if server_busy(run.active, run.missed_in) and not run.too_few:
-        text = f"{run.misses[0]}; {_busy(run)}; {_quiet(run)}"
+        text = f"{run.misses[0]}; {_busy(run)}{_keepalive(run)}; {_quiet(run)}"
         yield finding(run, "server_cpu", "server", text, remedy=_quota_remedy(run, _waiting(run, "server")))
 
 
@@ -491,8 +492,17 @@ def machine_cpu(run: Evidence) -> Findings:
         why = f"{' and '.join(waiting)} wait for a CPU quota, and both ends are busy" if waiting else "no idle CPU"
         why += ", a large part of it taken by other processes" if others_filled(run.active, run.missed_in) else ""
         why += ", most of it taken by the handling of packets" if packets_filled(run.active, run.missed_in) else ""
-        text = f"{run.misses[0]}; {why}; {_busy(run)}; {_quiet(run)}"
+        text = f"{run.misses[0]}; {why}; {_busy(run)}{_keepalive(run)}; {_quiet(run)}"
         yield finding(run, "machine_cpu", "machine", text, remedy=_quota_remedy(run, waiting))
+
+
+def _keepalive(run: Evidence) -> str:
+    """Return what the server's own pings come to, where it sends any."""
+    kind = SERVER_KINDS.get(str(run.stage.get("server")))
+    if kind is None or not kind.keepalive_seconds:
+        return ""
+    each = run.opened / kind.keepalive_seconds
+    return f", the server's keepalive is {each:,.0f} pings/s, one a connection every {kind.keepalive_seconds:g} s"
 
 
 def unknown(run: Evidence) -> Findings:

@@ -77,6 +77,7 @@ class ServerKind:
         connection_bytes: memory that a connection takes in its processes, more than in those of `lean`; as measured
             with 700,000 (`asyncio_tuned`), 100,000 (`node_ws`) or 15,000 connections, the largest of several runs.
         process_bytes: memory of one of its processes before the first connection; what they share is divided.
+        keepalive_seconds: how often it sends a ping on each connection; 0 for never.
         fans_out: whether it can send a message to every connection instead of back; see `fan_out` in its specification.
         defaults: further entries of its specification.
     """
@@ -91,6 +92,7 @@ class ServerKind:
     one_process: bool = False
     connection_bytes: int = 0
     process_bytes: int = 0
+    keepalive_seconds: float = 0.0
     fans_out: bool = False
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -123,7 +125,8 @@ SERVER_KINDS: dict[str, ServerKind] = {
             process_bytes=5 << 20,
             module="wslab.load.servers.asyncio_server",
             summary="asyncio server of the websockets library as its documentation teaches it",
-            # All is the library's own: a ping every 20 s, messages of 1 MiB, compression for clients that offer it. The
+            keepalive_seconds=20.0,
+            # All is the library's own: pings, messages of 1 MiB, compression for clients that offer it. The
             # backlog is asyncio's.
             backlog=100,
         ),
