@@ -40,6 +40,8 @@ LINES = (
     ("#332288", "P"),
     ("#3399d6", "X"),
 )
+# How wide a letter of a value is, as a share of the longest bar.
+LETTER_SHARE = 0.025
 FLOOR_LINE = (COLOURS["floor"], "*")
 HATCH = "////"
 # How much of its colour the range of a prediction has.
@@ -104,6 +106,8 @@ def _bars(
     colour: str,
     text: Callable[[float | None], str] = count_text,
 ) -> None:
+    floor = next((one["figures"][key]["median"] for one in shown if one["server"] == FLOOR), None) or 0.0
+    letter = LETTER_SHARE * max((one["figures"][key]["max"] or 0.0 for one in shown), default=0.0)
     for place, result in enumerate(shown):
         one = result["figures"][key]
         if one["median"] is None:
@@ -113,7 +117,10 @@ def _bars(
         look: dict[str, Any] = {"facecolor": "white", "edgecolor": colour, "hatch": HATCH} if limited else {}
         ax.barh(place, one["median"], height=0.6, gid=f"{key} {result['server']}", **(look or {"color": colour}))
         _range(ax, place, one)
-        _value(ax, place, one["max"], f"{'≥' if limited else ''}{text(one['median'])}")
+        words = f"{'≥' if limited else ''}{text(one['median'])}"
+        # A value that the line of the floor would cross stands behind the line.
+        crossed = one["max"] < floor < one["max"] + letter * (len(words) + 1)
+        _value(ax, place, floor if crossed else one["max"], words)
         if result["server"] == FLOOR:
             ax.axvline(one["median"], color="black", linestyle=(0, (3, 1.5)), linewidth=1.0, gid="floor")
 
