@@ -83,6 +83,7 @@ def test_a_folder_that_is_not_a_run_is_refused_by_name(tmp_path: Path) -> None:
 DAMAGED = (
     *("", "{", "[]", "null", "7", "{}", "\x00\x01", "[" * 100_000),
     '{"outcome": 5}',
+    '{"outcome": "held", "schema_version": "2"}',
     '{"outcome": "held", "stage": []}',
     '{"outcome": "held", "stage": {"effective": {"connections": "many"}}}',
     '{"outcome": "held", "created_at": 5}',
@@ -108,6 +109,19 @@ def test_a_damaged_manifest_is_named_in_one_line_and_costs_its_run_alone(
     assert [run.run_dir for run in list_runs(tmp_path)] == [good]
     (record,) = caplog.records
     assert bad.name in record.getMessage()
+
+
+@pytest.mark.parametrize("version", [0, 3, 99])
+def test_a_run_of_an_unknown_schema_is_not_taken_for_one_of_ours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, version: int
+) -> None:
+    known, newer = make_run(tmp_path, 1_000, second=1), make_run(tmp_path, 2_000, second=2)
+    manifest = json.loads((newer / "run.json").read_text())
+    (newer / "run.json").write_text(json.dumps(manifest | {"schema_version": version}))
+    with pytest.raises(BadInput, match=rf"has schema version {version}, and this version of wslab reads 1 to 2: "):
+        load_run(newer)
+    assert [run.run_dir for run in list_runs(tmp_path)] == [known]
+    assert newer.name in caplog.text
 
 
 def test_a_manifest_that_cannot_be_read_is_named_as_well(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

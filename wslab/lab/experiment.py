@@ -49,9 +49,6 @@ from wslab.machine.procfs import read_host
 if TYPE_CHECKING:
     from wslab.lab.runs import Run
 
-# 2: the plan is stored whole, as `plan`, and the limits are those of `Host`. Folders of version 1 still load.
-SCHEMA_VERSION = 2
-
 # Three retransmitted SYNs fit into it (1, 2 and 4 s): a full accept queue slows a connection and does not end it.
 HANDSHAKE_TIMEOUT_SECONDS = 10.0
 # Samples come every second; a supervisor that sends nothing for so long hangs.
@@ -467,7 +464,7 @@ def new_manifest(stage: Stage, plan: Plan, host: Host, run_dir: Path) -> dict[st
         "memory_total_bytes": host.memory_total_bytes,
     }
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": store.SCHEMA_VERSION,
         "run_id": run_dir.name,
         "outcome": RUNNING,
         "reason": "",

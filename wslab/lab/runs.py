@@ -114,7 +114,7 @@ class Run:
 
         Raises:
             NoSuchRun: the folder holds no `run.json`.
-            BadInput: its `run.json` is damaged.
+            BadInput: its `run.json` is damaged, or of a schema that this version does not know.
         """
         folder = Path(run_dir)
         if not (folder / store.MANIFEST).is_file():
@@ -320,7 +320,7 @@ def load_run(run: Run | str | Path, data_dir: str | Path | None = None) -> Run:
 
     Raises:
         NoSuchRun: there is none; the text suggests the nearest.
-        BadInput: its `run.json` is damaged, or this is nothing that names a run.
+        BadInput: its `run.json` is damaged or of an unknown schema, or this is nothing that names a run.
     """
     return run if isinstance(run, Run) else Run.load(store.find_run(run, data_dir or ""))
 

@@ -33,12 +33,15 @@ from wslab.machine.process import alive
 
 DATA_DIR_VARIABLE = "WSLAB_DATA_DIR"
 MANIFEST = "run.json"
+# 2: the plan is stored whole, as `plan`, and the limits are those of `Host`. Folders of version 1 still load.
+SCHEMA_VERSION = 2
 LATEST = "latest"  # stands for the id of the newest run
 SAMPLES = "samples.csv"
 LATENCY = "latency.csv"
 EVENTS = "events.jsonl"
 # The type of each part of a manifest that readers rely on, where it is present; `[]` stands for each item of a list.
 MANIFEST_KINDS: dict[str, type | UnionType] = {
+    "schema_version": int,
     **dict.fromkeys(("run_id", "reason", "created_at"), str),
     **dict.fromkeys(("stage", "stage.asked", "stage.effective", "host", "limits", "caller", "summary"), dict),
     **dict.fromkeys(("caller.pid", "caller.start_ticks"), int),
@@ -279,7 +282,8 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the folder holds no `run.json`.
-        BadInput: `run.json` is damaged; the text names it and says what is wrong.
+        BadInput: `run.json` is damaged, or of a schema that this version does not know; the text names it and says
+            what is wrong.
     """
     path = run_dir / MANIFEST
     try:
@@ -289,6 +293,12 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
         damage = str(problem)
     if damage:
         raise BadInput(f"{path} is damaged: {damage}")
+    version = manifest.get("schema_version", 1)
+    if version not in range(1, SCHEMA_VERSION + 1):
+        raise BadInput(
+            f"{path} has schema version {version}, and this version of wslab reads 1 to {SCHEMA_VERSION}: "
+            "the one that recorded it loads it"
+        )
     caller = manifest.get("caller") or {}
     if manifest.get("outcome") == RUNNING and not alive(caller.get("pid", 0), caller.get("start_ticks", 0)):
         gone = [event["elapsed_seconds"] for event in read_events(run_dir) if event.get("event") == "caller_gone"]
