@@ -29,7 +29,7 @@ LIBRARIES = {
     "websockets": ["load/*"],
     "numba": ["load/engine/*"],
     "llvmlite": ["load/engine/*"],
-    "pandas": ["lab/runs.py", "lab/series.py", "lab/side_by_side.py", "view/*"],
+    "pandas": ["lab/runs.py", "lab/series.py", "lab/shown.py", "lab/side_by_side.py", "view/*"],
     "numpy": ["view/plots*.py", "load/engine/*"],
     "matplotlib": ["view/plots*.py"],
     "papermill": ["view/workbook.py"],

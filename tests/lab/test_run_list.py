@@ -91,6 +91,7 @@ def test_a_list_shows_itself_with_units_and_what_broke(runs: Path) -> None:
     assert "/s" in second
     assert "KiB" in second
     assert "background:#c04e00" in shown._repr_html_()
+    assert f'white-space:nowrap">{shown[0].run_id}</td>' in shown._repr_html_()
     assert isinstance(shown[:2], RunList)
     assert isinstance(shown[0], Run)
     assert "label" not in repr(shown[1:]).splitlines()[0]

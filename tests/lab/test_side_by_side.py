@@ -42,6 +42,17 @@ def test_figures_are_numbers_and_ratios_those_to_the_first(tmp_path: Path) -> No
     assert found.warnings == ()
 
 
+def test_figures_and_ratios_are_shown_without_exponents_and_stay_numbers(tmp_path: Path) -> None:
+    summary = {"memory_headroom_bytes_min": 15_634_758_528, "roundtrip_seconds_p50": 0.0000812}
+    found = compare(made(tmp_path, 1, summary=summary), made(tmp_path, 2))
+    for shown in (repr(found.figures), found.figures._repr_html_(), repr(found.figures.loc[list(summary)])):
+        assert "15,634,758,528" in shown
+        assert "0.0000812" in shown
+        assert "e+" not in shown
+    assert set(found.figures.dtypes.map(str)) == set(found.ratios.dtypes.map(str)) == {"float64"}
+    assert "e+" not in repr(found.ratios)
+
+
 def test_what_differs_besides_is_told(tmp_path: Path) -> None:
     first = made(tmp_path, 1)
     other_host = made(tmp_path, 2, host={"kernel": "7.0.1"}, wslab_version="9.9")

@@ -11,6 +11,7 @@ from wslab.lab.tables import (
     count_text,
     csv_cell,
     findings_html,
+    number_text,
     pairs_html,
     rate_text,
     seconds_text,
@@ -37,6 +38,12 @@ from wslab.lab.tables import (
         (seconds_text, None, "–"),
         (whole_text, 2_678_189, "2,678,189"),
         (rate_text, 16_200.4, "16.2k/s"),
+        (number_text, 1e6, "1,000,000"),
+        (number_text, 15_634_758_528.0, "15,634,758,528"),
+        (number_text, 0.0000812, "0.0000812"),
+        (number_text, 1.519, "1.52"),
+        (number_text, 0.0, "0"),
+        (number_text, float("nan"), "–"),
     ],
 )
 def test_a_value_reads_as_people_say_it(form, value: float | None, text: str) -> None:
@@ -72,6 +79,12 @@ def test_a_table_as_html_escapes_its_cells_and_colours_outcomes() -> None:
     assert "&lt;b&gt;" in html
     assert "<b>" not in html
     assert html.count("<span") == 1
+
+
+def test_an_id_or_a_number_is_not_broken_into_lines_and_a_sentence_may_be() -> None:
+    sentence = "raise nf_conntrack_max, or do not track this traffic"
+    html = Table(rows=[("20261201T134055Z-1M-c723", "12.3 ms", sentence)]).html()
+    assert [cell.count("white-space:nowrap") for cell in html.split("<td")[1:]] == [1, 1, 0]
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])

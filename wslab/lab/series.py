@@ -8,7 +8,7 @@ import pandas as pd
 
 from wslab.core.quantities import BadInput, refuse
 from wslab.core.records import SAMPLE_COLUMNS, Column
-from wslab.lab.tables import Table
+from wslab.lab.shown import Shown
 
 HANDSHAKE, ROUNDTRIP = KINDS = ("handshake", "roundtrip")
 SIDES = ("server", "swarm")
@@ -100,26 +100,7 @@ def percentiles(latency: pd.DataFrame, quantiles: Sequence[float], kind: str = R
     return pd.DataFrame(found, index=pd.Index(sorted(counts["elapsed_seconds"].unique()), name="elapsed_seconds"))
 
 
-class TextTable(pd.DataFrame):
-    """A table of text, which shows all of it."""
-
-    @property
-    def _constructor(self) -> type[TextTable]:
-        return TextTable  # of what is selected from it
-
-    def table(self) -> Table:
-        """Return it with its index as first column."""
-        headings = (str(self.index.name or ""), *map(str, self.columns))
-        return Table(headings=headings, rows=[tuple(map(str, row)) for row in self.itertuples()])
-
-    def __repr__(self) -> str:
-        return self.table().text()
-
-    def _repr_html_(self) -> str:
-        return self.table().html()
-
-
-def columns(containing: str = "") -> TextTable:
+def columns(containing: str = "") -> Shown:
     """Explain the columns of `Run.samples`: `unit`, `meaning`, and `source`, where each is read; index the name.
 
     Args:
@@ -134,4 +115,4 @@ def columns(containing: str = "") -> TextTable:
     if not found:
         raise BadInput(f"no column has {containing!r} in its name; wslab.columns() shows all of them")
     rows = [(column.name, column.unit, column.meaning, column.source) for column in found]
-    return TextTable(rows, columns=["column", "unit", "meaning", "source"]).set_index("column")
+    return Shown(rows, columns=["column", "unit", "meaning", "source"]).set_index("column")

@@ -13,6 +13,7 @@ import pandas as pd
 from wslab.core.quantities import BadInput
 from wslab.core.records import HELD
 from wslab.lab.runs import FIGURES, Run, load_run
+from wslab.lab.shown import Shown
 from wslab.lab.tables import MISSING, Table, card_html
 
 # Parameters that change nothing of what is measured.
@@ -28,17 +29,17 @@ class SideBySide:
     runs: tuple[Run, ...]
 
     @property
-    def figures(self) -> pd.DataFrame:
+    def figures(self) -> Shown:
         """The figures of the summary as numbers, in bytes and seconds: one row a figure, one column a run."""
         keys = [key for key, _, _ in FIGURES if any(run.summary.get(key) is not None for run in self.runs)]
         found = {run.run_id: [run.summary.get(key) for key in keys] for run in self.runs}
-        return pd.DataFrame(found, index=pd.Index(keys, name="figure")).astype(float)
+        return Shown(found, index=pd.Index(keys, name="figure"), dtype=float)
 
     @property
-    def ratios(self) -> pd.DataFrame:
+    def ratios(self) -> Shown:
         """Each figure divided by that of the first run; missing where that is 0 or was not measured."""
         figures = self.figures
-        return figures.div(figures.iloc[:, 0].where(figures.iloc[:, 0] != 0), axis=0)
+        return Shown(figures.div(figures.iloc[:, 0].where(figures.iloc[:, 0] != 0), axis=0))
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from html import escape
 from typing import Any, TypeGuard
 
@@ -27,6 +28,8 @@ OUTCOME_COLOURS = {
 }
 OTHER_COLOUR = "#666666"
 _CELL = "padding:2px 14px 2px 0;vertical-align:top"
+# An id, a number or an outcome is not broken into two lines; a sentence is longer.
+UNBROKEN_LENGTH = 32
 # A spreadsheet takes a cell that begins with one of these for a formula, and runs it.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -46,6 +49,15 @@ def count_text(value: float | None) -> str:
 def whole_text(value: float | None) -> str:
     """Return a count in full with thousands separated: `2,678,189`."""
     return f"{value:,.0f}" if _known(value) else MISSING
+
+
+def number_text(value: float | None) -> str:
+    """Return a number whose unit stands elsewhere, in at least three digits and without an exponent: `0.000812`."""
+    if not _known(value):
+        return MISSING
+    if abs(value) >= 100 or value == int(value):
+        return whole_text(value)
+    return f"{Decimal(f'{value:.3g}'):f}"
 
 
 def rate_text(value: float | None) -> str:
@@ -124,7 +136,8 @@ class Table:
 
     def _cell_html(self, index: int, cell: str) -> str:
         is_outcome = self.headings[index : index + 1] == ("outcome",) and cell in OUTCOME_COLOURS
-        return f'<td style="{self._style(index)}">{outcome_badge(cell) if is_outcome else escape(cell)}</td>'
+        style = self._style(index) + (";white-space:nowrap" if len(cell) <= UNBROKEN_LENGTH else "")
+        return f'<td style="{style}">{outcome_badge(cell) if is_outcome else escape(cell)}</td>'
 
     def _style(self, index: int) -> str:
         return f"{_CELL};text-align:{'right' if index in self.numbers else 'left'}"
