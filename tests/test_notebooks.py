@@ -114,11 +114,24 @@ def test_the_template_passes_every_parameter_on_by_its_name() -> None:
     }
 
 
+def calls_in(name: str, function: str) -> list[list[object]]:
+    """Return the arguments of each call of a function in a notebook, those that are literals."""
+    (path,) = [path for path in NOTEBOOKS if path.name == name]
+    nodes = [node for source in code(path) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    calls = [node for node in nodes if ast.unparse(node.func) == function]
+    return [[given.value for given in call.args if isinstance(given, ast.Constant)] for call in calls]
+
+
 def test_the_run_that_the_notebook_of_recorded_runs_shows_as_broken_comes_with_the_project() -> None:
-    (path,) = [path for path in NOTEBOOKS if path.name == "50-explore.ipynb"]
-    calls = [node for source in code(path) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    (named,) = [call.args[0].value for call in calls if ast.unparse(call.func) == "wslab.load_run"]
+    ((named,),) = calls_in("50-explore.ipynb", "wslab.load_run")
     broken = wslab.load_run(named)
     assert broken.outcome == "broke"
     assert [finding["limit"] for finding in broken.findings] == ["conntrack"]
     assert [finding.limit for finding in broken.diagnose()] == ["conntrack"]
+
+
+def test_the_notebook_of_recorded_runs_compares_a_million_connections_with_the_floor() -> None:
+    (named,) = [call for call in calls_in("50-explore.ipynb", "wslab.compare") if call]
+    compared = wslab.compare(*named)
+    assert [run.server for run in compared.runs] == ["tcp_floor", "lean"]
+    assert {run.connections for run in compared.runs} == {1_000_000}
