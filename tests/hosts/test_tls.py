@@ -16,7 +16,7 @@ from wslab.core.quantities import BadInput
 from wslab.hosts.cluster import Cluster
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates need the program openssl")
-STAGE = ("stage", "--connections", "20", "--hold-seconds", "0", "--json", "--cluster")
+STAGE = ("stage", "--connections", "20", "--hold-seconds", "0", "--server-on", "h0", "--swarm-on", "h0", "--json")
 
 
 def configured(folder: Path) -> dict[str, str]:
@@ -36,7 +36,7 @@ def configured(folder: Path) -> dict[str, str]:
 
 def wslab(folder: Path, cluster: str, **environment: str) -> subprocess.CompletedProcess[str]:
     own = {"XDG_STATE_HOME": str(folder / "state"), "WSLAB_DATA_DIR": str(folder / "data"), **environment}
-    command = [sys.executable, "-m", "wslab", *STAGE, cluster]
+    command = [sys.executable, "-m", "wslab", *STAGE, "--cluster", cluster]
     return subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, timeout=120)
 
 
@@ -44,7 +44,7 @@ def wslab(folder: Path, cluster: str, **environment: str) -> subprocess.Complete
 @needs_openssl
 def test_the_command_takes_the_certificates_that_dask_is_configured_with(tmp_path: Path) -> None:
     tls = configured(tmp_path)
-    with dask(tmp_path, ["127.0.0.1"] * 2, tls=tls) as cluster:
+    with dask(tmp_path, ["127.0.0.1"], tls=tls) as cluster:
         assert cluster.address.startswith("tls://")
         done = wslab(tmp_path, cluster.address, **tls)
         assert (done.returncode, json.loads(done.stdout or "{}").get("outcome")) == (0, "held"), done.stderr
@@ -65,6 +65,7 @@ def test_certificates_that_are_missing_or_of_no_use_are_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, certificate: str | None, says: str
 ) -> None:
     import dask.config
+    import distributed  # noqa: F401  its import fills in the defaults, which have to be there before some are changed
 
     configured(tmp_path)
     monkeypatch.setattr("wslab.hosts.cluster.CONNECT_SECONDS", 0.2)
