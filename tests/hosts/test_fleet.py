@@ -210,6 +210,30 @@ def test_samples_of_the_whole_are_on_the_disk_as_they_come(rig: Rig) -> None:
     assert [(row["server_connections_open"], row["swarm_connections_open"]) for row in rows] == [(3, None), (4, 3)]
 
 
+def test_a_sample_of_the_whole_has_what_was_counted_since_those_of_the_hosts(rig: Rig) -> None:
+    def open_now() -> int:
+        rig.s.says("sample", phase="ramp")
+        (sample,) = [event for event in rig.events() if event["event"] == "sample"]
+        opened: int = sample["swarm_connections_open"]
+        return opened
+
+    rig.start()
+    rig.fleet.send("ramp")
+    rig.a.says("sample", phase="ramp", swarm_connections_open=3)
+    rig.b.says("sample", phase="ramp", swarm_connections_open=3)
+    rig.events()
+    assert open_now() == 6
+    rig.a.events.append({"event": "progress", "elapsed_seconds": 1.1, **OPEN})
+    rig.events()
+    assert open_now() == 13
+    rig.a.events.append({"event": "sample", "elapsed_seconds": 2.0, "phase": "hold", "swarm_connections_open": 9})
+    rig.events()
+    assert open_now() == 12
+    rig.b.gone = "its Dask worker is gone"
+    rig.events()
+    assert open_now() == 9
+
+
 def test_files_are_kept_for_each_host_and_put_together_at_the_end(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     columns = header(SAMPLE_COLUMNS)
@@ -231,3 +255,29 @@ def test_files_are_kept_for_each_host_and_put_together_at_the_end(tmp_path: Path
     events = [json.loads(line)["event"] for line in (tmp_path / "events.jsonl").read_text("utf-8").splitlines()]
     assert events[-1] == "stopped"
     assert all(link.told[-1] == "stop" for link in (rig.s, rig.a, rig.b))
+
+
+def test_what_a_lost_host_held_is_not_open_any_more_in_the_samples_of_the_whole(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    columns = header(SAMPLE_COLUMNS)
+
+    def rows(*seconds: float, **cells: Any) -> bytes:
+        lines = [
+            columns,
+            *([str({**cells, "elapsed_seconds": at}.get(name, "")) for name in columns] for at in seconds),
+        ]
+        return "".join(",".join(line) + "\n" for line in lines).encode()
+
+    with rig.fleet:
+        rig.start()
+        rig.phase("ramp")
+        # Before and after the loss by more than a sample may be late.
+        before, after = -1.0, 1000.0
+        rig.s.files = {"samples.csv": rows(before, after, phase="hold")}
+        for link in (rig.a, rig.b):
+            link.files = {"samples.csv": rows(before, phase="hold", swarm_connections_open=10, swarm_messages_sent=5)}
+        rig.events()
+        rig.b.gone = "its Dask worker is gone"
+        rig.events()
+    found = store.read_samples(tmp_path)
+    assert [(one["swarm_connections_open"], one["swarm_messages_sent"]) for one in found] == [(20, 10), (10, 10)]

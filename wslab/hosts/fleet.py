@@ -40,6 +40,7 @@ STOP_SECONDS = 10.0
 CLOCK_SECONDS = 0.1
 PHASES = ("ramp", "hold", "climb", "verify", "drain")
 SERVER, SWARM = "server", "swarm"
+OPEN = "swarm_connections_open"
 
 Event = dict[str, Any]
 
@@ -96,8 +97,23 @@ class OneHost:
         self.counts: Event = {}
         self.failures: list[Event] = []
         self.sample: Event = {}
+        self.lost_seconds: float | None = None
         self.ended: dict[str, Event] = {}
         (folder / "logs").mkdir(parents=True, exist_ok=True)
+
+    @property
+    def latest(self) -> Event:
+        """Its last sample, with the connections that are open as they were counted since."""
+        counted = self.counts.get("elapsed_seconds", 0.0) > self.sample["elapsed_seconds"]
+        opened = 0 if self.gone else self.counts["connections_open"] if counted else None
+        return self.sample if opened is None else {**self.sample, OPEN: opened}
+
+    def samples(self) -> list[Event]:
+        """Return its samples as they were kept; after the last of a host that was lost, nothing is open there."""
+        rows: list[Event] = store.read_samples(self.folder)
+        if rows and self.lost_seconds is not None:
+            rows.append({**rows[-1], "elapsed_seconds": self.lost_seconds, OPEN: 0})
+        return rows
 
     def keep(self, files: Mapping[str, bytes]) -> None:
         """Append what its files have gained.
@@ -244,7 +260,7 @@ class HostsFleet(Fleet):
         if name == "sample":
             host.sample = {key: value for key, value in event.items() if key != "event"}
             if host is self.server:
-                merged = merge_sample(host.sample, [one.sample for one in self.swarm if one.sample])
+                merged = merge_sample(host.sample, [one.latest for one in self.swarm if one.sample])
                 self._waiting.append({"event": name, **merged})
                 self._samples_file.append([",".join(to_cells(merged)) + "\n"])
         elif name == "progress":
@@ -319,6 +335,7 @@ class HostsFleet(Fleet):
         if host.said_why:
             self._record("stopped")
             return
+        host.lost_seconds = time.monotonic() - self._epoch
         held = int(host.counts.get("connections_open") or 0)
         self._record(
             HOST_LOST,
@@ -348,7 +365,7 @@ class HostsFleet(Fleet):
     # The files of the whole
 
     def _write_tables(self) -> None:
-        swarm = [store.read_samples(host.folder) for host in self.swarm]
+        swarm = [host.samples() for host in self.swarm]
         _write(
             self.run_dir / store.SAMPLES, SAMPLE_COLUMNS, merge_samples(store.read_samples(self.server.folder), swarm)
         )
